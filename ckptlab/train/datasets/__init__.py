@@ -1,0 +1,1 @@
+"""The built-in data sets: a registry, and a module for each source."""

@@ -1,0 +1,1 @@
+"""The built-in networks: a registry of families, and a module for each."""

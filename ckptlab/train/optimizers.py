@@ -1,0 +1,78 @@
+"""Which optimizers there are, and which settings each takes.
+
+Imports registry only; torch is imported when an optimizer is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptlab.train.registry import find, resolve
+
+if TYPE_CHECKING:
+    import torch
+
+    from ckptlab.train.sections import OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerEntry:
+    """One optimizer.
+
+    Parameters
+    ----------
+    name : str
+        What users write.
+    build : str
+        ``"module:class"``.
+    options : tuple of str
+        Fields of `OptimConfig` handed to it, besides ``lr``.
+    summary : str
+        One line of documentation.
+    """
+
+    name: str
+    build: str
+    options: tuple[str, ...]
+    summary: str
+
+
+OPTIMIZERS: tuple[OptimizerEntry, ...] = (
+    OptimizerEntry(
+        name="sgd",
+        build="torch.optim:SGD",
+        options=("momentum", "nesterov", "weight_decay"),
+        summary="stochastic gradient descent with momentum",
+    ),
+    OptimizerEntry(
+        name="adamw",
+        build="torch.optim:AdamW",
+        options=("betas", "eps", "weight_decay"),
+        summary="Adam with decoupled weight decay",
+    ),
+)
+
+
+def build_optimizer(config: OptimConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of a model; weight decay acts on all its parameters.
+
+    Parameters
+    ----------
+    config : OptimConfig
+        The settings.
+    model : Module
+        Its parameters are optimized.
+
+    Returns
+    -------
+    Optimizer
+        With one parameter group.
+    """
+    entry = find(OPTIMIZERS, "optim.name", config.name)
+    options = {name: getattr(config, name) for name in entry.options}
+    # foreach gives the same numbers as the loop over tensors, without Python for each of them.
+    optimizer: torch.optim.Optimizer = resolve(entry.build)(
+        model.parameters(), lr=config.lr, foreach=True, **options
+    )
+    return optimizer

@@ -1,0 +1,225 @@
+"""The sections of a training's settings: frozen models, checked when they are made.
+
+Imports record's schedule and the registries; torch is never imported here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from ckptlab.errors import StepError
+from ckptlab.record.schedule import parse_schedule, parse_step
+from ckptlab.train.datasets.registry import DATA_SOURCES
+from ckptlab.train.learning_rate import RATE_SCHEDULES
+from ckptlab.train.models.registry import find_model
+from ckptlab.train.optimizers import OPTIMIZERS
+from ckptlab.train.registry import find
+from ckptlab.train.tasks.registry import TASKS
+
+# Long enough that no range in fractions of an epoch rounds to nothing when only its form is checked
+_SOME_EPOCH = 10**9
+
+
+def setting(default: Any, description: str, accepted: str) -> Any:
+    """Declare a field with its documentation and what an error should say is accepted.
+
+    Parameters
+    ----------
+    default : object
+        Its default.
+    description : str
+        One line of documentation.
+    accepted : str
+        In words.
+
+    Returns
+    -------
+    FieldInfo
+        For pydantic.
+    """
+    return Field(default, description=description, json_schema_extra={"accepted": accepted})
+
+
+def _step(value: int | str) -> int | str:
+    try:
+        parse_step(value, _SOME_EPOCH)
+    except StepError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+def _schedule(value: str) -> str:
+    try:
+        parse_schedule(value, _SOME_EPOCH)
+    except StepError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+def _text(value: object) -> object:
+    """Take a bare number for the text it was written as."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _split(value: object) -> object:
+    """Take ``"a,b"`` for a list, and one item for a list of it."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return (value,) if isinstance(value, int) else value
+
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Whole = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Step = Annotated[int | str, AfterValidator(_step)]
+StepSchedule = Annotated[str, BeforeValidator(_text), AfterValidator(_schedule)]
+Steps = Annotated[tuple[Step, ...], Field(strict=False), BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1), BeforeValidator(_split)]
+Pair = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
+
+
+def _model_name(name: str) -> str:
+    find_model(name)
+    return name
+
+
+def _data_name(name: str) -> str:
+    return find(DATA_SOURCES, "data.name", name).name
+
+
+def _task_name(name: str) -> str:
+    return find(TASKS, "task.name", name).name
+
+
+def _optimizer_name(name: str) -> str:
+    return find(OPTIMIZERS, "optim.name", name).name
+
+
+def _rate_schedule_name(name: str) -> str:
+    return find(RATE_SCHEDULES, "optim.schedule", name).name
+
+
+class Section(BaseModel):
+    """Base of the sections: frozen, keyword-only, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelConfig(Section):
+    """The network; its number of answers comes from the data and the task."""
+
+    name: Annotated[str, AfterValidator(_model_name)] = setting(
+        "resnet20", "which network", "a model name"
+    )
+    width: Count | None = setting(
+        None, "channels of the first stage; default: that of the network", "a whole number >= 1"
+    )
+
+
+class DataConfig(Section):
+    """The data set and its augmentation."""
+
+    name: Annotated[str, AfterValidator(_data_name)] = setting(
+        "digits", "which data set", "a data name"
+    )
+    root: str | None = setting(None, "folder that holds the files, or is to", "a path")
+    image_size: Count | None = setting(
+        None, "imagefolder: resize and crop to this; synthetic: side", "a whole number >= 1"
+    )
+    channels: Literal[1, 3] | None = setting(
+        None, "imagefolder, synthetic: grey or colour (default 3)", "1 or 3"
+    )
+    classes: Annotated[int, Field(ge=2)] | None = setting(
+        None, "synthetic: number of classes (default 10)", "a whole number >= 2"
+    )
+    samples: Annotated[int, Field(ge=2)] | None = setting(
+        None, "synthetic: training images (default 2048); a quarter more for the test", ">= 2"
+    )
+    seed: Seed | None = setting(None, "synthetic: what it is drawn from (default 0)", ">= 0")
+    flip: bool | None = setting(
+        None, "mirror at random; default: the data set's policy", "true or false"
+    )
+    crop: Whole | None = setting(
+        None, "pad by this and crop at random; default: the data set's policy", "pixels, 0: off"
+    )
+
+
+class TaskConfig(Section):
+    """What the network learns."""
+
+    name: Annotated[str, AfterValidator(_task_name)] = setting(
+        "supervised", "which task", "a task name"
+    )
+
+
+class OptimConfig(Section):
+    """The optimizer and its learning rate; update k uses the rate at step k."""
+
+    name: Annotated[str, AfterValidator(_optimizer_name)] = setting(
+        "sgd", "which optimizer", "an optimizer name"
+    )
+    lr: Positive = setting(0.1, "learning rate", "a number > 0")
+    momentum: Fraction = setting(0.9, "sgd: momentum", "a number in [0, 1)")
+    nesterov: bool = setting(False, "sgd: Nesterov's momentum", "true or false")
+    weight_decay: NonNegative = setting(1e-4, "weight decay on all parameters", "a number >= 0")
+    betas: Pair = setting((0.9, 0.999), "adamw: decay of the averages", "two numbers in [0, 1)")
+    eps: Positive = setting(1e-8, "adamw: term in the denominator", "a number > 0")
+    schedule: Annotated[str, AfterValidator(_rate_schedule_name)] = setting(
+        "constant", "course of the learning rate", "a schedule name"
+    )
+    milestones: Steps = setting(
+        (), "multistep: where the rate falls", 'steps such as ["80ep", "120ep"]'
+    )
+    gamma: Positive = setting(0.1, "multistep: what it falls by", "a number > 0")
+    warmup: Step = setting(0, "the rate rises linearly over this many updates", "steps or epochs")
+
+
+class TrainConfig(Section):
+    """Length, batches, seeds and numerics."""
+
+    steps: Step = setting(500, "number of updates", "500, 500it or 2ep")
+    batch_size: Count = setting(128, "images an update", "a whole number >= 1")
+    seed: Seed = setting(0, "what all seeds default to", "a whole number >= 0")
+    init_seed: Seed | None = setting(None, "initial weights", "a whole number >= 0")
+    order_seed: Seed | None = setting(None, "order of the images", "a whole number >= 0")
+    augment_seed: Seed | None = setting(None, "crops, flips and dropout", "a whole number >= 0")
+    threads: Count | None = setting(None, "CPU threads; default: torch's", "a whole number >= 1")
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "where to train; auto: CUDA if there is one", "auto, cpu or cuda"
+    )
+    deterministic: bool = setting(True, "only deterministic algorithms", "true or false")
+    precision: Literal["fp32", "tf32", "bf16"] = setting(
+        "fp32", "of matrix products and convolutions; weights stay float32", "fp32, tf32 or bf16"
+    )
+
+
+class RecordConfig(Section):
+    """What is recorded, and how."""
+
+    steps: StepSchedule = setting(
+        "0:", "steps that are recorded; the last always is", "ranges A:B[:stride], log:N"
+    )
+    arrays: Names = setting(("weights",), "what is recorded", "weights, gradients")
+    codec: Literal["dense", "fast", "auto"] = setting(
+        "dense", "how it is compressed", "dense, fast or auto"
+    )
+    memory: Annotated[str, BeforeValidator(_text)] = setting(
+        "1GiB", "for blocks in the making", "bytes, or a size such as 512MiB"
+    )
+    flush_seconds: Positive = setting(60.0, "a block closes after this", "a number > 0")
+    sync_seconds: NonNegative = setting(10.0, "what a power loss may cost at most", "a number >= 0")
+    fsync: bool = setting(True, "whether files are synced to the disk", "true or false")
+
+
+class EvalConfig(Section):
+    """When the test set is evaluated, besides after the last step."""
+
+    steps: StepSchedule | None = setting(
+        "0::1ep", "steps evaluated; none: only the last", "ranges A:B[:stride], log:N or none"
+    )
+    batch_size: Count = setting(1000, "images at a time", "a whole number >= 1")
