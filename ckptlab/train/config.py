@@ -207,8 +207,10 @@ def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
     result = dict(settings)
     for section, values in changes.items():
         before = result.get(section)
-        both = isinstance(before, Mapping) and isinstance(values, Mapping)
-        result[section] = {**before, **values} if both else values
+        if isinstance(before, Mapping) and isinstance(values, Mapping):
+            result[section] = {**before, **values}
+        else:
+            result[section] = values
     return result
 
 

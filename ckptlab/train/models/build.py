@@ -1,0 +1,147 @@
+"""Building a network: its modules, and its initial weights drawn from a seed.
+
+Imports draws, sections and the registries.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ckptlab.errors import ConfigError
+from ckptlab.train.datasets.registry import DataShape
+from ckptlab.train.draws import derived_seed
+from ckptlab.train.models.registry import find_model
+from ckptlab.train.registry import resolve
+from ckptlab.train.sections import ModelConfig
+
+
+def build_model(config: ModelConfig, shape: DataShape, init_seed: int) -> nn.Module:
+    """Build a network on the CPU; the same seed gives the same weights on every machine.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Which network.
+    shape : DataShape
+        Channels, size and classes.
+    init_seed : int
+        What the weights are drawn from; torch's own generator is left as it was.
+
+    Returns
+    -------
+    Module
+        In training mode.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such network, or it does not take such images.
+    """
+    family, groups = find_model(config.name)
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the devices' generators for good.
+        torch.default_generator.manual_seed(derived_seed(init_seed, "init"))
+        model: nn.Module = resolve(family.build)(groups, shape, config.width)
+        if not family.own_init:
+            initialise(model)
+    return model.train()
+
+
+def initialise(model: nn.Module) -> None:
+    """Draw weights as the study of the early phase does.
+
+    Kaiming normal (fan in) for convolutions and linear layers, batch-norm scale uniform in [0, 1]
+    and shift 0; biases stay as torch initialised them.
+
+    Parameters
+    ----------
+    model : Module
+        Changed in place, drawing from torch's generator.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """Number of elements of a network.
+
+    Parameters
+    ----------
+    parameters, buffers : int
+        Elements; tied ones count once.
+    """
+
+    parameters: int
+    buffers: int
+
+
+def model_size(config: ModelConfig, shape: DataShape) -> Size:
+    """Count the elements of a network without allocating them.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Which network.
+    shape : DataShape
+        Channels, size and classes.
+
+    Returns
+    -------
+    Size
+        Its parameters and persistent buffers.
+    """
+    family, groups = find_model(config.name)
+    with torch.device("meta"):
+        model: nn.Module = resolve(family.build)(groups, shape, config.width)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Size(
+        parameters=parameters,
+        buffers=sum(x.numel() for x in model.state_dict().values()) - parameters,
+    )
+
+
+def draws_randomness(model: nn.Module, shape: DataShape, batch_size: int) -> bool:
+    """Say whether a training forward draws random numbers, as dropout does.
+
+    Parameters
+    ----------
+    model : Module
+        On the CPU; not changed.
+    shape : DataShape
+        Of the images it is tried on.
+    batch_size : int
+        Number of images it is tried on.
+
+    Returns
+    -------
+    bool
+        True if torch's generator moved.
+
+    Raises
+    ------
+    ConfigError
+        If the network does not take such images.
+    """
+    trial = copy.deepcopy(model).train()
+    images = torch.zeros(batch_size, shape.channels, shape.height, shape.width)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        before = torch.default_generator.get_state()
+        try:
+            trial(images)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"the model does not take {batch_size} images of {shape.channels} x "
+                f"{shape.height} x {shape.width}: {reason}. Choose another model.name, "
+                "data.image_size or train.batch_size."
+            ) from error
+        return not torch.equal(before, torch.default_generator.get_state())

@@ -1,0 +1,121 @@
+"""Residual networks: the CIFAR ones of depth 6n+2, and ResNet-18 with the ImageNet stem.
+
+Imports the data sets' registry only.
+
+References
+----------
+He, Zhang, Ren & Sun (2016), Deep Residual Learning for Image Recognition, arXiv:1512.03385.
+"""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+from torch import nn
+
+from ckptlab.train.datasets.registry import DataShape
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels; where they differ the shortcut is a 1×1 convolution with batch norm.
+    stride : int
+        Of the first convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's output, shape (batch, outputs, height, width)."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """Three stages of residual blocks of one, two and four times the width.
+
+    Parameters
+    ----------
+    blocks : int
+        Blocks a stage, n in a depth of 6n+2.
+    width : int
+        Channels of the first stage.
+    shape : DataShape
+        Of the data.
+    """
+
+    def __init__(self, blocks: int, width: int, shape: DataShape) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(shape.channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, blocks, 1)
+        self.layer2 = _stage(width, 2 * width, blocks, 2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, 2)
+        self.fc = nn.Linear(4 * width, shape.classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits, shape (batch, classes)."""
+        x = torch.relu(self.bn1(self.conv1(images)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        logits: torch.Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(inputs, outputs, stride)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+
+def cifar_resnet(groups: tuple[str, ...], shape: DataShape, width: int | None) -> nn.Module:
+    """Build a CIFAR residual network.
+
+    Parameters
+    ----------
+    groups : tuple of str
+        Its depth.
+    shape : DataShape
+        Of the data.
+    width : int or None
+        Channels of the first stage; default 16.
+
+    Returns
+    -------
+    Module
+        The network.
+    """
+    return CifarResNet((int(groups[0]) - 2) // 6, width or 16, shape)
+
+
+def resnet18(groups: tuple[str, ...], shape: DataShape, width: int | None) -> nn.Module:  # noqa: ARG001
+    """Build ResNet-18 with the 7×7 stem and max-pooling.
+
+    Parameters
+    ----------
+    groups, width : object
+        Unused; every builder is called alike.
+    shape : DataShape
+        Of the data.
+
+    Returns
+    -------
+    Module
+        The network.
+    """
+    network: nn.Module = torchvision.models.resnet18(num_classes=shape.classes)
+    if shape.channels != 3:
+        network.conv1 = nn.Conv2d(shape.channels, 64, 7, stride=2, padding=3, bias=False)
+    return network
