@@ -1,0 +1,35 @@
+"""Dense, per-step recordings of neural-network training, and the measurements made on them.
+
+Importing ckptlab does not import torch; `Recorder` does, when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptlab._version import __version__
+
+if TYPE_CHECKING:
+    from ckptlab.record.recorder import Recorder
+    from ckptlab.run import Run, open_run
+
+__all__ = ["Recorder", "Run", "__version__", "open_run"]
+
+_LAZY = {
+    "Recorder": "ckptlab.record.recorder",
+    "Run": "ckptlab.run",
+    "open_run": "ckptlab.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that `import ckptlab` stays light."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'ckptlab' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

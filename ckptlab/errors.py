@@ -1,0 +1,106 @@
+"""Errors a user can act on: each names the value, what is accepted and the fix.
+
+Imports nothing of ckptlab. The command line prints these in one line, without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CkptlabError(Exception):
+    """Base of all errors ckptlab raises on purpose; `exit_code` is what the CLI exits with."""
+
+    exit_code = 2
+
+
+class ConfigError(CkptlabError):
+    """A setting has an unknown key, a wrong type or a value that is not accepted."""
+
+
+class UnknownNameError(ConfigError, KeyError):
+    """A name is in no registry; the message suggests the nearest one."""
+
+    def __str__(self) -> str:
+        # KeyError would quote the message.
+        return str(self.args[0])
+
+
+class StepError(CkptlabError):
+    """A step range is malformed, empty or outside what was recorded."""
+
+
+class MissingStepError(StepError):
+    """A step was asked for that was not recorded."""
+
+
+class LayoutError(CkptlabError):
+    """Two things that should describe the same parameters do not."""
+
+
+class UnsupportedTensorError(CkptlabError):
+    """A parameter or buffer cannot be stored exactly."""
+
+
+class DataError(CkptlabError):
+    """A data set is missing, incomplete or not of the expected form."""
+
+
+class StoreError(CkptlabError):
+    """A path holds no run, or a run that cannot be used."""
+
+
+class RunExistsError(StoreError):
+    """The path to write to exists already."""
+
+
+class FormatVersionError(StoreError):
+    """The run was written in a format this version does not read."""
+
+
+class LockedError(StoreError):
+    """Another process is writing the run."""
+
+
+class CorruptError(StoreError):
+    """Stored bytes are missing or not what was written."""
+
+    exit_code = 1
+
+
+class WriteError(StoreError):
+    """The store could not be written; what was committed before stays readable."""
+
+    exit_code = 1
+
+
+class NoSpaceError(WriteError):
+    """The disk is full; what was committed before stays readable."""
+
+
+class RecordingError(CkptlabError):
+    """The recorder was used in a way that would record something else than the training."""
+
+
+def unknown_name(what: str, name: str, accepted: Iterable[str]) -> UnknownNameError:
+    """Build the error for a name that no registry entry has.
+
+    Parameters
+    ----------
+    what : str
+        What the name should have named, such as ``"model"``.
+    name : str
+        The name given.
+    accepted : iterable of str
+        The names that exist.
+
+    Returns
+    -------
+    UnknownNameError
+        With the nearest accepted name, if one is near, and all accepted ones.
+    """
+    choices = sorted(accepted)
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UnknownNameError(f"unknown {what} {name!r}.{hint} Accepted: {', '.join(choices)}.")

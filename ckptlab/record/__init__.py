@@ -1,0 +1,1 @@
+"""Recording: which steps, from the device to the host, into the store."""

@@ -1,0 +1,1 @@
+"""The store: format 1, its writer and its readers. Knows nothing of networks or training."""

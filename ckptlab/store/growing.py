@@ -1,0 +1,172 @@
+"""Small arrays along a step axis, kept whole chunks at a time in memory and on disk.
+
+Imports arrays, codecs, storage and errors. A partial write to a chunk would be a read, a change and
+a write that a crash can tear; here every write is one whole chunk, put atomically.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ckptlab.errors import CorruptError
+from ckptlab.store.arrays import Document
+from ckptlab.store.codecs import Array, checksummed, verified
+from ckptlab.store.storage import MissingObjectError, Storage
+
+
+class GrowingArray:
+    """Writer of one small array whose last dimension is a step axis.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the run lies.
+    name : str
+        Name of the array.
+    document : dict
+        Its metadata.
+    length : int
+        How many entries along the step axis are kept of what is stored.
+    """
+
+    def __init__(self, storage: Storage, name: str, document: Document, length: int = 0) -> None:
+        self._storage = storage
+        self._name = name
+        self._document = document
+        self._chunk_length = chunk_length(document)
+        self._position = -1
+        self._values = self._blank()
+        self.truncate(length)
+
+    def truncate(self, length: int) -> None:
+        """Forget the entries from `length` on; the file is changed by the next write."""
+        position = max(length - 1, 0) // self._chunk_length
+        if position != self._position:
+            self._position = position
+            stored = length > position * self._chunk_length
+            self._values = (
+                read_chunk(self._storage, self._name, self._document, position)
+                if stored
+                else self._blank()
+            )
+        self._values[..., length - position * self._chunk_length :] = self._fill()
+
+    def write(self, start: int, values: Array) -> None:
+        """Put `values` at ``[start, start + n)`` along the step axis.
+
+        Parameters
+        ----------
+        start : int
+            In the last chunk or right behind it.
+        values : ndarray
+            Its last dimension is the step axis.
+        """
+        offset = 0
+        while offset < values.shape[-1]:
+            position, column = divmod(start + offset, self._chunk_length)
+            if position != self._position:
+                self._position, self._values = position, self._blank()
+            count = min(values.shape[-1] - offset, self._chunk_length - column)
+            self._values[..., column : column + count] = values[..., offset : offset + count]
+            self.flush()
+            offset += count
+
+    def flush(self) -> None:
+        """Put the chunk in memory."""
+        key = chunk_key(self._name, self._document, self._position)
+        self._storage.put(key, [checksummed(self._values.tobytes())])
+
+    def _fill(self) -> Any:
+        fill = self._document["fill_value"]
+        return np.nan if fill == "NaN" else fill
+
+    def _blank(self) -> Array:
+        shape = self._document["chunk_grid"]["configuration"]["chunk_shape"]
+        return np.full(shape, self._fill(), little(self._document))
+
+
+def chunk_length(document: Document) -> int:
+    """Return how many entries along the step axis a chunk holds."""
+    return int(document["chunk_grid"]["configuration"]["chunk_shape"][-1])
+
+
+def little(document: Document) -> np.dtype[Any]:
+    """Return the data type as stored, little-endian."""
+    return np.dtype(document["data_type"]).newbyteorder("<")
+
+
+def chunk_key(name: str, document: Document, position: int) -> str:
+    """Return the key of the chunk at `position` along the step axis."""
+    return "/".join([name, "c", *["0"] * (len(document["shape"]) - 1), str(position)])
+
+
+def read_chunk(storage: Storage, name: str, document: Document, position: int) -> Array:
+    """Read one whole chunk.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the run lies.
+    name : str
+        Name of the array.
+    document : dict
+        Its metadata.
+    position : int
+        Of the chunk along the step axis.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of a chunk, writable.
+
+    Raises
+    ------
+    CorruptError
+        If the file is missing, or not what was written.
+    """
+    key = chunk_key(name, document, position)
+    shape = document["chunk_grid"]["configuration"]["chunk_shape"]
+    try:
+        body = verified(storage.get(key))
+        return np.frombuffer(body, little(document)).reshape(shape).copy()
+    except MissingObjectError as error:
+        raise CorruptError(f"{storage.path}/{key} is missing; run ckptlab verify") from error
+    except ValueError as error:
+        raise CorruptError(
+            f"{storage.path}/{key} is damaged ({error}); run ckptlab verify"
+        ) from error
+
+
+def read_all(storage: Storage, name: str, document: Document, length: int) -> Array:
+    """Read the first `length` entries along the step axis.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the run lies.
+    name : str
+        Name of the array.
+    document : dict
+        Its metadata.
+    length : int
+        How many entries.
+
+    Returns
+    -------
+    ndarray
+        Its last dimension is the step axis.
+
+    Raises
+    ------
+    CorruptError
+        If a file is missing, or not what was written.
+    """
+    chunks = math.ceil(length / chunk_length(document))
+    if not chunks:
+        shape = document["chunk_grid"]["configuration"]["chunk_shape"]
+        return np.empty([*shape[:-1], 0], little(document))
+    parts = [read_chunk(storage, name, document, position) for position in range(chunks)]
+    return np.concatenate(parts, axis=-1)[..., :length]

@@ -1,0 +1,259 @@
+"""Where the files of a run lie: a local folder or an object store, behind one small interface.
+
+Imports errors only. Everything the store does to files goes through here: whole objects are put
+atomically, read whole, listed with their sizes and deleted; nothing is ever changed in place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ckptlab.errors import NoSpaceError, StoreError, WriteError
+from ckptlab.store.lock import FileLock, Lock
+
+PARTIAL = ".partial"
+"""Suffix of files that were not completed; they hold nothing and may be deleted."""
+
+LOCK = "writer.lock"
+"""Key of the writer's lock."""
+
+BytesLike = bytes | bytearray | memoryview
+
+
+class MissingObjectError(StoreError):
+    """An object that was asked for is not there."""
+
+
+class Storage(Protocol):
+    """The files of one run."""
+
+    path: str
+
+    def put(self, key: str, parts: Sequence[BytesLike]) -> None:
+        """Write the concatenated parts under `key`: readers see the old object or the new."""
+
+    def get(self, key: str) -> bytes:
+        """Return the whole object; MissingObjectError if it is not there."""
+
+    def list(self, prefix: str = "") -> dict[str, int]:
+        """Return the keys under `prefix` with their sizes in bytes, without unfinished files."""
+
+    def delete(self, key: str) -> None:
+        """Delete one object; not being there is fine."""
+
+    def clear(self) -> None:
+        """Delete everything of the run."""
+
+    def sweep(self) -> None:
+        """Delete the files that a killed writer did not complete."""
+
+    def sync(self) -> None:
+        """Return once everything put so far survives a power loss."""
+
+    def lock(self) -> Lock:
+        """Become the one writer; LockedError names who is."""
+
+    def exists(self) -> bool:
+        """Say whether anything lies at the path."""
+
+    def zarr_store(self) -> Any:
+        """Return a read-only Zarr store over the same files."""
+
+
+class LocalStorage:
+    """A run in a local folder.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The folder; it need not exist yet.
+    fsync : bool
+        Whether `sync` waits for the disk.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, fsync: bool = True) -> None:
+        self.root = Path(path)
+        self.path = str(path)
+        self._fsync = fsync
+        self._unsynced: set[Path] = set()
+        self._folder_id: tuple[int, int] | None = None
+
+    def put(self, key: str, parts: Sequence[BytesLike]) -> None:
+        """Write aside, then rename: a reader or a crash meets the old file or the new one."""
+        target = self.root / key
+        temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}{PARTIAL}")
+        try:
+            self._make_folder(target.parent)
+            try:
+                with temporary.open("xb", buffering=0) as file:
+                    for part in parts:
+                        _write_all(file.fileno(), part)
+                temporary.replace(target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise _write_error(target, parts, error) from error
+        if self._fsync:
+            self._unsynced.add(target)
+
+    def get(self, key: str) -> bytes:
+        """Read one file."""
+        try:
+            return (self.root / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise MissingObjectError(f"{self.root / key} is missing") from error
+        except OSError as error:
+            raise StoreError(f"{self.root / key} cannot be read: {error.strerror}") from error
+
+    def list(self, prefix: str = "") -> dict[str, int]:
+        """Walk the folder below `prefix`."""
+        found: dict[str, int] = {}
+        for folder, _, files in os.walk(self.root / prefix):
+            for name in files:
+                if not name.endswith(PARTIAL):
+                    file = Path(folder, name)
+                    try:
+                        found[file.relative_to(self.root).as_posix()] = file.stat().st_size
+                    except FileNotFoundError:  # replaced or removed while listing
+                        continue
+        return found
+
+    def delete(self, key: str) -> None:
+        """Remove one file."""
+        (self.root / key).unlink(missing_ok=True)
+        self._unsynced.discard(self.root / key)
+
+    def clear(self) -> None:
+        """Remove everything in the folder except the lock, which its holder releases."""
+        for entry in self.root.iterdir() if self.root.is_dir() else ():
+            if entry.name == LOCK:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def sweep(self) -> None:
+        """Remove what a killed writer left half-written."""
+        for folder, _, files in os.walk(self.root):
+            for name in files:
+                if name.endswith(PARTIAL):
+                    Path(folder, name).unlink(missing_ok=True)
+
+    def sync(self) -> None:
+        """Flush files, then their folders: a rename is durable only with its folder."""
+        pending, self._unsynced = sorted(self._unsynced), set()
+        folders: set[Path] = set()
+        try:
+            for file in pending:
+                _fsync(file, os.O_RDONLY)
+                folder = file.parent
+                while folder not in folders and folder != self.root.parent:
+                    folders.add(folder)
+                    folder = folder.parent
+            for folder in sorted(folders, reverse=True):
+                _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise _write_error(Path(error.filename or self.root), (), error) from error
+
+    def lock(self) -> Lock:
+        """Create the folder if need be and lock it."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise StoreError(f"{self.root} is a file, not a folder") from error
+        except OSError as error:
+            raise _write_error(self.root, (), error) from error
+        lock = FileLock(self.root / LOCK)
+        self._folder_id = _identity(self.root)
+        return lock
+
+    def exists(self) -> bool:
+        """Whether the path is taken; an empty folder, or one with a lock alone, is not."""
+        if self.root.is_dir():
+            return any(entry.name != LOCK for entry in self.root.iterdir())
+        return self.root.exists()
+
+    def zarr_store(self) -> Any:
+        """Open the folder with Zarr."""
+        from zarr.storage import LocalStore
+
+        return LocalStore(self.root, read_only=True)
+
+    def _make_folder(self, folder: Path) -> None:
+        # A writer must not bring a store that was removed or replaced back as a torso.
+        if self._folder_id is not None and self._folder_id != _identity(self.root):
+            raise WriteError(f"{self.root} was removed or replaced while it was being written")
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def open_storage(path: str | os.PathLike[str], *, fsync: bool = True) -> Storage:
+    """Find the storage for a path.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A local path, or a URL such as ``s3://bucket/run.zarr``, ``gs://…`` or ``memory://name``.
+    fsync : bool
+        Whether a local run survives power loss (see `Storage.sync`).
+
+    Returns
+    -------
+    Storage
+        Nothing is created or read yet.
+
+    Raises
+    ------
+    StoreError
+        If the path is a URL and obstore is not installed or does not know it.
+    """
+    text = os.fspath(path)
+    if "://" not in text:
+        return LocalStorage(text, fsync=fsync)
+    if text.startswith("file://"):
+        return LocalStorage(text.removeprefix("file://"), fsync=fsync)
+    from ckptlab.store.objects import ObjectStorage
+
+    return ObjectStorage(text)
+
+
+def _write_all(descriptor: int, part: BytesLike) -> None:
+    view = memoryview(part).cast("B")
+    while len(view):
+        view = view[os.write(descriptor, view) :]
+
+
+def _fsync(path: Path, flags: int) -> None:
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:  # replaced or deleted since: what took its place is listed itself
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _write_error(target: Path, parts: Sequence[BytesLike], error: OSError) -> WriteError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        needed = sum(memoryview(part).nbytes for part in parts)
+        return NoSpaceError(
+            f"no space left to write {target} ({needed:,} bytes needed). Everything committed "
+            "before is intact: make space and resume."
+        )
+    return WriteError(f"{target} cannot be written: {error.strerror or error}")

@@ -1,0 +1,478 @@
+"""The one writer of a run: create or resume it, commit blocks, finish.
+
+Imports store only. The commit protocol (see docs/format.md): data files first, then `step`, which
+is the commit, then the root metadata, in which every step axis is cut at what is committed.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from ckptlab.errors import CorruptError, RunExistsError, StoreError
+from ckptlab.store import schema
+from ckptlab.store.arrays import Document, root_document, with_length
+from ckptlab.store.block import Anchor, Block, Evaluation
+from ckptlab.store.codecs import CODECS, checksummed
+from ckptlab.store.growing import GrowingArray, chunk_key, chunk_length, read_all, read_chunk
+from ckptlab.store.layout import Layout
+from ckptlab.store.lock import Lock
+from ckptlab.store.reader import StoredArray, read_anchor, read_root
+from ckptlab.store.shards import EncodeMap, Grid, encode_shard, is_sharded, shard_key
+from ckptlab.store.storage import Storage
+
+ROOT = "zarr.json"
+SERIES = schema.SERIES
+
+
+class StoreWriter:
+    """Commits blocks to one run; used by one thread at a time.
+
+    Made by `create` or `resume`.
+
+    Attributes
+    ----------
+    steps : list of int
+        Committed steps.
+    anchors : list of int
+        Committed anchors.
+    evaluations : list of int
+        Steps of the committed evaluations.
+    weight_bytes : int
+        Size of the files under ``weights/``.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        lock: Lock,
+        attributes: dict[str, Any],
+        documents: dict[str, Document],
+    ) -> None:
+        self.attributes = attributes
+        self.layout = Layout.from_attributes(attributes)
+        self.steps: list[int] = []
+        self.anchors: list[int] = []
+        self.evaluations: list[int] = []
+        self.weight_bytes = 0
+        self.map_chunks: EncodeMap | None = None
+        self._storage = storage
+        self._lock = lock
+        self._documents = documents
+        self._capacity = dict.fromkeys(("step", "anchor", "eval_step"), 0)
+        self._growing: dict[str, GrowingArray] = {}
+        self._shard_bytes: dict[str, int] = {}
+
+    @classmethod
+    def create(
+        cls,
+        storage: Storage,
+        layout: Layout,
+        *,
+        block: int,
+        codec: str,
+        attributes: Mapping[str, Any],
+        optional: Iterable[str] = (),
+        capacity: int = 1,
+        overwrite: bool = False,
+    ) -> StoreWriter:
+        """Start a new run of no steps.
+
+        Parameters
+        ----------
+        storage : Storage
+            Where.
+        layout : Layout
+            The tensor table.
+        block : int
+            Steps of a block.
+        codec : str
+            Public codec name.
+        attributes : mapping
+            Further root attributes, JSON.
+        optional : iterable of str
+            Optional large arrays.
+        capacity : int
+            Steps to allocate; more are allocated when it is full.
+        overwrite : bool
+            Whether what lies there may be deleted.
+
+        Returns
+        -------
+        StoreWriter
+            Holding the lock.
+
+        Raises
+        ------
+        RunExistsError
+            If something lies at the path and `overwrite` is not set.
+        LockedError
+            If another writer is at it.
+        """
+        _require_free(storage, overwrite)
+        lock = storage.lock()
+        try:
+            _require_free(storage, overwrite)  # another writer may have come first
+            storage.clear()
+            root = {
+                **attributes,
+                "format": schema.FORMAT,
+                "coordinates": "tensor_index",
+                **layout.to_attributes(),
+                "block": block,
+                "codec": codec,
+                "state": "recording",
+            }
+            documents = schema.documents(layout, block=block, codec=codec, optional=optional)
+            writer = cls(storage, lock, json.loads(json.dumps(root, allow_nan=False)), documents)
+            writer._write_constants()
+            writer._open_growing()
+            writer._grow("step", capacity)
+            writer._grow("anchor", max(capacity // block, 1))
+            writer._grow("eval_step", 1)
+            writer._commit()
+            return writer
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def resume(cls, storage: Storage) -> StoreWriter:
+        """Take an existing run up again, at its last committed step.
+
+        Parameters
+        ----------
+        storage : Storage
+            Where it lies.
+
+        Returns
+        -------
+        StoreWriter
+            Holding the lock; nothing is changed on disk yet but unfinished files.
+
+        Raises
+        ------
+        StoreError
+            If there is no run, or it is damaged.
+        LockedError
+            If another writer is at it.
+        """
+        attributes, documents = read_root(storage)
+        lock = storage.lock()
+        try:
+            storage.sweep()
+            attributes, documents = read_root(storage)
+            attributes.pop("metadata_digest")
+            writer = cls(storage, lock, attributes, documents)
+            writer._load_lengths()
+            return writer
+        except BaseException:
+            lock.release()
+            raise
+
+    @property
+    def block(self) -> int:
+        """Steps of a block."""
+        return int(self.attributes["block"])
+
+    def grid(self, name: str) -> Grid:
+        """Return how a large array is cut, of the committed length."""
+        lengths = self._lengths()
+        return Grid.of(with_length(self._documents[name], lengths))
+
+    def cut(self, steps: int) -> None:
+        """Drop every committed step from position `steps` on, with what belongs to it.
+
+        Parameters
+        ----------
+        steps : int
+            How many steps stay.
+        """
+        self.steps = self.steps[:steps]
+        last = self.steps[-1] if self.steps else -1
+        self.anchors = [step for step in self.anchors if step <= last]
+        self.evaluations = [step for step in self.evaluations if step <= last]
+        self._open_growing()
+        # The view shrinks first: a reader or a crash in between sees fewer steps, never wrong ones.
+        self._write_root()
+        for name in ("step", "anchor", "eval_step"):
+            self._growing[name].flush()
+        self._delete_orphans()
+        self._storage.sync()
+
+    def write_block(self, block: Block) -> None:
+        """Commit a block: when this returns, its steps are seen, and survive a crash.
+
+        Parameters
+        ----------
+        block : Block
+            Starts at or before the committed end; steps already committed must be the same.
+
+        Raises
+        ------
+        WriteError
+            If the storage fails; what was committed stays.
+        """
+        self._make_room(block)
+        for name, rows in block.rows.items():
+            self._write_rows(name, rows, block.start // self.block)
+        for name, values in block.series.items():
+            if name != "step":
+                self._growing[name].write(block.start, values)
+        digests = [xxhash.xxh3_64_intdigest(_little(row)) for row in block.rows["weights"]]
+        self._growing["digest"].write(block.start, np.array(digests, "<u8"))
+        self._write_evaluations(block.evaluations)
+        if block.anchor is not None:
+            self._write_anchor(block.anchor)
+        self._storage.sync()
+        steps = block.series["step"]
+        self._growing["step"].write(block.start, steps)
+        self.steps[block.start :] = [int(step) for step in steps]
+        self._commit()
+
+    def set_attributes(self, **changes: Any) -> None:
+        """Change root attributes; they are written with the next commit."""
+        self.attributes.update(json.loads(json.dumps(changes, allow_nan=False)))
+
+    def finish(self, state: str) -> None:
+        """Trim to what is committed, set the state, release the lock.
+
+        Parameters
+        ----------
+        state : str
+            ``complete`` or ``interrupted``.
+        """
+        try:
+            self.attributes["state"] = state
+            self._capacity = self._lengths()
+            for name in self._documents:
+                self._write_document(name)
+            self._commit()
+            self._storage.sync()
+        finally:
+            self._lock.release()
+
+    def abandon(self) -> None:
+        """Release the lock and leave everything as it is."""
+        self._lock.release()
+
+    def read_anchor(self, step: int) -> Anchor | None:
+        """Read the optimizer's state at an anchor; None if the run has none there."""
+        return read_anchor(self._storage, self._view(), self.anchors, step)
+
+    def read_rows(self, name: str, start: int) -> npt.NDArray[Any]:
+        """Read the committed steps of a large array from position `start`, a block's, on.
+
+        Parameters
+        ----------
+        name : str
+            Name of the array.
+        start : int
+            A multiple of the block size.
+
+        Returns
+        -------
+        ndarray, shape (steps, rows)
+            Step by step.
+        """
+        stored = StoredArray(self._storage.path, name, self._view()[name], storage=self._storage)
+        return stored.read_block(start // self.block)
+
+    def read_series(self, name: str) -> npt.NDArray[Any]:
+        """Read the committed entries of a small array."""
+        axis = SERIES[name].axis
+        return read_all(self._storage, name, self._documents[name], self._lengths()[axis])
+
+    # How it is done.
+
+    def _lengths(self) -> dict[str, int]:
+        return {
+            "step": len(self.steps),
+            "anchor": len(self.anchors),
+            "eval_step": len(self.evaluations),
+        }
+
+    def _view(self) -> dict[str, Document]:
+        lengths = self._lengths()
+        return {name: with_length(doc, lengths) for name, doc in self._documents.items()}
+
+    def _commit(self) -> None:
+        self._write_root()
+        self._storage.sync()
+
+    def _write_root(self) -> None:
+        if self.steps:
+            self.attributes |= {"start": self.steps[0], "end": self.steps[-1]}
+        root = root_document(self.attributes, self._view())
+        self._storage.put(ROOT, [json.dumps(root, allow_nan=False).encode()])
+
+    def _write_document(self, name: str) -> None:
+        document = with_length(self._documents[name], self._capacity)
+        self._storage.put(f"{name}/zarr.json", [json.dumps(document).encode()])
+
+    def _write_constants(self) -> None:
+        names = [tensor.name.encode() for tensor in self.layout.tensors]
+        text = struct.pack("<I", len(names))
+        text += b"".join(struct.pack("<I", len(name)) + name for name in names)
+        self._storage.put("tensor/c/0", [checksummed(text)])
+        index = self.layout.tensor_index().astype("<i4")
+        self._storage.put("tensor_index/c/0", [CODECS["zstd"].encode(index)])
+        for name in ("tensor", "tensor_index"):
+            self._write_document(name)
+
+    def _open_growing(self) -> None:
+        lengths = self._lengths()
+        self._growing = {
+            name: GrowingArray(self._storage, name, self._documents[name], lengths[series.axis])
+            for name, series in SERIES.items()
+            if name in self._documents
+        }
+
+    def _grow(self, axis: str, length: int) -> None:
+        """Allocate at least `length` entries: never fewer than double, so that it is rare."""
+        if length <= self._capacity[axis]:
+            return
+        self._capacity[axis] = max(length, 2 * self._capacity[axis])
+        for name, document in self._documents.items():
+            if document["dimension_names"][-1] == axis:
+                self._write_document(name)
+
+    def _make_room(self, block: Block) -> None:
+        self._grow("step", block.stop)
+        self._grow("anchor", len(self.anchors) + (block.anchor is not None))
+        self._grow("eval_step", len(self.evaluations) + len(block.evaluations))
+
+    def _write_rows(self, name: str, rows: npt.NDArray[Any], column: int) -> None:
+        grid = Grid.of(self._documents[name])
+        for i in range(grid.shard_grid[0]):
+            key = shard_key(name, i, column)
+            parts = encode_shard(rows, grid, i, self.map_chunks)
+            self._storage.put(key, parts)
+            if name == "weights":
+                size = sum(map(len, parts))
+                self.weight_bytes += size - self._shard_bytes.get(key, 0)
+                self._shard_bytes[key] = size
+
+    def _write_anchor(self, anchor: Anchor) -> None:
+        if self.anchors and self.anchors[-1] >= anchor.step:
+            return  # a partial block that is closed without a new step
+        column = len(self.anchors)
+        codec = self.attributes["codec"]
+        for key, values in anchor.states.items():
+            name = schema.OPTIMIZER + key
+            if name not in self._documents:
+                document = schema.optimizer_document(self.layout.parameters, codec)
+                self._add_document(name, document)
+            self._write_rows(name, values[None], column)
+        row = struct.pack("<Q", len(anchor.row)) + anchor.row
+        document = schema.optimizer_row_document(len(row))
+        stored = self._documents.get(schema.OPTIMIZER_ROW)
+        if stored is None or stored["shape"][0] < document["shape"][0]:
+            self._add_document(schema.OPTIMIZER_ROW, document)
+        width = self._documents[schema.OPTIMIZER_ROW]["shape"][0]
+        padded = np.frombuffer(row.ljust(width, b"\0"), np.uint8)
+        self._write_rows(schema.OPTIMIZER_ROW, padded[None], column)
+        self._growing["anchor"].write(column, np.array([anchor.step], "<i8"))
+        self.anchors.append(anchor.step)
+
+    def _add_document(self, name: str, document: Document) -> None:
+        self._documents[name] = document
+        self._write_document(name)
+
+    def _write_evaluations(self, evaluations: list[Evaluation]) -> None:
+        if not evaluations:
+            return
+        start = len(self.evaluations)
+        self._growing["eval_loss"].write(start, np.array([e.loss for e in evaluations]))
+        self._growing["eval_accuracy"].write(start, np.array([e.accuracy for e in evaluations]))
+        self._growing["eval_step"].write(start, np.array([e.step for e in evaluations], "<i8"))
+        self.evaluations += [e.step for e in evaluations]
+
+    def _load_lengths(self) -> None:
+        committed = schema.committed_lengths(self._documents)
+        for axis in self._capacity:
+            document = json.loads(self._storage.get(f"{axis}/zarr.json"))
+            self._capacity[axis] = int(document["shape"][-1])
+        self.steps = self._leading("step", committed["step"])
+        last = self.steps[-1] if self.steps else -1
+        self.anchors = [s for s in self._leading("anchor", committed["anchor"]) if s <= last]
+        self.evaluations = [
+            s for s in self._leading("eval_step", committed["eval_step"]) if s <= last
+        ]
+        for key, size in self._storage.list("weights").items():
+            if not key.endswith(ROOT):
+                self._shard_bytes[key] = size
+        self.weight_bytes = sum(self._shard_bytes.values())
+
+    def _leading(self, axis: str, committed: int) -> list[int]:
+        """Return the entries of an axis that were written, at least the committed ones."""
+        document = self._documents[axis]
+        length = chunk_length(document)
+        found: list[int] = []
+        while len(found) % length == 0:
+            try:
+                values = read_chunk(self._storage, axis, document, len(found) // length)
+            except CorruptError:
+                if len(found) < committed:
+                    raise
+                break  # the commit may be one block ahead of the view, not behind it
+            written = np.minimum.accumulate(values >= 0)
+            found += [int(step) for step in values[written]]
+            if not written.all():
+                break
+        return found
+
+    def _delete_orphans(self) -> None:
+        """Delete shards past the end: zarr would read them even when it replaces them whole."""
+        view = self._view()
+        for name, document in view.items():
+            if is_sharded(document):
+                kept = {key for key, _, _ in Grid.of(document).keys(name)}
+            elif name in SERIES:
+                chunks = -(-document["shape"][-1] // chunk_length(document))
+                kept = {chunk_key(name, document, position) for position in range(max(chunks, 1))}
+            else:
+                continue
+            for key in self._storage.list(name):
+                if key not in kept and not key.endswith(ROOT):
+                    self._storage.delete(key)
+        self._shard_bytes = {
+            key: size
+            for key, size in self._storage.list("weights").items()
+            if not key.endswith(ROOT)
+        }
+        self.weight_bytes = sum(self._shard_bytes.values())
+
+
+def _little(row: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(row, "<f4")
+
+
+def _require_free(storage: Storage, overwrite: bool) -> None:
+    if not storage.exists():
+        return
+    if overwrite and ROOT in storage.list():
+        return
+    raise _exists(storage, overwrite)
+
+
+def _exists(storage: Storage, overwrite: bool) -> RunExistsError:
+    if overwrite:
+        return RunExistsError(
+            f"{storage.path} exists and is no run, so it is not overwritten; use another path"
+        )
+    hint = "use another path, or overwrite it"
+    try:
+        attributes, _ = read_root(storage)
+    except StoreError:
+        return RunExistsError(f"{storage.path} exists and is no run; use another path")
+    state = attributes.get("state")
+    if state != "complete":
+        hint = f"take it up with --resume (resume=True), {hint}"
+    return RunExistsError(f"{storage.path} exists and holds a run ({state}); {hint}")
