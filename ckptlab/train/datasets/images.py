@@ -1,0 +1,87 @@
+"""What a data set is once read: images as bytes, and their labels.
+
+Imports errors only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptlab.errors import DataError
+
+# What fits into a core's cache at once, with room, for small images.
+_TOGETHER = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Images:
+    """Training and test images of one data set, in host memory.
+
+    Parameters
+    ----------
+    train, test : ndarray of uint8, shape (images, height, width, channels)
+        The images.
+    train_labels, test_labels : ndarray of int64, shape (images,)
+        Index of the class of each.
+    classes : tuple of str
+        Names of the classes.
+
+    Raises
+    ------
+    DataError
+        If one half is empty, or the halves do not agree.
+    """
+
+    train: npt.NDArray[np.uint8]
+    train_labels: npt.NDArray[np.int64]
+    test: npt.NDArray[np.uint8]
+    test_labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for half, images, labels in (
+            ("train", self.train, self.train_labels),
+            ("test", self.test, self.test_labels),
+        ):
+            if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
+                raise DataError(f"the {half} images are {images.dtype} of shape {images.shape}")
+            if labels.shape != (len(images),):
+                raise DataError(f"{len(images)} {half} images have labels of shape {labels.shape}")
+        if self.train.shape[1:] != self.test.shape[1:]:
+            raise DataError(
+                f"training images are of shape {self.train.shape[1:]}, test images of "
+                f"{self.test.shape[1:]}; both halves must be alike"
+            )
+
+
+def moments(
+    images: npt.NDArray[np.uint8],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return mean and standard deviation of each channel, in units of the largest value.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (images, height, width, channels)
+        The training images.
+
+    Returns
+    -------
+    mean : ndarray of float64, shape (channels,)
+        In [0, 1].
+    std : ndarray of float64, shape (channels,)
+        In [0, 1]; 1 where a channel is constant, so that dividing by it is harmless.
+    """
+    values = np.arange(256) / 255
+    # Counting the 256 values is exact, and needs no copy of the images as floats.
+    counts = np.zeros((images.shape[3], 256), np.int64)
+    for start in range(0, len(images), _TOGETHER):
+        pixels = images[start : start + _TOGETHER].reshape(-1, images.shape[3])
+        for channel, count in enumerate(counts):
+            count += np.bincount(pixels[:, channel], minlength=256)
+    share = counts / counts.sum(1, keepdims=True)
+    mean = share @ values
+    std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(1))
+    return mean, np.where(std > 0, std, 1.0)

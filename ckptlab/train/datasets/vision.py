@@ -1,0 +1,110 @@
+"""Data sets that torchvision reads, and downloads where they are absent.
+
+Imports errors, images and sections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torchvision import datasets
+
+from ckptlab.errors import DataError
+from ckptlab.train.datasets.images import Images
+from ckptlab.train.sections import DataConfig
+
+_CLASSES: dict[str, Any] = {
+    "cifar10": datasets.CIFAR10,
+    "cifar100": datasets.CIFAR100,
+    "mnist": datasets.MNIST,
+    "fashion-mnist": datasets.FashionMNIST,
+    "svhn": datasets.SVHN,
+}
+_TIMEOUT_SECONDS = 30.0
+
+
+def default_root() -> Path:
+    """Return where downloads are kept unless ``data.root`` says otherwise.
+
+    Returns
+    -------
+    Path
+        ``ckptlab/data`` in the user's cache folder.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "ckptlab" / "data"
+
+
+def load(config: DataConfig) -> Images:
+    """Read one of torchvision's data sets.
+
+    Parameters
+    ----------
+    config : DataConfig
+        Its ``name``, and ``root``: the folder torchvision keeps its files in.
+
+    Returns
+    -------
+    Images
+        The data set's own halves.
+
+    Raises
+    ------
+    DataError
+        If the files are absent and cannot be downloaded, or are damaged.
+    """
+    root = Path(config.root) if config.root else default_root()
+    train, test = (_half(config.name, root, train=flag) for flag in (True, False))
+    return Images(
+        train=_pixels(train.data),
+        train_labels=_labels(train),
+        test=_pixels(test.data),
+        test_labels=_labels(test),
+        classes=tuple(getattr(train, "classes", map(str, range(10)))),
+    )
+
+
+def _half(name: str, root: Path, *, train: bool) -> Any:
+    split = {"split": "train" if train else "test"} if name == "svhn" else {"train": train}
+    try:
+        # Results go to stdout, so what torchvision says while downloading must not.
+        with _impatient(), contextlib.redirect_stdout(sys.stderr):
+            return _CLASSES[name](root=str(root), download=True, **split)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"data {name!r} is not complete under {str(root)!r} and could not be downloaded "
+            f"({reason}); set data.root to the folder torchvision keeps it in, or connect to the "
+            "network."
+        ) from error
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """Let a server that does not answer be an error; torchvision sets no timeout."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _pixels(data: Any) -> npt.NDArray[np.uint8]:
+    images = np.asarray(data, np.uint8)
+    if images.ndim == 3:
+        return images[..., None]
+    # SVHN is kept with the channels first.
+    return images if images.shape[3] == 3 else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+
+
+def _labels(half: Any) -> npt.NDArray[np.int64]:
+    return np.asarray(half.targets if hasattr(half, "targets") else half.labels, np.int64)

@@ -1,0 +1,62 @@
+"""The order of the training images: which samples update k sees.
+
+Imports draws only. Any step's samples can be had without those before it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ckptlab.train.draws import derived_seed, permutation
+
+
+class Order:
+    """Epochs of all samples, each in an order of its own.
+
+    Parameters
+    ----------
+    samples : int
+        Number of training images.
+    batch_size : int
+        Samples an update; the last of an epoch takes what is left.
+    seed : int
+        What the orders depend on, besides the epoch.
+    device : device
+        Where indices are made.
+    """
+
+    def __init__(
+        self, *, samples: int, batch_size: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.samples = samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = torch.device(device)
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of updates an epoch."""
+        return -(-self.samples // self.batch_size)
+
+    def batch_at(self, step: int) -> torch.Tensor:
+        """Return the samples of the update from `step` to `step` + 1.
+
+        Parameters
+        ----------
+        step : int
+            Step before the update.
+
+        Returns
+        -------
+        Tensor of int64, shape (batch,)
+            Indices of training images.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            key = derived_seed(self.seed, "order", epoch)
+            self._permutation = permutation(key, self.samples, self.device)
+            self._epoch = epoch
+        start = position * self.batch_size
+        return self._permutation[start : start + self.batch_size]
