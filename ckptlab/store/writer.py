@@ -181,10 +181,10 @@ class StoreWriter:
         """Steps of a block."""
         return int(self.attributes["block"])
 
-    def grid(self, name: str) -> Grid:
-        """Return how a large array is cut, of the committed length."""
-        lengths = self._lengths()
-        return Grid.of(with_length(self._documents[name], lengths))
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of all arrays."""
+        return tuple(self._documents)
 
     def cut(self, steps: int) -> None:
         """Drop every committed step from position `steps` on, with what belongs to it.
@@ -227,13 +227,25 @@ class StoreWriter:
                 self._growing[name].write(block.start, values)
         digests = [xxhash.xxh3_64_intdigest(_little(row)) for row in block.rows["weights"]]
         self._growing["digest"].write(block.start, np.array(digests, "<u8"))
-        self._write_evaluations(block.evaluations)
+        self._append_evaluations(block.evaluations)
         if block.anchor is not None:
             self._write_anchor(block.anchor)
         self._storage.sync()
         steps = block.series["step"]
         self._growing["step"].write(block.start, steps)
         self.steps[block.start :] = [int(step) for step in steps]
+        self._commit()
+
+    def write_evaluations(self, evaluations: list[Evaluation]) -> None:
+        """Commit evaluations alone.
+
+        Parameters
+        ----------
+        evaluations : list of Evaluation
+            At steps that are committed.
+        """
+        self._grow("eval_step", len(self.evaluations) + len(evaluations))
+        self._append_evaluations(evaluations)
         self._commit()
 
     def set_attributes(self, **changes: Any) -> None:
@@ -385,7 +397,7 @@ class StoreWriter:
         self._documents[name] = document
         self._write_document(name)
 
-    def _write_evaluations(self, evaluations: list[Evaluation]) -> None:
+    def _append_evaluations(self, evaluations: list[Evaluation]) -> None:
         if not evaluations:
             return
         start = len(self.evaluations)

@@ -1,0 +1,171 @@
+"""The writer thread: takes filled buffers, commits them, hands them back.
+
+Imports store and staging. There are two buffers: the trainer waits for a free one before it would
+queue a third, and the time it waits is measured. An error here surfaces in the trainer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckptlab.errors import CkptlabError, WriteError
+from ckptlab.record.optimizer import OptimizerState
+from ckptlab.record.staging import BY_TENSOR, SCALARS, Buffer
+from ckptlab.store.block import Block, Evaluation
+from ckptlab.store.writer import StoreWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One commit.
+
+    Parameters
+    ----------
+    buffer : Buffer or None
+        Filled; None where only evaluations are left to write.
+    count : int
+        How many of its steps are written.
+    state : OptimizerState or None
+        Of the last of them.
+    evaluations : list of Evaluation
+        New ones.
+    last : bool
+        Whether the buffer is free afterwards.
+    """
+
+    buffer: Buffer | None
+    count: int
+    state: OptimizerState | None
+    evaluations: list[Evaluation]
+    last: bool
+
+
+class Committer:
+    """Commits jobs in order in a thread of its own.
+
+    Parameters
+    ----------
+    writer : StoreWriter
+        Used by that thread alone until it is closed.
+    buffers : list of Buffer
+        All of them, free.
+    threads : int
+        Cores that compress.
+    nice : int
+        How much lower than training the priority of compression is (Linux).
+    """
+
+    def __init__(
+        self, writer: StoreWriter, buffers: list[Buffer], *, threads: int, nice: int
+    ) -> None:
+        self.error: CkptlabError | None = None
+        self.zeroed = False
+        self._writer = writer
+        self._nice = nice
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
+        for buffer in buffers:
+            self._free.put(buffer)
+        self._pool = (
+            ThreadPoolExecutor(threads, "ckptlab-encode", initializer=self._lower)
+            if threads > 1
+            else None
+        )
+        if self._pool is not None:
+            writer.map_chunks = self._pool.map
+        self._thread = threading.Thread(target=self._run, name="ckptlab-writer", daemon=True)
+        self._thread.start()
+
+    def take(self) -> tuple[Buffer, float]:
+        """Return a free buffer and the seconds waited for it; raises what the thread raised."""
+        began = time.perf_counter()
+        while True:
+            self.check()
+            try:
+                buffer = self._free.get(timeout=0.5)
+            except queue.Empty:
+                if not self._thread.is_alive() and self.error is None:
+                    raise WriteError(
+                        "the writer thread died; the run holds what was committed"
+                    ) from None
+                continue
+            return buffer, time.perf_counter() - began
+
+    def put(self, job: Job) -> None:
+        """Queue a commit."""
+        self.check()
+        self._jobs.put(job)
+
+    def check(self) -> None:
+        """Raise the error the thread died of, if it did."""
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        """Wait until everything queued is committed."""
+        self._jobs.put(None)
+        self._thread.join()
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _run(self) -> None:
+        self._lower()
+        try:
+            while (job := self._jobs.get()) is not None:
+                self._commit(job)
+        except CkptlabError as error:
+            self.error = error
+        except BaseException as error:
+            self.error = WriteError(f"recording failed: {type(error).__name__}: {error}")
+            self.error.__cause__ = error
+
+    def _commit(self, job: Job) -> None:
+        if job.buffer is None:
+            self._writer.write_evaluations(job.evaluations)
+            return
+        buffer, count = job.buffer, job.count
+        rows = {name: buffer.host(name, count) for name in buffer.views}
+        series = {name: buffer.host(name, count)[:, 0] for name in SCALARS}
+        series |= {name: np.ascontiguousarray(buffer.host(name, count).T) for name in BY_TENSOR}
+        series |= {name: values[:count] for name, values in buffer.series.items()}
+        block = Block(
+            start=buffer.start,
+            rows=rows,
+            series=series,
+            anchor=job.state.to_anchor() if job.state else None,
+            evaluations=job.evaluations,
+        )
+        self.zeroed |= _forget_zeroed(block)
+        self._writer.write_block(block)
+        if job.last:
+            self._free.put(buffer)
+
+    def _lower(self) -> None:
+        # Linux counts priorities by thread: compression then fills the gaps training leaves.
+        if sys.platform == "linux" and self._nice:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
+
+
+def _forget_zeroed(block: Block) -> bool:
+    """Make gradients that are zero in every tensor NaN; say whether there were any.
+
+    They were zeroed before the recorder saw them: a real gradient is not zero everywhere.
+    """
+    norms = block.series["gradient_norm"]
+    seen = ~np.isnan(norms).all(axis=0)
+    zeroed = seen & (np.nan_to_num(norms, nan=0.0) == 0).all(axis=0)
+    for name in BY_TENSOR:
+        block.series[name][:, zeroed] = np.nan
+    if "gradients" in block.rows:
+        block.rows["gradients"][zeroed] = np.nan
+    return bool(zeroed.any())

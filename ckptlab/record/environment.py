@@ -1,0 +1,56 @@
+"""What a recording ran on and with, for the root attributes.
+
+Imports nothing of record.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ckptlab._version import __version__
+
+_PACKAGES = ("torch", "numpy", "numcodecs", "pcodec", "zarr")
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Describe versions, device, threads and time.
+
+    Parameters
+    ----------
+    device : device
+        Where the model lies.
+
+    Returns
+    -------
+    dict
+        JSON: ``versions``, ``device``, ``threads``, ``started`` (UTC).
+    """
+    versions = {"ckptlab": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        versions[package] = metadata.version(package)
+    return {
+        "versions": versions,
+        "device": {"type": device.type, "model": device_model(device)},
+        "threads": torch.get_num_threads(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def device_model(device: torch.device) -> str:
+    """Name the hardware: runs on one model are comparable bit for bit."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

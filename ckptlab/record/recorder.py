@@ -1,0 +1,502 @@
+"""The Recorder: dense snapshots of any PyTorch training loop.
+
+Imports store and record. Adding it to a loop takes three lines (see `Recorder`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from ckptlab.errors import CkptlabError, ConfigError, RecordingError, unknown_name
+from ckptlab.record.capture import capture
+from ckptlab.record.committer import Committer, Job
+from ckptlab.record.environment import describe_environment
+from ckptlab.record.gradients import GradientNorms, write_gradients
+from ckptlab.record.interrupt import Interrupts
+from ckptlab.record.optimizer import copy_state, restore_state
+from ckptlab.record.restore import load_model, refill, require_resumable, restore
+from ckptlab.record.schedule import parse_schedule
+from ckptlab.record.staging import Buffer, block_size, bytes_per_step, parse_memory
+from ckptlab.store.block import Evaluation
+from ckptlab.store.codecs import CODECS
+from ckptlab.store.reader import open_store
+from ckptlab.store.storage import open_storage
+from ckptlab.store.writer import StoreWriter
+
+ARRAYS = ("weights", "gradients")
+"""Large arrays that can be asked for; `weights` is always recorded."""
+
+OPEN_ENDED_CAPACITY = 1024
+"""Steps allocated at first for a schedule without an end."""
+
+NICE = 10
+"""How much lower than training's the priority of compression on the same CPU is."""
+
+Number = float | torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderStats:
+    """How a recording is doing.
+
+    Parameters
+    ----------
+    recorded, committed : int
+        Steps taken so far, and steps that are safely in the store.
+    raw_bytes, stored_bytes : int
+        Committed weights as float32, and the files under ``weights/``.
+    stall_seconds : float
+        Time the training loop waited for recording.
+    """
+
+    recorded: int
+    committed: int
+    raw_bytes: int
+    stored_bytes: int
+    stall_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """Compression: raw over stored bytes; NaN before the first commit."""
+        return self.raw_bytes / self.stored_bytes if self.stored_bytes else float("nan")
+
+
+class Recorder:
+    """Record every scheduled step of a training loop into a Zarr store.
+
+    Use it as a context manager: entering records step 0, leaving commits what is left. An exception
+    or a signal in between commits what was recorded and marks the run interrupted.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where the run is written: a local path or a URL such as ``s3://bucket/run.zarr``.
+    model : Module
+        Any module; compiled and DistributedDataParallel ones are unwrapped, and of several ranks
+        only the first writes.
+    optimizer : Optimizer, optional
+        Its state is stored at the end of every block, so that training can be taken up there.
+    steps : str
+        Which steps: ``"0:2000, 2000:20000:100"``, ``"log:20"``. The last state is always recorded.
+    arrays : sequence of str
+        Large arrays: ``weights``, and optionally ``gradients``.
+    codec : str
+        ``dense`` or ``fast``.
+    memory : int or str
+        Upper bound for the buffers; sets the steps of a block.
+    flush_seconds : float
+        A block that takes longer to fill is also committed after this long.
+    fsync : bool
+        Whether commits survive a power loss.
+    include, exclude : sequence of str, optional
+        Patterns of the names to record.
+    resume : bool
+        Take the run at `path` up: restores model and optimizer, sets `step_number`. Block, codec
+        and arrays are the run's.
+    overwrite : bool
+        Replace the run at `path`.
+    total_steps : int, optional
+        Planned updates, where known.
+    steps_per_epoch : int, optional
+        Lets `steps` use ``ep``.
+    config, seeds, attributes : mapping, optional
+        JSON, stored in the root attributes.
+
+    Attributes
+    ----------
+    step_number : int
+        Updates done so far.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is not accepted.
+    UnsupportedTensorError
+        If a parameter or buffer cannot be stored exactly.
+    StoreError
+        If the path is taken, locked, or cannot be written.
+
+    Examples
+    --------
+    >>> with Recorder("run.zarr", model, optimizer, steps="0:2000") as recorder:  # doctest: +SKIP
+    ...     for x, y in loader:
+    ...         loss = criterion(model(x), y)
+    ...         optimizer.zero_grad()
+    ...         loss.backward()
+    ...         optimizer.step()
+    ...         recorder.step(loss=loss)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        steps: str = "0:",
+        arrays: Sequence[str] = ("weights",),
+        codec: str = "dense",
+        memory: int | str = "1GiB",
+        flush_seconds: float = 60.0,
+        fsync: bool = True,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        seeds: Mapping[str, int] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        for array in arrays:
+            if array not in ARRAYS:
+                raise unknown_name("array", array, ARRAYS)
+        if codec not in CODECS or not CODECS[codec].public:
+            raise unknown_name("codec", codec, (c.name for c in CODECS.values() if c.public))
+        self.step_number = 0
+        self.path = os.fspath(path)
+        self._schedule = parse_schedule(steps, steps_per_epoch)
+        self._arrays = tuple(arrays)
+        self._codec = codec
+        self._memory = parse_memory(memory)
+        self._flush_seconds = flush_seconds
+        self._storage = open_storage(path, fsync=fsync)
+        self._captured = capture(model, include=include, exclude=exclude)
+        self._optimizer = optimizer
+        self._resume = resume
+        self._overwrite = overwrite
+        self._total_steps = total_steps
+        self._plan = {"config": dict(config or {}), "total_steps": total_steps}
+        self._attributes = {
+            **(attributes or {}),
+            **self._plan,
+            "seeds": dict(seeds or {}),
+            "schedule": steps,
+            "steps_per_epoch": steps_per_epoch,
+        }
+        # Of several ranks one writes; the others restore and count.
+        self._writes = _rank() == 0
+        self._interrupts = Interrupts()
+        self._hooks: list[Any] = []
+        self._updates = 0
+        self._updating = False
+        self._lr: Number | None = None
+        self._latest: tuple[Number | None, Number | None, bool] = (None, None, False)
+        self._evaluations: list[Evaluation] = []
+        self._stall = self._stall_total = self._base_time = 0.0
+        self._recorded = 0
+        self._last_recorded = -1
+        self._warned = False
+        self._buffer: Buffer | None = None
+        self._next_start = 0
+        self._state = "new"
+
+    def __enter__(self) -> Self:
+        if self._state != "new":
+            raise RecordingError("this recorder was used already; make a new one")
+        if self._writes:
+            self._open()
+        elif self._resume:
+            self._restore_only()
+        self._state = "open"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._state = "closed"
+        if not self._writes:
+            return
+        self._interrupts.remove()
+        for hook in self._hooks:
+            hook.remove()
+        self._close(error)
+        if error is None:
+            self._interrupts.act()
+
+    @property
+    def stats(self) -> RecorderStats:
+        """Steps, bytes and waiting so far."""
+        if not self._writes or self._state == "new":
+            return RecorderStats(0, 0, 0, 0, 0.0)
+        committed = len(self._writer.steps)
+        raw = 4 * self._captured.layout.parameters * committed
+        stored = self._writer.weight_bytes
+        return RecorderStats(self._recorded, committed, raw, stored, self._stall_total)
+
+    @property
+    def evaluated(self) -> set[int]:
+        """Steps for which an evaluation is stored or about to be."""
+        stored = set(self._writer.evaluations) if self._writes else set()
+        return stored | {evaluation.step for evaluation in self._evaluations}
+
+    def step(
+        self,
+        *,
+        loss: Number | None = None,
+        accuracy: Number | None = None,
+        skipped: bool | None = None,
+    ) -> None:
+        """Note that one update was done; record it if the schedule says so.
+
+        Call it once per update, after it and before gradients are zeroed.
+
+        Parameters
+        ----------
+        loss, accuracy : float or Tensor, optional
+            Of the mini-batch; tensors of one element are copied without waiting for the device.
+        skipped : bool, optional
+            Whether an AMP scaler skipped the update; noticed by itself if the optimizer is known.
+
+        Raises
+        ------
+        WriteError
+            If recording failed; what was committed stays readable.
+        KeyboardInterrupt, SystemExit
+            If SIGINT or SIGTERM came since the last step: the state is recorded first.
+        """
+        self._require_open()
+        self.step_number += 1
+        if not self._writes:
+            return
+        self._committer.check()
+        if skipped is None:
+            skipped = bool(self._hooks) and not self._updates
+        self._updates = 0
+        self._latest = (loss, accuracy, skipped)
+        if self.step_number in self._schedule:
+            self._record()
+        if self._interrupts.pending is not None:
+            self._interrupts.act()
+
+    def evaluate(self, *, loss: Number | None = None, accuracy: Number | None = None) -> None:
+        """Add an evaluation on the test set at the current step.
+
+        Parameters
+        ----------
+        loss, accuracy : float or Tensor, optional
+            Mean loss; fraction of examples classified correctly.
+        """
+        self._require_open()
+        if self._writes and self.step_number not in self.evaluated:
+            numbers = [float("nan") if v is None else float(v) for v in (loss, accuracy)]
+            evaluation = Evaluation(step=self.step_number, loss=numbers[0], accuracy=numbers[1])
+            self._evaluations.append(evaluation)
+
+    # How it is done: opening.
+
+    def _open(self) -> None:
+        writer = StoreWriter.resume(self._storage) if self._resume else self._create()
+        self._writer = writer
+        try:
+            cuda = self._captured.device.type == "cuda"
+            self._side = torch.cuda.Stream() if cuda else None
+            gradients = "gradients" in writer.arrays
+            buffers = [Buffer(self._captured, writer.block, gradients=gradients) for _ in range(2)]
+            if self._resume:
+                self._take_up(buffers[0])
+            self._norms = GradientNorms(self._captured.parameters)
+            threads = min(4, max((os.cpu_count() or 1) - 1, 1)) if cuda else 1
+            self._committer = Committer(writer, buffers, threads=threads, nice=0 if cuda else NICE)
+        except BaseException:
+            writer.abandon()
+            raise
+        self._clock = self._block_began = time.perf_counter()
+        if buffers[0].count:
+            self._buffer = self._committer.take()[0]
+        if isinstance(self._optimizer, torch.optim.Optimizer):
+            self._hooks = [
+                self._optimizer.register_step_pre_hook(self._before_update),
+                self._optimizer.register_step_post_hook(self._after_update),
+            ]
+        self._interrupts.install()
+        if self._last_recorded < 0 and 0 in self._schedule and not self.step_number:
+            self._record()
+
+    def _create(self) -> StoreWriter:
+        layout = self._captured.layout
+        gradients = [name for name in self._arrays if name != "weights"]
+        step_bytes = bytes_per_step(layout, gradients=bool(gradients))
+        end = self._schedule.end
+        if self._total_steps is not None:
+            end = min(self._total_steps + 1, end) if end is not None else self._total_steps + 1
+        capacity = OPEN_ENDED_CAPACITY if end is None else len(self._schedule.steps(end)) + 1
+        return StoreWriter.create(
+            self._storage,
+            layout,
+            block=block_size(step_bytes, self._memory),
+            codec=self._codec,
+            attributes={**self._attributes, **describe_environment(self._captured.device)},
+            optional=gradients,
+            capacity=capacity,
+            overwrite=self._overwrite,
+        )
+
+    def _take_up(self, buffer: Buffer) -> None:
+        writer = self._writer
+        require_resumable(writer, self._captured, self._schedule)
+        self.step_number, kept = restore(writer, self._captured, self._optimizer, self._schedule)
+        plan = {key: value for key, value in self._plan.items() if value}
+        writer.set_attributes(state="recording", **plan)
+        writer.cut(kept)
+        refill(buffer, writer)
+        self._next_start = buffer.start + (writer.block if buffer.count else 0)
+        self._recorded = kept
+        self._last_recorded = writer.steps[-1] if kept else -1
+        if kept:
+            self._base_time = float(writer.read_series("wall_time")[-1])
+
+    def _restore_only(self) -> None:
+        stored = open_store(self.path)
+        if not len(stored.anchors):
+            return
+        self.step_number = int(stored.anchors[-1])
+        load_model(self._captured, lambda name: stored.snapshot(self.step_number, name))
+        anchor = stored.anchor(self.step_number)
+        if anchor is not None:
+            restore_state(self._optimizer, self._captured, anchor)
+
+    # How it is done: the hot path.
+
+    def _before_update(self, *_: object) -> None:
+        self._updating = True
+
+    def _after_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        self._updating = False
+        self._updates += 1
+        # Read here, since a scheduler may have moved on by the time step() is called.
+        self._lr = optimizer.param_groups[0]["lr"]
+
+    @torch.no_grad()
+    def _record(self) -> None:
+        buffer = self._buffer or self._next_buffer()
+        slot, rows = buffer.count, buffer.device_rows
+        torch._foreach_copy_(buffer.views["weights"][slot], self._captured.parameters)
+        for array, live in self._captured.buffers.items():
+            torch._foreach_copy_(buffer.views[array][slot], live)
+        self._record_gradients(buffer, slot)
+        loss, accuracy, skipped = self._latest
+        _put(rows["loss"][slot], loss, "loss")
+        _put(rows["batch_accuracy"][slot], accuracy, "accuracy")
+        _put(rows["lr"][slot], self._lr if self.step_number else None, "lr")
+        now = time.perf_counter()
+        buffer.series["step"][slot] = self.step_number
+        buffer.series["wall_time"][slot] = self._base_time + now - self._clock
+        buffer.series["stall_time"][slot] = self._stall
+        buffer.series["skipped"][slot] = skipped
+        self._stall = 0.0
+        buffer.count += 1
+        self._recorded += 1
+        self._last_recorded = self.step_number
+        if buffer.count == self._writer.block:
+            self._submit(buffer)
+        elif now - self._block_began > self._flush_seconds:
+            self._submit(buffer)
+            self._block_began = now
+
+    def _record_gradients(self, buffer: Buffer, slot: int) -> None:
+        rows = buffer.device_rows
+        if not self.step_number:
+            for name in ("gradient_norm", "gradient_mean_abs", "gradients"):
+                if name in rows:
+                    rows[name][slot].fill_(torch.nan)
+            return
+        found = self._norms.write(rows["gradient_norm"][slot], rows["gradient_mean_abs"][slot])
+        if not found and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "no gradient was there to record: call recorder.step() before zero_grad()",
+                stacklevel=5,
+            )
+        if "gradients" in buffer.views:
+            write_gradients(self._captured.parameters, buffer.views["gradients"][slot])
+
+    def _next_buffer(self) -> Buffer:
+        buffer, waited = self._committer.take()
+        self._stall += waited
+        self._stall_total += waited
+        buffer.reuse()
+        buffer.start = self._next_start
+        self._next_start += self._writer.block
+        self._buffer = buffer
+        self._block_began = time.perf_counter()
+        return buffer
+
+    def _submit(self, buffer: Buffer, *, exact: bool = True) -> None:
+        """Hand what the buffer holds to the writer thread; `exact` if the optimizer matches it."""
+        state = None
+        if exact:
+            state = copy_state(self._optimizer, self._captured, self.step_number)
+        buffer.send(buffer.count, self._side)
+        full = buffer.count == self._writer.block
+        evaluations, self._evaluations = self._evaluations, []
+        buffer.sent = buffer.count
+        self._committer.put(Job(buffer, buffer.count, state, evaluations, full))
+        if full:
+            self._buffer = None
+
+    # How it is done: closing.
+
+    def _close(self, error: BaseException | None) -> None:
+        try:
+            if self._committer.error is None:
+                self._flush(exact=self._is_exact(error))
+            self._committer.close()
+            self._committer.check()
+            self._writer.finish("interrupted" if self._stopped(error) else "complete")
+        except CkptlabError as failure:
+            self._committer.close()
+            self._writer.abandon()
+            if failure is not error:
+                raise
+
+    def _stopped(self, error: BaseException | None) -> bool:
+        return error is not None or self._interrupts.pending is not None
+
+    def _is_exact(self, error: BaseException | None) -> bool:
+        """Say whether model and optimizer are in the state after the counted updates."""
+        if error is None or (self._interrupts.pending is not None and not self._updating):
+            return not self._updates
+        return bool(self._hooks) and not self._updates and not self._updating
+
+    @torch.no_grad()
+    def _flush(self, *, exact: bool) -> None:
+        if exact and self._last_recorded != self.step_number:
+            self._record()
+        buffer = self._buffer
+        if buffer is not None and (buffer.count > buffer.sent):
+            self._submit(buffer, exact=exact)
+        elif self._evaluations:
+            self._committer.put(Job(None, 0, None, self._evaluations, last=False))
+            self._evaluations = []
+
+    def _require_open(self) -> None:
+        if self._state != "open":
+            raise RecordingError("the recorder records inside its `with` block only")
+
+
+def _put(row: torch.Tensor, value: Number | None, name: str) -> None:
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1:
+            raise ConfigError(f"{name} has shape {tuple(value.shape)}; one number is needed")
+        row.copy_(value.detach().reshape(1), non_blocking=True)
+    else:
+        row.fill_(float("nan") if value is None else value)
+
+
+def _rank() -> int:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return 0

@@ -1,0 +1,151 @@
+"""Taking a run up again: model, optimizer and the partly filled block, as they were.
+
+Imports store and record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ckptlab.errors import ConfigError, LayoutError
+from ckptlab.record.capture import Capture
+from ckptlab.record.optimizer import restore_state
+from ckptlab.record.schedule import Schedule
+from ckptlab.record.staging import HOST_SERIES, Buffer
+from ckptlab.store.layout import Layout
+from ckptlab.store.writer import StoreWriter
+
+
+def require_resumable(writer: StoreWriter, captured: Capture, schedule: Schedule) -> None:
+    """Refuse to continue another model's run, or on another schedule.
+
+    Parameters
+    ----------
+    writer : StoreWriter
+        Of the run.
+    captured : Capture
+        The model's parameters.
+    schedule : Schedule
+        As given now.
+
+    Raises
+    ------
+    LayoutError
+        If a tensor has another name, shape or type.
+    ConfigError
+        If the schedule is another, or a trainable parameter is not recorded.
+    """
+    require_same_layout(writer.layout, captured.layout)
+    if not captured.complete:
+        raise ConfigError("a trainable parameter is excluded, so training cannot be resumed")
+    recorded = writer.attributes.get("schedule")
+    if recorded != schedule.text:
+        raise ConfigError(
+            f"steps={schedule.text!r} is not the schedule of the run, {recorded!r}; give that one"
+        )
+
+
+def require_same_layout(stored: Layout, given: Layout) -> None:
+    """Raise LayoutError, naming the first difference, unless both describe the same tensors."""
+    pairs = [(stored.tensors, given.tensors), (stored.buffers, given.buffers)]
+    for recorded, live in pairs:
+        for a, b in zip(recorded, live, strict=False):
+            if (a.name, a.shape, a.dtype) != (b.name, b.shape, b.dtype):
+                raise LayoutError(
+                    f"the model has {b.name!r} {b.shape} {b.dtype} where the run has "
+                    f"{a.name!r} {a.shape} {a.dtype}; build the model that was recorded"
+                )
+        if len(recorded) != len(live):
+            raise LayoutError(
+                f"the model has {len(live)} tensors where the run has {len(recorded)}; "
+                "build the model that was recorded"
+            )
+
+
+def restore(
+    writer: StoreWriter,
+    captured: Capture,
+    optimizer: torch.optim.Optimizer | None,
+    schedule: Schedule,
+) -> tuple[int, int]:
+    """Set model and optimizer to the last anchor.
+
+    Parameters
+    ----------
+    writer : StoreWriter
+        Of the run.
+    captured : Capture
+        Live parameters and buffers; overwritten.
+    optimizer : Optimizer or None
+        Overwritten.
+    schedule : Schedule
+        Of the run.
+
+    Returns
+    -------
+    step : int
+        Updates done; 0 if the run has no anchor yet, and the model is left as it is.
+    kept : int
+        How many of the recorded steps stay.
+    """
+    if not writer.anchors:
+        return 0, 0
+    step = writer.anchors[-1]
+    position = writer.steps.index(step)
+    start = position // writer.block * writer.block
+    load_model(captured, lambda name: writer.read_rows(name, start)[position - start])
+    anchor = writer.read_anchor(step)
+    if anchor is not None:
+        restore_state(optimizer, captured, anchor)
+    # A last state outside the schedule would not be there had the run gone on.
+    return step, position + (step in schedule)
+
+
+@torch.no_grad()
+def load_model(captured: Capture, read: Callable[[str], npt.NDArray[np.generic]]) -> None:
+    """Set parameters and buffers to one snapshot.
+
+    Parameters
+    ----------
+    captured : Capture
+        Live parameters and buffers; overwritten.
+    read : callable
+        Returns the vector of an array by name.
+    """
+    live = {"weights": captured.parameters, **captured.buffers}
+    for name, tensors in live.items():
+        vector = torch.from_numpy(np.array(read(name)))
+        offset = 0
+        for tensor in tensors:
+            tensor.copy_(vector[offset : offset + tensor.numel()].view(tensor.shape))
+            offset += tensor.numel()
+
+
+def refill(buffer: Buffer, writer: StoreWriter) -> None:
+    """Fill a buffer with the partly filled last block, so that it can be extended.
+
+    Parameters
+    ----------
+    buffer : Buffer
+        Empty.
+    writer : StoreWriter
+        Already cut at what stays.
+    """
+    kept = len(writer.steps)
+    buffer.start = kept // writer.block * writer.block
+    buffer.count = kept - buffer.start
+    if not buffer.count:
+        return
+    for name, rows in buffer.device_rows.items():
+        if name in buffer.views:
+            values = writer.read_rows(name, buffer.start)
+        else:
+            series = writer.read_series(name)[..., buffer.start :]
+            values = np.atleast_2d(series).T if series.ndim == 2 else series[:, None]
+        rows[: buffer.count].copy_(torch.from_numpy(np.ascontiguousarray(values)))
+    for name in HOST_SERIES:
+        buffer.series[name][: buffer.count] = writer.read_series(name)[buffer.start :]
