@@ -414,7 +414,7 @@ class Recorder:
                     rows[name][slot].fill_(torch.nan)
             return
         found = self._norms.write(rows["gradient_norm"][slot], rows["gradient_mean_abs"][slot])
-        if not found and not self._warned:
+        if (not found or self._committer.zeroed) and not self._warned:
             self._warned = True
             warnings.warn(
                 "no gradient was there to record: call recorder.step() before zero_grad()",
@@ -455,21 +455,18 @@ class Recorder:
                 self._flush(exact=self._is_exact(error))
             self._committer.close()
             self._committer.check()
-            self._writer.finish("interrupted" if self._stopped(error) else "complete")
+            self._writer.finish("complete" if error is None else "interrupted")
         except CkptlabError as failure:
             self._committer.close()
             self._writer.abandon()
             if failure is not error:
                 raise
 
-    def _stopped(self, error: BaseException | None) -> bool:
-        return error is not None or self._interrupts.pending is not None
-
     def _is_exact(self, error: BaseException | None) -> bool:
         """Say whether model and optimizer are in the state after the counted updates."""
-        if error is None or (self._interrupts.pending is not None and not self._updating):
-            return not self._updates
-        return bool(self._hooks) and not self._updates and not self._updating
+        if self._updates or self._updating:
+            return False
+        return error is None or self._interrupts.acted or bool(self._hooks)
 
     @torch.no_grad()
     def _flush(self, *, exact: bool) -> None:

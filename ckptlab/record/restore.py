@@ -16,8 +16,11 @@ from ckptlab.record.capture import Capture
 from ckptlab.record.optimizer import restore_state
 from ckptlab.record.schedule import Schedule
 from ckptlab.record.staging import HOST_SERIES, Buffer
-from ckptlab.store.layout import Layout
+from ckptlab.store.layout import Buffer as BufferRow
+from ckptlab.store.layout import Layout, Tensor
 from ckptlab.store.writer import StoreWriter
+
+_Rows = tuple[Tensor, ...] | tuple[BufferRow, ...]
 
 
 def require_resumable(writer: StoreWriter, captured: Capture, schedule: Schedule) -> None:
@@ -51,19 +54,22 @@ def require_resumable(writer: StoreWriter, captured: Capture, schedule: Schedule
 
 def require_same_layout(stored: Layout, given: Layout) -> None:
     """Raise LayoutError, naming the first difference, unless both describe the same tensors."""
-    pairs = [(stored.tensors, given.tensors), (stored.buffers, given.buffers)]
-    for recorded, live in pairs:
-        for a, b in zip(recorded, live, strict=False):
-            if (a.name, a.shape, a.dtype) != (b.name, b.shape, b.dtype):
-                raise LayoutError(
-                    f"the model has {b.name!r} {b.shape} {b.dtype} where the run has "
-                    f"{a.name!r} {a.shape} {a.dtype}; build the model that was recorded"
-                )
-        if len(recorded) != len(live):
+    _require_same(stored.tensors, given.tensors)
+    _require_same(stored.buffers, given.buffers)
+
+
+def _require_same(recorded: _Rows, live: _Rows) -> None:
+    for a, b in zip(recorded, live, strict=False):
+        if (a.name, a.shape, a.dtype) != (b.name, b.shape, b.dtype):
             raise LayoutError(
-                f"the model has {len(live)} tensors where the run has {len(recorded)}; "
-                "build the model that was recorded"
+                f"the model has {b.name!r} {b.shape} {b.dtype} where the run has "
+                f"{a.name!r} {a.shape} {a.dtype}; build the model that was recorded"
             )
+    if len(recorded) != len(live):
+        raise LayoutError(
+            f"the model has {len(live)} tensors where the run has {len(recorded)}; "
+            "build the model that was recorded"
+        )
 
 
 def restore(
