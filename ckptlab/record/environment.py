@@ -34,6 +34,8 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     versions = {"ckptlab": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         versions[package] = metadata.version(package)
+    # The distribution's version lacks the build (2.9.0+cu128), on which the last bits depend.
+    versions["torch"] = str(torch.__version__)
     return {
         "versions": versions,
         "device": {"type": device.type, "model": device_model(device)},
