@@ -99,24 +99,50 @@ def load_data(config: DataConfig, device: torch.device | str = "cpu") -> Data:
     source = find(DATA_SOURCES, "data.name", config.name)
     images: Images = resolve(source.load)(config)
     count, height, width, channels = images.train.shape
-    crop = source.crop if source.crop is not None else min(height, width) // 8
+    shape = DataShape(
+        channels=channels,
+        height=height,
+        width=width,
+        classes=len(images.classes),
+        train=count,
+        test=len(images.test),
+    )
+    flip, crop = augmentation_policy(config, shape)
     return Data(
-        shape=DataShape(
-            channels=channels,
-            height=height,
-            width=width,
-            classes=len(images.classes),
-            train=count,
-            test=len(images.test),
-        ),
+        shape=shape,
         train=_to(images.train, device),
         train_labels=_to(images.train_labels, device),
         test=_to(images.test, device),
         test_labels=_to(images.test_labels, device),
         normalise=_normalisation(images.train, device),
-        flip=source.flip if config.flip is None else config.flip,
-        crop=crop if config.crop is None else config.crop,
+        flip=flip,
+        crop=crop,
         classes=images.classes,
+    )
+
+
+def augmentation_policy(config: DataConfig, shape: DataShape) -> tuple[bool, int]:
+    """Say what is done to training images at random.
+
+    Parameters
+    ----------
+    config : DataConfig
+        Its ``flip`` and ``crop`` win over the data set's own policy.
+    shape : DataShape
+        Of the images.
+
+    Returns
+    -------
+    flip : bool
+        Whether they are mirrored.
+    crop : int
+        Padding of their random crop, in pixels.
+    """
+    source = find(DATA_SOURCES, "data.name", config.name)
+    crop = min(shape.height, shape.width) // 8 if source.crop is None else source.crop
+    return (
+        source.flip if config.flip is None else config.flip,
+        crop if config.crop is None else config.crop,
     )
 
 

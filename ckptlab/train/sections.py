@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ckptlab.errors import StepError
+from ckptlab.errors import StepError, unknown_name
 from ckptlab.record.schedule import parse_schedule, parse_step
 from ckptlab.train.datasets.registry import DATA_SOURCES
 from ckptlab.train.learning_rate import RATE_SCHEDULES
@@ -17,6 +17,9 @@ from ckptlab.train.models.registry import find_model
 from ckptlab.train.optimizers import OPTIMIZERS
 from ckptlab.train.registry import find
 from ckptlab.train.tasks.registry import TASKS
+
+RECORDABLE: tuple[str, ...] = ("weights", "gradients")
+"""Large arrays a recording can hold."""
 
 # Long enough that no range in fractions of an epoch rounds to nothing when only its form is checked
 _SOME_EPOCH = 10**9
@@ -79,8 +82,18 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Step = Annotated[int | str, AfterValidator(_step)]
 StepSchedule = Annotated[str, BeforeValidator(_text), AfterValidator(_schedule)]
 Steps = Annotated[tuple[Step, ...], Field(strict=False), BeforeValidator(_split)]
+Memory = Annotated[
+    str, Field(pattern=r"^(?i:\s*\d+(\.\d+)?\s*[kmgt]?(i?b)?\s*)$"), BeforeValidator(_text)
+]
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1), BeforeValidator(_split)]
 Pair = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
+
+
+def _array_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in RECORDABLE:
+            raise unknown_name("record.arrays", name, RECORDABLE)
+    return names
 
 
 def _model_name(name: str) -> str:
@@ -204,13 +217,13 @@ class RecordConfig(Section):
     steps: StepSchedule = setting(
         "0:", "steps that are recorded; the last always is", "ranges A:B[:stride], log:N"
     )
-    arrays: Names = setting(("weights",), "what is recorded", "weights, gradients")
+    arrays: Annotated[Names, AfterValidator(_array_names)] = setting(
+        ("weights",), "what is recorded", "weights, gradients"
+    )
     codec: Literal["dense", "fast", "auto"] = setting(
         "dense", "how it is compressed", "dense, fast or auto"
     )
-    memory: Annotated[str, BeforeValidator(_text)] = setting(
-        "1GiB", "for blocks in the making", "bytes, or a size such as 512MiB"
-    )
+    memory: Memory = setting("1GiB", "for blocks in the making", "bytes, or a size such as 512MiB")
     flush_seconds: Positive = setting(60.0, "a block closes after this", "a number > 0")
     sync_seconds: NonNegative = setting(10.0, "what a power loss may cost at most", "a number >= 0")
     fsync: bool = setting(True, "whether files are synced to the disk", "true or false")

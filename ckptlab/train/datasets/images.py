@@ -79,8 +79,8 @@ def moments(
     counts = np.zeros((images.shape[3], 256), np.int64)
     for start in range(0, len(images), _TOGETHER):
         pixels = images[start : start + _TOGETHER].reshape(-1, images.shape[3])
-        for channel, count in enumerate(counts):
-            count += np.bincount(pixels[:, channel], minlength=256)
+        for channel in range(images.shape[3]):
+            counts[channel] += np.bincount(pixels[:, channel], minlength=256)
     share = counts / counts.sum(1, keepdims=True)
     mean = share @ values
     std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(1))

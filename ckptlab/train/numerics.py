@@ -1,0 +1,129 @@
+"""Where and how exactly a training computes: device, threads, determinism, precision.
+
+Imports errors and sections. These are process-wide switches of torch; `numerics` sets them for a
+while and puts them back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ckptlab.errors import ConfigError
+from ckptlab.train.sections import TrainConfig
+
+
+def resolve_device(config: TrainConfig) -> torch.device:
+    """Choose the device.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Its ``device``.
+
+    Returns
+    -------
+    device
+        The CPU or the current CUDA device.
+
+    Raises
+    ------
+    ConfigError
+        If CUDA is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise ConfigError("train.device='cuda': there is no CUDA device; use cpu or auto.")
+    if config.device == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def resolve_threads(config: TrainConfig) -> int:
+    """Choose the number of CPU threads.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Its ``threads``.
+
+    Returns
+    -------
+    int
+        As given, or what torch uses now.
+    """
+    return config.threads or torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def numerics(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Set threads, determinism and precision, and put them back at the end.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Its ``threads``, ``deterministic`` and ``precision``.
+    device : device
+        Where the training runs.
+
+    Yields
+    ------
+    None
+        While they are set.
+    """
+    before = _Switches.read()
+    try:
+        if config.deterministic and device.type == "cuda":
+            # cuBLAS reads this when it starts; without it deterministic mode raises.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        _Switches(
+            threads=resolve_threads(config),
+            deterministic=config.deterministic,
+            warn_only=False,
+            # Filling new memory with NaN finds bugs in kernels, and costs time at every step.
+            fill=False,
+            benchmark=False,
+            matmul_tf32=config.precision == "tf32",
+            cudnn_tf32=config.precision == "tf32",
+        ).write()
+        yield
+    finally:
+        before.write()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Switches:
+    """The process-wide switches of torch that `numerics` sets."""
+
+    threads: int
+    deterministic: bool
+    warn_only: bool
+    fill: bool
+    benchmark: bool
+    matmul_tf32: bool
+    cudnn_tf32: bool
+
+    @classmethod
+    def read(cls) -> _Switches:
+        return cls(
+            threads=torch.get_num_threads(),
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+            # The module makes this a property at run time, which type checkers cannot see.
+            fill=torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+            benchmark=torch.backends.cudnn.benchmark,
+            matmul_tf32=torch.backends.cuda.matmul.allow_tf32,
+            cudnn_tf32=torch.backends.cudnn.allow_tf32,
+        )
+
+    def write(self) -> None:
+        torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = self.fill  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = self.benchmark
+        torch.backends.cuda.matmul.allow_tf32 = self.matmul_tf32
+        torch.backends.cudnn.allow_tf32 = self.cudnn_tf32

@@ -1,0 +1,118 @@
+"""One update: batch, forward, backward, optimizer. A pure function of the state and the step.
+
+Imports augment, draws, order and tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ckptlab.train.augment import Augmentation, augment
+from ckptlab.train.draws import derived_seed
+from ckptlab.train.learning_rate import LearningRate
+from ckptlab.train.order import Order
+from ckptlab.train.tasks.task import Batch, Task
+
+
+class StepResult(NamedTuple):
+    """What an update saw, on the device; reading it waits for the device.
+
+    Parameters
+    ----------
+    loss, accuracy : Tensor, shape ()
+        Of the mini-batch, before the update.
+    """
+
+    loss: torch.Tensor
+    accuracy: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingStep:
+    """Turns the model and optimizer at step k into those at step k + 1.
+
+    Given the state at k, it does the same whatever was called before: samples, augmentation,
+    learning rate and dropout depend on the seeds and k alone.
+
+    Parameters
+    ----------
+    model : Module
+        In training mode.
+    optimizer : Optimizer
+        Of its parameters.
+    task : Task
+        Gives the data.
+    order : Order
+        Which samples an update sees.
+    rate : LearningRate
+        The learning rate of an update.
+    augmentation : Augmentation
+        What is done to the images at random.
+    autocast : dtype or None
+        Of convolutions and matrix products, where it is not float32.
+    reseed : bool
+        Whether the model draws random numbers itself.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    task: Task
+    order: Order
+    rate: LearningRate
+    augmentation: Augmentation
+    autocast: torch.dtype | None = None
+    reseed: bool = False
+
+    def batch_at(self, step: int) -> Batch:
+        """Return what the update from `step` to `step` + 1 sees.
+
+        Parameters
+        ----------
+        step : int
+            Step before the update.
+
+        Returns
+        -------
+        Batch
+            Augmented and normalised.
+        """
+        data = self.task.data
+        index = self.order.batch_at(step)
+        images = augment(data.train.index_select(0, index), index, step, self.augmentation)
+        labels = data.train_labels.index_select(0, index)
+        return self.task.train(Batch(data.normalise(images), labels, index), step)
+
+    def __call__(self, step: int) -> StepResult:
+        """Do the update from `step` to `step` + 1; the gradients stay in place.
+
+        Parameters
+        ----------
+        step : int
+            Number of updates done so far.
+
+        Returns
+        -------
+        StepResult
+            Loss and accuracy of the mini-batch.
+        """
+        batch = self.batch_at(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        if self.reseed:
+            torch.manual_seed(derived_seed(self.augmentation.seed, "dropout", step))
+        # Here and not after the update, so that a recorder still finds the gradients.
+        self.optimizer.zero_grad(set_to_none=True)
+        device = batch.images.device.type
+        with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
+            logits = self.model(batch.images)
+            loss = functional.cross_entropy(logits, batch.labels)
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            accuracy = (logits.argmax(1) == batch.labels).float().mean()
+        return StepResult(loss.detach(), accuracy)

@@ -1,0 +1,194 @@
+"""A training put together from its settings, ready to be taken from any step.
+
+Imports the modules of this layer; knows nothing of recordings.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from ckptlab.record.schedule import parse_step
+from ckptlab.train.augment import Augmentation
+from ckptlab.train.config import Config
+from ckptlab.train.data import Data, load_data
+from ckptlab.train.datasets.registry import DataShape
+from ckptlab.train.evaluate import Evaluation, evaluate
+from ckptlab.train.learning_rate import LearningRate
+from ckptlab.train.models.build import build_model, draws_randomness
+from ckptlab.train.numerics import numerics, resolve_device
+from ckptlab.train.optimizers import build_optimizer
+from ckptlab.train.order import Order
+from ckptlab.train.registry import find, resolve
+from ckptlab.train.seeds import Seeds
+from ckptlab.train.step import StepResult, TrainingStep
+from ckptlab.train.tasks.registry import TASKS
+from ckptlab.train.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Training:
+    """Model, optimizer, data and step of one training.
+
+    Parameters
+    ----------
+    config : Config
+        What it was built from.
+    device : device
+        Where it runs.
+    seeds : Seeds
+        Resolved.
+    task : Task
+        With the data.
+    model : Module
+        At its initialisation when built.
+    optimizer : Optimizer
+        Without state when built.
+    update : TrainingStep
+        ``update(k)`` turns step k into k + 1.
+    steps : int
+        Length of the run.
+    """
+
+    config: Config
+    device: torch.device
+    seeds: Seeds
+    task: Task
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    update: TrainingStep
+    steps: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of updates an epoch."""
+        return self.update.order.steps_per_epoch
+
+    def numerics(self) -> AbstractContextManager[None]:
+        """Return the context in which `step` and `evaluate` give the recorded numbers."""
+        return numerics(self.config.train, self.device)
+
+    def step(self, step: int) -> StepResult:
+        """Do the update from `step` to `step` + 1.
+
+        Parameters
+        ----------
+        step : int
+            Number of updates the model has had.
+
+        Returns
+        -------
+        StepResult
+            Loss and accuracy of the mini-batch, on the device.
+        """
+        return self.update(step)
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate the model on the test set.
+
+        Returns
+        -------
+        Evaluation
+            Loss and accuracy.
+        """
+        return evaluate(self.model, self.task, self.config.eval.batch_size, self.update.autocast)
+
+
+def build(config: Config) -> Training:
+    """Put a training together: the model at its initialisation, nothing trained yet.
+
+    Parameters
+    ----------
+    config : Config
+        The settings.
+
+    Returns
+    -------
+    Training
+        On its device.
+
+    Raises
+    ------
+    DataError
+        If the data set is missing or incomplete.
+    ConfigError
+        If model, data and device do not fit together.
+    """
+    device = resolve_device(config.train)
+    seeds = Seeds.resolve(config.train)
+    return assemble(config, load_data(config.data, device), device, seeds)
+
+
+def assemble(config: Config, data: Data, device: torch.device, seeds: Seeds) -> Training:
+    """Put a training together around data that is there already.
+
+    Parameters
+    ----------
+    config : Config
+        The settings.
+    data : Data
+        The data set, on `device`.
+    device : device
+        Where it runs.
+    seeds : Seeds
+        Resolved.
+
+    Returns
+    -------
+    Training
+        On its device.
+
+    Raises
+    ------
+    ConfigError
+        If model and data do not fit together.
+    """
+    task: Task = resolve(find(TASKS, "task.name", config.task.name).build)(config.task, data, seeds)
+    shape = replace(task.data.shape, classes=task.classes)
+    order = Order(
+        samples=shape.train, batch_size=config.train.batch_size, seed=seeds.order, device=device
+    )
+    model = build_model(config.model, shape, seeds.init)
+    reseed = draws_randomness(model, shape, _smallest_batch(shape, order.batch_size))
+    model.to(device)
+    optimizer = build_optimizer(config.optim, model)
+    steps = parse_step(config.train.steps, order.steps_per_epoch)
+    update = TrainingStep(
+        model=model,
+        optimizer=optimizer,
+        task=task,
+        order=order,
+        rate=_learning_rate(config, steps, order.steps_per_epoch),
+        augmentation=Augmentation(flip=data.flip, crop=data.crop, seed=seeds.augment),
+        autocast=torch.bfloat16 if config.train.precision == "bf16" else None,
+        reseed=reseed,
+    )
+    return Training(
+        config=config,
+        device=device,
+        seeds=seeds,
+        task=task,
+        model=model,
+        optimizer=optimizer,
+        update=update,
+        steps=steps,
+    )
+
+
+def _smallest_batch(shape: DataShape, batch_size: int) -> int:
+    """Return 1 if any batch is of one image, which batch norm may refuse, else 2."""
+    return 1 if 1 in (shape.train % batch_size, batch_size) else 2
+
+
+def _learning_rate(config: Config, steps: int, steps_per_epoch: int) -> LearningRate:
+    return LearningRate(
+        base=config.optim.lr,
+        schedule=config.optim.schedule,
+        steps=steps,
+        milestones=tuple(parse_step(step, steps_per_epoch) for step in config.optim.milestones),
+        gamma=config.optim.gamma,
+        warmup=parse_step(config.optim.warmup, steps_per_epoch),
+    )
