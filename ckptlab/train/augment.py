@@ -36,7 +36,7 @@ class Augmentation:
 def augment(
     images: torch.Tensor, index: torch.Tensor, step: int, augmentation: Augmentation
 ) -> torch.Tensor:
-    """Crop and mirror a batch.
+    """Crop a batch at random, then mirror at random.
 
     Parameters
     ----------

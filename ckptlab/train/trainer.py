@@ -128,6 +128,7 @@ def _recorder(
         codec=record.codec,
         memory=record.memory,
         flush_seconds=record.flush_seconds,
+        sync_seconds=record.sync_seconds,
         fsync=record.fsync,
         resume=resume,
         overwrite=overwrite,
