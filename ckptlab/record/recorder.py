@@ -94,8 +94,10 @@ class Recorder:
         Upper bound for the buffers; sets the steps of a block.
     flush_seconds : float
         A block that takes longer to fill is also committed after this long.
+    sync_seconds : float
+        How much a power loss may cost beyond the block being filled; 0 syncs every commit.
     fsync : bool
-        Whether commits survive a power loss.
+        Whether commits survive a power loss at all.
     include, exclude : sequence of str, optional
         Patterns of the names to record.
     resume : bool
@@ -146,6 +148,7 @@ class Recorder:
         codec: str = "dense",
         memory: int | str = "1GiB",
         flush_seconds: float = 60.0,
+        sync_seconds: float = 0.0,
         fsync: bool = True,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
@@ -169,6 +172,7 @@ class Recorder:
         self._codec = codec
         self._memory = parse_memory(memory)
         self._flush_seconds = flush_seconds
+        self._sync_seconds = sync_seconds
         self._storage = open_storage(path, fsync=fsync)
         self._captured = capture(model, include=include, exclude=exclude)
         self._optimizer = optimizer
@@ -300,6 +304,7 @@ class Recorder:
     def _open(self) -> None:
         writer = StoreWriter.resume(self._storage) if self._resume else self._create()
         self._writer = writer
+        writer.sync_seconds = self._sync_seconds
         try:
             cuda = self._captured.device.type == "cuda"
             self._side = torch.cuda.Stream() if cuda else None

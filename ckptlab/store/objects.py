@@ -28,15 +28,18 @@ class ObjectStorage:
         Such as ``s3://bucket/run.zarr``; credentials, endpoint and region come from the
         environment (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID`` …), as obstore reads them.
 
+    store : obstore store, optional
+        Already open at the prefix; `url` is then for messages only.
+
     Raises
     ------
     StoreError
         If obstore is not installed or does not accept the URL.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, store: Any = None) -> None:
         self.path = url
-        self._store = _open(url)
+        self._store = _open(url) if store is None else store
 
     def put(self, key: str, parts: Sequence[BytesLike]) -> None:
         """Put one object; object stores do this atomically."""

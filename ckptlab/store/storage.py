@@ -194,13 +194,14 @@ class LocalStorage:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def open_storage(path: str | os.PathLike[str], *, fsync: bool = True) -> Storage:
+def open_storage(path: str | os.PathLike[str] | Any, *, fsync: bool = True) -> Storage:
     """Find the storage for a path.
 
     Parameters
     ----------
-    path : str or path-like
-        A local path, or a URL such as ``s3://bucket/run.zarr``, ``gs://…`` or ``memory://name``.
+    path : str, path-like or Zarr store
+        A local path, a URL such as ``s3://bucket/run.zarr``, ``gs://…`` or ``memory://name``, or
+        an open Zarr store over one of these.
     fsync : bool
         Whether a local run survives power loss (see `Storage.sync`).
 
@@ -214,6 +215,8 @@ def open_storage(path: str | os.PathLike[str], *, fsync: bool = True) -> Storage
     StoreError
         If the path is a URL and obstore is not installed or does not know it.
     """
+    if not isinstance(path, str | os.PathLike):
+        return _from_zarr(path)
     text = os.fspath(path)
     if "://" not in text:
         return LocalStorage(text, fsync=fsync)
@@ -222,6 +225,21 @@ def open_storage(path: str | os.PathLike[str], *, fsync: bool = True) -> Storage
     from ckptlab.store.objects import ObjectStorage
 
     return ObjectStorage(text)
+
+
+def _from_zarr(store: Any) -> Storage:
+    """Read the files behind an open Zarr store directly."""
+    if isinstance(getattr(store, "root", None), Path):
+        return LocalStorage(store.root)
+    backend = getattr(store, "store", None)
+    if type(backend).__module__.startswith("obstore"):
+        from ckptlab.store.objects import ObjectStorage
+
+        return ObjectStorage(str(store), backend)
+    raise StoreError(
+        f"{type(store).__name__} is no store a run can be read from; accepted: a path, a URL, "
+        "zarr.storage.LocalStore or zarr.storage.ObjectStore"
+    )
 
 
 def _write_all(descriptor: int, part: BytesLike) -> None:

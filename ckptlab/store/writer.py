@@ -7,7 +7,9 @@ is the commit, then the root metadata, in which every step axis is cut at what i
 from __future__ import annotations
 
 import json
+import math
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -46,6 +48,9 @@ class StoreWriter:
         Steps of the committed evaluations.
     weight_bytes : int
         Size of the files under ``weights/``.
+    sync_seconds : float
+        Blocks committed sooner than this after a sync wait for the next one with theirs; what they
+        hold survives a crash of the process, but not yet a power loss.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class StoreWriter:
         self.evaluations: list[int] = []
         self.weight_bytes = 0
         self.map_chunks: EncodeMap | None = None
+        self.sync_seconds = 0.0
+        self._synced = -math.inf
         self._storage = storage
         self._lock = lock
         self._documents = documents
@@ -230,11 +237,13 @@ class StoreWriter:
         self._append_evaluations(block.evaluations)
         if block.anchor is not None:
             self._write_anchor(block.anchor)
-        self._storage.sync()
+        durable = time.monotonic() - self._synced >= self.sync_seconds
+        if durable:
+            self._storage.sync()
         steps = block.series["step"]
         self._growing["step"].write(block.start, steps)
         self.steps[block.start :] = [int(step) for step in steps]
-        self._commit()
+        self._commit(durable=durable)
 
     def write_evaluations(self, evaluations: list[Evaluation]) -> None:
         """Commit evaluations alone.
@@ -314,9 +323,11 @@ class StoreWriter:
         lengths = self._lengths()
         return {name: with_length(doc, lengths) for name, doc in self._documents.items()}
 
-    def _commit(self) -> None:
+    def _commit(self, *, durable: bool = True) -> None:
         self._write_root()
-        self._storage.sync()
+        if durable:
+            self._storage.sync()
+            self._synced = time.monotonic()
 
     def _write_root(self) -> None:
         if self.steps:

@@ -1,0 +1,87 @@
+"""Progress of a recording on stderr: a live line on a terminal, nothing elsewhere.
+
+Imports errors only.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from ckptlab.cli.options import human_bytes
+
+if TYPE_CHECKING:
+    from ckptlab.train.trainer import Progress as TrainingProgress
+
+
+class RecordProgress:
+    """Shows what `train` reports: speed, loss, accuracy, bytes and ratio, stall time.
+
+    Parameters
+    ----------
+    path : str
+        Of the run.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._console = Console(stderr=True)
+        self._path = path
+        self._last: TrainingProgress | None = None
+        self._task: TaskID | None = None
+        self._progress = Progress(
+            TextColumn("recording"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __call__(self, report: TrainingProgress) -> None:
+        """Take a report."""
+        self._last = report
+        if self._task is None:
+            self._task = self._progress.add_task("recording", total=report.steps, facts="")
+        self._progress.update(self._task, completed=report.step, facts=self._facts(report))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+        if self._console.is_terminal and self._last is not None:
+            note = "stopped" if error is not None else "done"
+            self._console.print(
+                f"{note} at step {self._last.step:,}: {self._facts(self._last)}", highlight=False
+            )
+
+    def _facts(self, report: TrainingProgress) -> str:
+        recording = report.recording
+        evaluation = report.evaluation
+        parts = [
+            f"{report.steps_per_second:.1f} step/s",
+            f"loss {report.loss:.3f}",
+            f"acc {report.accuracy:.3f}"
+            if evaluation is None
+            else f"test {evaluation.accuracy:.3f}",
+            f"{human_bytes(recording.stored_bytes)} ({recording.ratio:.2f}x)",
+            f"stall {recording.stall_seconds:.1f} s",
+        ]
+        return "  ".join(parts)

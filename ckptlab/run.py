@@ -1,0 +1,210 @@
+"""The Python face on a recording: open it, look at it, measure it.
+
+Imports analyze and store; torch only where a state dict is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ckptlab.errors import UnknownNameError, unknown_name
+from ckptlab.store.layout import Buffer, Layout, Tensor
+from ckptlab.store.reader import StoredRun, open_store
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+    import xarray as xr
+
+
+class Run:
+    """One recording, as far as it was committed when it was opened.
+
+    Parameters
+    ----------
+    stored : StoredRun
+        Usually from `open_run`.
+
+    Examples
+    --------
+    >>> run = open_run("runs/x.zarr")  # doctest: +SKIP
+    >>> run["layer1.0.conv1.weight"].sel(step=slice(0, 100))  # doctest: +SKIP
+    >>> run.analyze("sign-flips", by="layer")  # doctest: +SKIP
+    """
+
+    def __init__(self, stored: StoredRun) -> None:
+        self.stored = stored
+
+    @property
+    def path(self) -> str:
+        """Local path or URL."""
+        return self.stored.path
+
+    @property
+    def layout(self) -> Layout:
+        """The tensor table."""
+        return self.stored.layout
+
+    @property
+    def steps(self) -> npt.NDArray[np.int64]:
+        """Recorded steps, shape (step,), increasing."""
+        return self.stored.steps
+
+    @property
+    def state(self) -> str:
+        """``recording``, ``complete`` or ``interrupted``."""
+        return self.stored.state
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Root attributes: config, seeds, versions, device and more (docs/format.md)."""
+        return self.stored.attributes
+
+    @cached_property
+    def dataset(self) -> xr.Dataset:
+        """Everything recorded, lazily: dims param, step, tensor, anchor, eval_step."""
+        return self.stored.dataset()
+
+    def __getitem__(self, name: str) -> xr.DataArray:
+        """Return the history of one tensor or buffer, lazily.
+
+        Parameters
+        ----------
+        name : str
+            Its name in the model, or an alias of it.
+
+        Returns
+        -------
+        DataArray, dims (step, …)
+            Behind `step` the tensor's own dimensions: (out, in) for a linear weight,
+            (out, in, kh, kw) for a convolution's, else ``dim_0``, ``dim_1`` …
+
+        Raises
+        ------
+        UnknownNameError
+            If the model has no such tensor; it suggests the nearest.
+        """
+        import xarray as xr
+
+        row = self._row(name)
+        array = row.array if isinstance(row, Buffer) else "weights"
+        flat = self.dataset[array].data[row.offset : row.offset + row.size]
+        steps = len(self.steps)
+        return xr.DataArray(
+            flat.T.reshape((steps, *row.shape)),
+            dims=("step", *_dimension_names(row)),
+            coords={"step": self.dataset["step"]},
+            name=row.name,
+        )
+
+    def snapshot(self, step: int) -> npt.NDArray[np.float32]:
+        """Return the parameter vector at a recorded step, shape (param,)."""
+        return self.stored.snapshot(step)
+
+    def state_dict(self, step: int) -> dict[str, torch.Tensor]:
+        """Return what ``model.load_state_dict`` takes, at a recorded step.
+
+        Parameters
+        ----------
+        step : int
+            A recorded step.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Parameters and persistent buffers in their own types; tied ones under every name.
+
+        Raises
+        ------
+        MissingStepError
+            If the step was not recorded; it names the nearest.
+        CorruptError
+            If the snapshot is damaged.
+        """
+        import torch
+
+        vectors = {"weights": torch.from_numpy(self.stored.snapshot(step))}
+        for array in self.layout.buffer_sizes:
+            if array in self.stored.arrays:
+                vectors[array] = torch.from_numpy(self.stored.snapshot(step, array))
+        state = {}
+        for row in (*self.layout.tensors, *self.layout.buffers):
+            vector = vectors.get(row.array if isinstance(row, Buffer) else "weights")
+            dtype = getattr(torch, row.dtype)
+            # An empty buffer has no array.
+            flat = torch.zeros(0) if vector is None else vector[row.offset : row.offset + row.size]
+            value = flat.reshape(row.shape).to(dtype, copy=True)
+            state |= dict.fromkeys((row.name, *row.aliases), value)
+        return state
+
+    def analyze(self, name: str, **options: Any) -> xr.DataArray | xr.Dataset:
+        """Compute a metric.
+
+        Parameters
+        ----------
+        name : str
+            As ``ckptlab analyze list`` shows it.
+        **options
+            As on the command line, with underscores: ``steps``, ``relative_to``, ``by``,
+            ``kinds``, ``mask``, ``scheduler`` …
+
+        Returns
+        -------
+        DataArray or Dataset
+            With units and reference in its attributes.
+        """
+        from ckptlab.analyze.metric import compute
+
+        return compute(self.stored, name, **options)
+
+    def __repr__(self) -> str:
+        span = f"steps {self.steps[0]}..{self.steps[-1]}" if len(self.steps) else "no steps"
+        return (
+            f"<Run {self.path}: {self.layout.parameters:,} parameters, "
+            f"{len(self.steps)} snapshots, {span}, {self.state}>"
+        )
+
+    def _row(self, name: str) -> Tensor | Buffer:
+        for row in (*self.layout.tensors, *self.layout.buffers):
+            if name == row.name or name in row.aliases:
+                return row
+        names = [row.name for row in (*self.layout.tensors, *self.layout.buffers)]
+        raise unknown_name("tensor", name, names)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self._row(str(name))
+        except UnknownNameError:
+            return False
+        return True
+
+
+def open_run(path: str | os.PathLike[str] | Any) -> Run:
+    """Open a recording.
+
+    Parameters
+    ----------
+    path : str, path-like or Zarr store
+        A local path, a URL such as ``s3://bucket/run.zarr``, or an open Zarr store.
+
+    Returns
+    -------
+    Run
+        A view of what is committed now; open it again to see more.
+
+    Raises
+    ------
+    StoreError
+        If there is no run, it was written in a newer format, or it is damaged.
+    """
+    return Run(open_store(path))
+
+
+def _dimension_names(row: Tensor | Buffer) -> tuple[str, ...]:
+    kind = row.kind if isinstance(row, Tensor) else "buffer"
+    known = {("linear", 2): ("out", "in"), ("conv", 4): ("out", "in", "kh", "kw")}
+    default = tuple(f"dim_{i}" for i in range(len(row.shape)))
+    return known.get((kind, len(row.shape)), default)
