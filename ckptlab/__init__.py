@@ -5,7 +5,10 @@ Importing ckptlab does not import torch; `Recorder` does, when it is first used.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from wrapt import when_imported
 
 from ckptlab._version import __version__
 
@@ -26,10 +29,13 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for, so that `import ckptlab` stays light."""
     if name not in _LAZY:
         raise AttributeError(f"module 'ckptlab' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:
     return __all__
+
+
+# Datasets get their accessor `ckpt` with xarray, whichever of the two is imported first; importing
+# xarray here would make every command half a second slower to start.
+when_imported("xarray")(lambda _: import_module("ckptlab.accessor"))

@@ -130,8 +130,8 @@ class Run:
         for array in self.layout.buffer_sizes:
             if array in self.stored.arrays:
                 vectors[array] = torch.from_numpy(self.stored.snapshot(step, array))
-        state = {}
-        for row in (*self.layout.tensors, *self.layout.buffers):
+        state: dict[str, torch.Tensor] = {}
+        for row in self.layout.rows:
             vector = vectors.get(row.array if isinstance(row, Buffer) else "weights")
             dtype = getattr(torch, row.dtype)
             # An empty buffer has no array.
@@ -168,11 +168,10 @@ class Run:
         )
 
     def _row(self, name: str) -> Tensor | Buffer:
-        for row in (*self.layout.tensors, *self.layout.buffers):
+        for row in self.layout.rows:
             if name == row.name or name in row.aliases:
                 return row
-        names = [row.name for row in (*self.layout.tensors, *self.layout.buffers)]
-        raise unknown_name("tensor", name, names)
+        raise unknown_name("tensor", name, [row.name for row in self.layout.rows])
 
     def __contains__(self, name: object) -> bool:
         try:

@@ -5,7 +5,7 @@ Imports store and record.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from ckptlab.store.layout import Buffer as BufferRow
 from ckptlab.store.layout import Layout, Tensor
 from ckptlab.store.writer import StoreWriter
 
-_Rows = tuple[Tensor, ...] | tuple[BufferRow, ...]
+_Rows = Sequence[Tensor | BufferRow]
 
 
 def require_resumable(writer: StoreWriter, captured: Capture, schedule: Schedule) -> None:

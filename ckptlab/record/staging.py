@@ -127,7 +127,9 @@ class Buffer:
         self.start = 0
         self.count = 0
         self.sent = 0
-        self.series = {name: np.zeros(block, dtype) for name, dtype in HOST_SERIES.items()}
+        self.series: dict[str, npt.NDArray[Any]] = {
+            name: np.zeros(block, dtype) for name, dtype in HOST_SERIES.items()
+        }
         shapes = [p.shape for p in captured.parameters]
         self.views = {"weights": self._views("weights", shapes)}
         if gradients:

@@ -138,6 +138,11 @@ class Layout:
             sizes[buffer.array] = sizes.get(buffer.array, 0) + buffer.size
         return sizes
 
+    @property
+    def rows(self) -> list[Tensor | Buffer]:
+        """Tensors, then buffers."""
+        return [*self.tensors, *self.buffers]
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Tensor names, in order."""

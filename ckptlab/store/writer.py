@@ -232,7 +232,7 @@ class StoreWriter:
         for name, values in block.series.items():
             if name != "step":
                 self._growing[name].write(block.start, values)
-        digests = [xxhash.xxh3_64_intdigest(_little(row)) for row in block.rows["weights"]]
+        digests = [xxhash.xxh3_64_intdigest(_little(row).data) for row in block.rows["weights"]]
         self._growing["digest"].write(block.start, np.array(digests, "<u8"))
         self._append_evaluations(block.evaluations)
         if block.anchor is not None:

@@ -129,7 +129,6 @@ def _recorder(
         memory=record.memory,
         flush_seconds=record.flush_seconds,
         sync_seconds=record.sync_seconds,
-        sync_seconds=record.sync_seconds,
         fsync=record.fsync,
         resume=resume,
         overwrite=overwrite,
