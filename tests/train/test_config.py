@@ -71,7 +71,7 @@ def test_overrides_are_toml_values_or_else_text(text, section, key, value):
     ("text", "said"),
     [
         ("train.batchsize=3", ["'train.batchsize'", "Did you mean 'train.batch_size'"]),
-        ("trian.steps=3", ["'trian'", "Did you mean 'train'"]),
+        ("trainn.steps=3", ["'trainn'", "Did you mean 'train'"]),
         ("train.steps=1.5", ["train.steps=1.5", "500it"]),
         ("train.steps=abc", ["train.steps='abc'", "500it"]),
         ("train.steps=-3", ["train.steps=-3"]),
