@@ -1,0 +1,1 @@
+"""Measurements over a recording: the registry in `metric`, the one-pass engine in `moments`."""

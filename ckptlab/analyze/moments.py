@@ -1,0 +1,278 @@
+"""The one-pass engine: every sum of the cheap metrics from one read of the recording.
+
+Imports analyze.{source, selection, pieces, scheduling, notices}.
+
+Tasks own a stretch of parameters over a few consecutive blocks and decode each chunk once; dask
+runs them and combines their pieces in a tree, so that memory does not grow with the run beyond
+the sums themselves.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptlab.analyze import pieces
+from ckptlab.analyze.blocks import StoredBlock
+from ckptlab.analyze.notices import NaNWarning
+from ckptlab.analyze.pieces import NaNSpot, Piece, Stretch
+from ckptlab.analyze.scheduling import open_executor
+from ckptlab.analyze.selection import Reference, Selection
+from ckptlab.analyze.source import BlockGrid, Source
+
+Array = npt.NDArray[Any]
+
+MOST_BLOCKS = 16
+"""Blocks of one task at most."""
+
+TASKS = 32
+"""Tasks that a run is cut into, if it has so many blocks."""
+
+
+@dataclass(frozen=True)
+class Against:
+    """Sums against one reference snapshot, or against the previous recorded step.
+
+    Parameters
+    ----------
+    distance : ndarray of float64, shape (groups, step)
+        Σ(w−r)².
+    flips : ndarray of float64, shape (groups, step)
+        Weights whose sign is opposite to the reference's; NaN where either has NaN.
+    plain, square : ndarray of float64, shape (groups,) or (groups, step)
+        Σr and Σr².
+    """
+
+    distance: Array
+    flips: Array
+    plain: Array
+    square: Array
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over the selected weights of each group, at each selected step.
+
+    Parameters
+    ----------
+    selection : Selection
+        Groups and steps.
+    plain, magnitude, square : ndarray of float64, shape (groups, step)
+        Σw, Σ|w| and Σw².
+    zeros, nan : ndarray of int64, shape (groups, step)
+        Weights that are zero; that are NaN.
+    low, high : ndarray of float64, shape (groups, step)
+        Smallest and largest weight; NaN where a weight is.
+    previous : Against
+        The previous recorded step; NaN at the first.
+    references : dict of int to Against
+        By step.
+    interval : ndarray of int64, shape (step,)
+        Updates since the previous recorded step; 0 at the first.
+    """
+
+    selection: Selection
+    plain: Array
+    magnitude: Array
+    square: Array
+    zeros: Array
+    nan: Array
+    low: Array
+    high: Array
+    previous: Against
+    references: dict[int, Against]
+    interval: npt.NDArray[np.int64]
+
+    def against(self, reference: Reference) -> Against:
+        """Return the sums against a resolved reference."""
+        return self.previous if reference.step is None else self.references[reference.step]
+
+
+def compute_moments(
+    source: Source,
+    selection: Selection,
+    references: tuple[Reference, ...] = (),
+    *,
+    array: str = "weights",
+    previous: bool = True,
+    scheduler: Any = None,
+) -> Moments:
+    """Read the recording once and sum.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    selection : Selection
+        Weights and steps.
+    references : tuple of Reference
+        Snapshots to compare with.
+    array : str
+        ``weights`` or ``gradients``.
+    previous : bool
+        Whether to compare with the previous recorded step too; `Moments.previous` is NaN if not.
+    scheduler : str, distributed.Client or None
+        As `open_executor` takes it.
+
+    Returns
+    -------
+    Moments
+        Exact counts, sums in float64.
+
+    Warns
+    -----
+    NaNWarning
+        If weights are NaN; names tensor and step.
+    """
+    columns = {r.step: r.column for r in references if r.step is not None and r.column is not None}
+    snapshots = np.empty((len(columns), len(selection.group)), np.float32)
+    for k, column in enumerate(columns.values()):
+        snapshots[k] = source.column(array, column)
+    wanted = selection.columns
+    if previous:
+        wanted = np.union1d(wanted, np.maximum(wanted - 1, 0))
+    piece = _one_pass(source, selection, snapshots, wanted, array, scheduler)
+    moments = _assemble(source, selection, piece, list(columns), snapshots, previous)
+    if array == "weights":
+        _warn_of_nan(source, piece)
+    return moments
+
+
+def _one_pass(
+    source: Source,
+    selection: Selection,
+    snapshots: Array,
+    wanted: npt.NDArray[np.int64],
+    array: str,
+    scheduler: Any,
+) -> Piece:
+    from dask.delayed import delayed
+
+    grid = source.grid(array)
+    spans = _spans(grid, wanted)
+    measure, join, add = (delayed(f, pure=False) for f in (pieces.measure, pieces.join, pieces.add))
+    with open_executor(scheduler) as executor:
+        total = []
+        for i, rows in enumerate(grid.rows):
+            group = selection.group[rows]
+            if not (group >= 0).any():
+                continue
+            stretch = executor.place(
+                Stretch(
+                    group,
+                    source.tensor_index[rows],
+                    np.ascontiguousarray(snapshots[:, rows]),
+                    len(selection.names),
+                )
+            )
+            parts = []
+            for span in spans:
+                widths = [grid.columns[j].stop - grid.columns[j].start for j in span]
+                blocks = [grid.blocks[i][j] for j in span]
+                start = grid.columns[span[0]].start
+                parts.append(measure(blocks, widths, start, wanted, stretch))
+            total.append(_tree(parts, lambda a, b, s=stretch: join(a, b, s)))
+        piece: Piece = executor.compute(_tree(total, add))
+    return piece
+
+
+def _spans(grid: BlockGrid, wanted: npt.NDArray[np.int64]) -> list[list[int]]:
+    """Cut the blocks that hold a wanted step into runs of neighbours, one a task."""
+    held = [
+        j for j, c in enumerate(grid.columns) if ((wanted >= c.start) & (wanted < c.stop)).any()
+    ]
+    # Blocks that dask hands over are in memory all at once: one a task.
+    stored = isinstance(grid.blocks[0][0], StoredBlock)
+    most = min(MOST_BLOCKS, max(1, len(held) * len(grid.rows) // TASKS)) if stored else 1
+    spans: list[list[int]] = []
+    for j in held:
+        if spans and spans[-1][-1] == j - 1 and len(spans[-1]) < most:
+            spans[-1].append(j)
+        else:
+            spans.append([j])
+    return spans
+
+
+def _tree(parts: list[Any], combine: Any) -> Any:
+    """Combine neighbours pairwise, so that few partial results are alive at a time."""
+    while len(parts) > 1:
+        pairs = [combine(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
+        parts = pairs + parts[len(parts) - len(parts) % 2 :]
+    return parts[0]
+
+
+def _assemble(
+    source: Source,
+    selection: Selection,
+    piece: Piece,
+    steps: list[int],
+    snapshots: Array,
+    previous: bool,
+) -> Moments:
+    from ckptlab.analyze.kernel import COUNTS, SUMS
+
+    kept = np.searchsorted(piece.columns, selection.columns)
+    first = (selection.columns == 0) | (not previous)
+    earlier = np.searchsorted(piece.columns, np.maximum(selection.columns - 1, 0))
+    nan = piece.nan[:, kept]
+    sums, counts = piece.sums[:, :, kept], piece.counts[:, :, kept].astype(float)
+    counts[:, nan > 0] = np.nan
+    missing = first | (piece.nan[:, earlier] > 0)
+    references = {}
+    for k, step in enumerate(steps):
+        plain, square, bad = _reference_sums(snapshots[k], selection)
+        flips = np.where(bad[:, None], np.nan, counts[COUNTS + k])
+        references[step] = Against(sums[SUMS + k], flips, plain, square)
+    extremes = np.where(nan > 0, np.nan, piece.extremes[:, :, kept].astype(float))
+    return Moments(
+        selection=selection,
+        plain=sums[0],
+        magnitude=sums[1],
+        square=sums[2],
+        zeros=selection.weights[:, None] - piece.counts[0][:, kept] - nan,
+        nan=nan,
+        low=extremes[0],
+        high=extremes[1],
+        previous=Against(
+            np.where(first, np.nan, sums[pieces.CHANGE]),
+            np.where(missing, np.nan, counts[pieces.FLIPS]),
+            np.where(first, np.nan, piece.sums[0][:, earlier]),
+            np.where(first, np.nan, piece.sums[2][:, earlier]),
+        ),
+        references=references,
+        interval=np.diff(source.steps, prepend=source.steps[:1])[selection.columns],
+    )
+
+
+def _reference_sums(snapshot: Array, selection: Selection) -> tuple[Array, Array, Array]:
+    groups = len(selection.names)
+    plain, square, bad = np.zeros(groups), np.zeros(groups), np.zeros(groups, bool)
+    for start in range(0, len(snapshot), 2**20):
+        part = slice(start, start + 2**20)
+        chosen = selection.group[part] >= 0
+        group = selection.group[part][chosen]
+        values = snapshot[part][chosen].astype(float)
+        plain += np.bincount(group, values, groups)
+        square += np.bincount(group, values * values, groups)
+        bad[group[np.isnan(values)]] = True
+    return plain, square, bad
+
+
+def _warn_of_nan(source: Source, piece: Piece) -> None:
+    if not piece.spots:
+        return
+    names = source.layout.names
+    places = sorted(piece.spots.items(), key=lambda item: (item[1].first, item[0]))
+    text = "; ".join(_describe(source, names[t], spot) for t, spot in places[:3])
+    more = f"; and {len(places) - 3} more tensors" if len(places) > 3 else ""
+    warnings.warn(f"NaN in weights: {text}{more}. Cells with them are NaN.", NaNWarning, 2)
+
+
+def _describe(source: Source, name: str, spot: NaNSpot) -> str:
+    first, last = source.steps[spot.first], source.steps[spot.last]
+    steps = f"step {first}" if first == last else f"steps {first} to {last}"
+    return f"tensor {name!r} at {steps} ({spot.values} values)"

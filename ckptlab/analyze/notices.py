@@ -1,0 +1,18 @@
+"""Warnings about what was measured: they do not stop a measurement, but go to stderr.
+
+Imports nothing of ckptlab.
+"""
+
+from __future__ import annotations
+
+
+class AnalysisWarning(UserWarning):
+    """Base of the warnings of the analyze layer."""
+
+
+class NaNWarning(AnalysisWarning):
+    """Weights are NaN; the cells they belong to are NaN too."""
+
+
+class UnfinishedRunWarning(AnalysisWarning):
+    """The run is interrupted or still being recorded; what is committed was measured."""

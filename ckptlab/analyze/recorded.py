@@ -1,0 +1,96 @@
+"""Series that the recorder wrote as they are.
+
+Imports analyze.{results, selection, source}.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ckptlab.analyze.results import STEP_ATTRIBUTES
+from ckptlab.analyze.selection import range_text, select_columns, steps_per_epoch
+from ckptlab.analyze.source import Source
+from ckptlab.errors import StepError
+from ckptlab.record.schedule import parse_schedule
+
+SERIES: dict[str, tuple[str, str]] = {
+    "loss": ("nats", "training loss of the mini-batch"),
+    "lr": ("1", "learning rate"),
+    "batch_accuracy": ("1", "training accuracy on the mini-batch"),
+}
+"""Units and long name of what is recorded at every step."""
+
+EVALUATIONS: dict[str, tuple[str, str]] = {
+    "eval_loss": ("nats", "test loss"),
+    "eval_accuracy": ("1", "test accuracy"),
+}
+"""Units and long name of what an evaluation records."""
+
+
+def evaluation(source: Source, *, steps: Any = None) -> xr.Dataset:
+    """Loss and accuracy on the test set, as recorded.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    steps : str, int or slice, optional
+        Which evaluations.
+
+    Returns
+    -------
+    Dataset, dims (eval_step,)
+        `eval_loss` in nats, `eval_accuracy` in [0, 1].
+
+    Raises
+    ------
+    StepError
+        If there was no evaluation at these steps.
+    """
+    at = np.asarray(source.small("eval_step")).astype(np.int64)
+    chosen = np.ones(len(at), bool)
+    if steps is not None:
+        select_columns(source, steps)
+        schedule = parse_schedule(range_text(steps), steps_per_epoch(source))
+        chosen = np.array([int(step) in schedule for step in at], bool)
+    if not chosen.any():
+        known = f"evaluated at {len(at)} steps, {at[0]} to {at[-1]}" if len(at) else "none recorded"
+        raise StepError(f"steps {range_text(steps)!r} hold no evaluation of {source.path}; {known}")
+    coords = {"eval_step": ("eval_step", at[chosen], dict(STEP_ATTRIBUTES))}
+    data = {
+        name: ("eval_step", source.small(name)[chosen], {"units": units, "long_name": long_name})
+        for name, (units, long_name) in EVALUATIONS.items()
+    }
+    return xr.Dataset(data, coords)
+
+
+def recorded_series(source: Source, columns: Any) -> dict[str, xr.DataArray]:
+    """Read the series over steps.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    columns : ndarray of int64
+        Positions of the steps to take.
+
+    Returns
+    -------
+    dict of str to DataArray
+        Those of `SERIES` that the run holds.
+    """
+    coords = {"step": ("step", source.steps[columns], dict(STEP_ATTRIBUTES))}
+    return {
+        name: xr.DataArray(
+            np.asarray(source.small(name), float)[columns],
+            coords,
+            ("step",),
+            name,
+            {"units": units, "long_name": long_name},
+        )
+        for name, (units, long_name) in SERIES.items()
+        if source.has(name)
+    }

@@ -1,0 +1,117 @@
+"""Where tasks run: dask's threads or processes, or a cluster.
+
+Imports errors.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ckptlab.errors import ConfigError, unknown_name
+
+LOCAL: tuple[str, ...] = ("threads", "processes", "synchronous")
+"""Schedulers of dask that need no cluster."""
+
+CONNECT_SECONDS = 4
+
+
+@dataclass(frozen=True)
+class Executor:
+    """How to run a graph of delayed tasks.
+
+    Parameters
+    ----------
+    compute : callable
+        Takes a delayed object, returns its value.
+    place : callable
+        Takes a value that many tasks need, returns what to hand to them.
+    """
+
+    compute: Callable[[Any], Any]
+    place: Callable[[Any], Any]
+
+
+@contextmanager
+def open_executor(scheduler: Any = None) -> Iterator[Executor]:
+    """Connect to a scheduler.
+
+    Parameters
+    ----------
+    scheduler : str, distributed.Client or None
+        ``threads``, ``processes``, ``synchronous``, an address such as ``tcp://host:8786``, or a
+        client. None leaves it to dask: what `dask.config` or an active client says, else threads.
+
+    Yields
+    ------
+    Executor
+        Until the block is left; a connection opened here is then closed.
+
+    Raises
+    ------
+    ConfigError
+        If nothing answers at the address, or it has no workers.
+    UnknownNameError
+        If it is none of these.
+    """
+    if scheduler is None or scheduler in LOCAL:
+        yield _local(scheduler)
+    elif hasattr(scheduler, "scatter"):
+        yield _on_cluster(scheduler)
+    elif "://" in str(scheduler):
+        client = _connect(str(scheduler))
+        try:
+            yield _on_cluster(client)
+        finally:
+            client.close()
+    else:
+        raise unknown_name("scheduler", str(scheduler), ("threads", "processes", "tcp://HOST:PORT"))
+
+
+def _local(scheduler: str | None) -> Executor:
+    from dask.base import compute as dask_compute
+    from dask.delayed import delayed
+
+    options = {} if scheduler is None else {"scheduler": scheduler}
+
+    def compute(task: Any) -> Any:
+        return dask_compute(task, **options)[0]
+
+    def place(value: Any) -> Any:
+        # A name of its own, or dask would hash the arrays.
+        return delayed(value, name=f"shared-{uuid.uuid4().hex}", traverse=False)
+
+    return Executor(compute, place)
+
+
+def _on_cluster(client: Any) -> Executor:
+    def compute(task: Any) -> Any:
+        return client.compute(task).result()
+
+    def place(value: Any) -> Any:
+        return client.scatter(value, hash=False)
+
+    return Executor(compute, place)
+
+
+def _connect(address: str) -> Any:
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"no scheduler answers at {address} ({type(error).__name__}); start one with "
+            "`dask scheduler` and `dask worker`, or use scheduler=threads"
+        ) from error
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+    except TimeoutError as error:
+        client.close()
+        raise ConfigError(
+            f"the scheduler at {address} has no workers; start one with `dask worker {address}`"
+        ) from error
+    return client

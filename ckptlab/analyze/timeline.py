@@ -1,0 +1,208 @@
+"""The phases of early training, and what this run shows of each.
+
+Imports analyze.{distance, gradients, moments, recorded, selection, source}.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ckptlab.analyze.gradients import pooled_gradients
+from ckptlab.analyze.moments import Moments, compute_moments
+from ckptlab.analyze.selection import Reference, Selection, select
+from ckptlab.analyze.source import Source
+from ckptlab.errors import StepError
+
+UNKNOWN = "not measured"
+
+ACCURACY = 0.5
+"""What the test accuracy passes in the second phase."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """One phase of the paper's timeline.
+
+    Parameters
+    ----------
+    name : str
+        Short.
+    start : int
+        First step; it lasts until the next phase starts.
+    finding : str
+        What the paper reports.
+    """
+
+    name: str
+    start: int
+    finding: str
+
+
+PHASES: tuple[Phase, ...] = (
+    Phase(name="fast motion", start=0, finding="gradients and weight changes are the largest"),
+    Phase(
+        name="gradient dip",
+        start=10,
+        finding="gradients pass a minimum, accuracy passes 50 %",
+    ),
+    Phase(name="slowing", start=500, finding="weights move less with each update than before"),
+    Phase(name="saturation", start=2000, finding="weights move still less, accuracy saturates"),
+)
+"""The paper's figure 2, for ResNet-20 on CIFAR-10 at batch 128."""
+
+
+def timeline(
+    source: Source, *, kinds: Any = None, mask: Any = None, scheduler: Any = None
+) -> xr.Dataset:
+    """Say for each phase of early training what this run shows.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    kinds, mask : object
+        As `selection.select` takes them.
+    scheduler : object
+        As `open_executor` takes it.
+
+    Returns
+    -------
+    Dataset, dims (phase,)
+        The steps of each phase, figures over it, the paper's finding, whether this run agrees
+        (``yes``, ``no`` or ``not measured``), and one line of text.
+
+    Raises
+    ------
+    StepError
+        If the run holds fewer than two steps.
+    """
+    selection = select(source, kinds=kinds, mask=mask)
+    if len(selection.steps) < 2:
+        raise StepError(f"{source.path} holds one step; a timeline needs at least 2")
+    spans = _spans(selection)
+    references = tuple(
+        Reference(str(selection.steps[a]), int(selection.columns[a]), int(selection.steps[a]))
+        for _, a, _ in spans
+    )
+    moments = compute_moments(source, selection, references, scheduler=scheduler)
+    rows = [
+        _figures(moments, reference, a, b, _recorded(source, selection, mask))
+        for (_, a, b), reference in zip(spans, references, strict=True)
+    ]
+    return _dataset([phase for phase, _, _ in spans], rows, moments)
+
+
+def _spans(selection: Selection) -> list[tuple[Phase, int, int]]:
+    """Positions of the first and last selected step of each phase that the run reaches."""
+    ends = [phase.start for phase in PHASES[1:]] + [int(selection.steps[-1])]
+    spans = []
+    for phase, end in zip(PHASES, ends, strict=True):
+        a, b = np.searchsorted(selection.steps, [phase.start, end + 1])
+        if b - 1 > a:
+            spans.append((phase, int(a), int(b - 1)))
+    return spans
+
+
+def _recorded(source: Source, selection: Selection, mask: Any) -> dict[str, Any]:
+    norm = pooled_gradients(source, selection).get("gradient_norm") if mask is None else None
+    known = source.has("eval_accuracy")
+    return {
+        "gradient": None if norm is None else norm.values,
+        "eval_step": np.asarray(source.small("eval_step")) if known else np.zeros(0, np.int64),
+        "accuracy": np.asarray(source.small("eval_accuracy")) if known else np.zeros(0),
+    }
+
+
+def _figures(
+    moments: Moments, reference: Reference, a: int, b: int, recorded: dict[str, Any]
+) -> dict[str, float]:
+    steps = moments.selection.steps
+    inside = slice(a + 1, b + 1)
+    against = moments.against(reference)
+    change = np.sqrt(moments.previous.distance[0, inside]) / moments.interval[inside]
+    gradient = recorded["gradient"]
+    part = np.zeros(0) if gradient is None else gradient[inside]
+    measured = np.isfinite(part).any()
+    before = np.flatnonzero(recorded["eval_step"] <= steps[b])
+    return {
+        "start": float(steps[a]),
+        "stop": float(steps[b]),
+        "change_per_update": float(np.mean(change)),
+        "distance": float(np.sqrt(against.distance[0, b])),
+        "sign_flips": float(against.flips[0, b] / moments.selection.weights[0]),
+        "gradient_norm": float(np.nanmean(part)) if measured else np.nan,
+        "gradient_min": float(np.nanmin(part)) if measured else np.nan,
+        "gradient_min_step": float(steps[inside][np.nanargmin(part)]) if measured else np.nan,
+        "accuracy": float(recorded["accuracy"][before[-1]]) if len(before) else np.nan,
+    }
+
+
+LONG_NAMES = {
+    "start": ("optimizer updates", "first step"),
+    "stop": ("optimizer updates", "last step"),
+    "change_per_update": ("weight", "mean distance moved by an update"),
+    "distance": ("weight", "distance moved over the phase"),
+    "sign_flips": ("1", "share of signs that differ between its ends"),
+    "gradient_norm": ("loss per weight", "mean gradient norm"),
+    "gradient_min": ("loss per weight", "smallest gradient norm"),
+    "gradient_min_step": ("optimizer updates", "step of the smallest gradient norm"),
+    "accuracy": ("1", "test accuracy at its last evaluation"),
+}
+
+
+def _dataset(phases: list[Phase], rows: list[dict[str, float]], moments: Moments) -> xr.Dataset:
+    data: dict[str, Any] = {
+        name: ("phase", np.array([row[name] for row in rows]), {"units": unit, "long_name": text})
+        for name, (unit, text) in LONG_NAMES.items()
+    }
+    agrees = [_agrees(phase, rows, i) for i, phase in enumerate(phases)]
+    text = [_text(p, row, a) for p, row, a in zip(phases, rows, agrees, strict=True)]
+    for name, values in (
+        ("finding", [phase.finding for phase in phases]),
+        ("agrees", agrees),
+        ("text", text),
+    ):
+        data[name] = ("phase", np.array(values, object))
+    selection = moments.selection
+    attrs = {"kinds": ",".join(selection.kinds), "weights": int(selection.weights[0])}
+    if selection.mask is not None:
+        attrs["mask"] = selection.mask
+    names = np.array([phase.name for phase in phases], object)
+    return xr.Dataset(data, {"phase": ("phase", names)}, attrs)
+
+
+def _agrees(phase: Phase, rows: list[dict[str, float]], i: int) -> str:
+    """Compare the evidence with the finding; NaN in it means that it was not measured."""
+    here = rows[i]
+    change = np.array([row["change_per_update"] for row in rows])
+    lowest = np.array([row["gradient_min"] for row in rows])
+    if phase is PHASES[0]:
+        evidence, holds = change if len(rows) > 1 else np.nan, change[0] == change.max()
+    elif phase is PHASES[1]:
+        evidence = np.append(lowest, here["accuracy"])
+        holds = here["gradient_min"] == lowest.min() and here["accuracy"] >= ACCURACY
+    else:
+        evidence, holds = change if i else np.nan, change[i] < change[i - 1]
+    if np.isnan(evidence).any():
+        return UNKNOWN
+    return "yes" if holds else "no"
+
+
+def _text(phase: Phase, row: dict[str, float], agrees: str) -> str:
+    parts = [
+        f"moves {row['change_per_update']:.3g} an update, {row['distance']:.3g} in all",
+        f"{100 * row['sign_flips']:.2g} % of signs flip",
+    ]
+    if np.isfinite(row["gradient_norm"]):
+        parts.append(
+            f"gradient norm {row['gradient_norm']:.3g}, smallest {row['gradient_min']:.3g} "
+            f"at step {row['gradient_min_step']:.0f}"
+        )
+    if np.isfinite(row["accuracy"]):
+        parts.append(f"test accuracy {100 * row['accuracy']:.1f} %")
+    steps = f"{row['start']:.0f}-{row['stop']:.0f}"
+    return f"{steps} {phase.name}: {', '.join(parts)}. Paper: {phase.finding}; here: {agrees}."
