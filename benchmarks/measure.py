@@ -1,0 +1,159 @@
+"""How things are measured: variants interleaved in one run, medians and spread of ratios.
+
+Absolute times depend on the machine and on who else uses it; ratios taken side by side much less.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+PACKAGES = ("torch", "numpy", "zarr", "numcodecs", "pcodec", "xarray", "numba")
+
+
+def interleave(
+    variants: Mapping[str, Callable[[], float]], rounds: int, baseline: str
+) -> dict[str, Any]:
+    """Run every variant once a round, and compare each with the baseline of its own round.
+
+    Parameters
+    ----------
+    variants : mapping of str to callable
+        Each runs once and returns what it measured, in seconds.
+    rounds : int
+        How often; the order turns from round to round, so that none always comes first.
+    baseline : str
+        The variant the others are divided by.
+
+    Returns
+    -------
+    dict
+        For each variant its seconds, the ratio to the baseline (median) and its spread (quartiles).
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            seconds[name].append(variants[name]())
+    rows = {}
+    for name, measured in seconds.items():
+        ratios = [a / b for a, b in zip(measured, seconds[baseline], strict=True)]
+        rows[name] = {
+            "seconds": statistics.median(measured),
+            "ratio": statistics.median(ratios),
+            "quartiles": quartiles(ratios),
+            "all_seconds": measured,
+        }
+        median, ratio = rows[name]["seconds"], rows[name]["ratio"]
+        print(f"  {name:28} {median:9.3f} s   x{ratio:.3f}", flush=True)
+    return rows
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Return the first and the third quartile."""
+    if len(values) < 2:
+        return [values[0], values[0]]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return [first, third]
+
+
+def machine() -> dict[str, Any]:
+    """Describe hardware, versions and commit."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "gpu": _gpu(),
+        "python": platform.python_version(),
+        "versions": {package: metadata.version(package) for package in PACKAGES},
+        "commit": commit.stdout.strip(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def save(name: str, result: Mapping[str, Any]) -> None:
+    """Write a benchmark's result into the file of this machine."""
+    here = machine()
+    label = here["gpu"] or f"{here['cpu']}-{here['cores']}-cores"
+    slug = "".join(c if c.isalnum() else "-" for c in label.lower()).strip("-")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{slug}.json"
+    held = json.loads(path.read_text()) if path.exists() else {}
+    held[name] = {"machine": here, **result}
+    path.write_text(json.dumps(held, indent=1, sort_keys=True) + "\n")
+
+
+def render() -> None:
+    """Write docs/benchmarks.md from the result files; no figure in it is typed by hand."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Rendered by `make bench` from `benchmarks/results/`; ratios are of variants that ran",
+        "interleaved in one process, median and quartiles. `python -m benchmarks NAME` runs one.",
+        "",
+    ]
+    for path in sorted(RESULTS.glob("*.json")):
+        held = json.loads(path.read_text())
+        for name, result in held.items():
+            here = result["machine"]
+            hardware = here["gpu"] or f"{here['cpu']}, {here['cores']} cores"
+            versions = ", ".join(f"{k} {v}" for k, v in here["versions"].items())
+            where = f"`python -m benchmarks {name}` on {hardware}; commit {here['commit']}"
+            lines += [f"## {result['question']}", "", f"{where}, {here['date']}; {versions}.", ""]
+            for table in result["tables"]:
+                lines += _table(table)
+    DOCS.write_text("\n".join(lines))
+
+
+def _table(table: Mapping[str, Any]) -> list[str]:
+    header = table["columns"]
+    rows = [
+        f"**{table['title']}**",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|---" * len(header) + "|",
+    ]
+    rows += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in table["rows"]]
+    return [*rows, "", *([table["note"], ""] if table.get("note") else [])]
+
+
+def ratio_table(title: str, rows: Mapping[str, Any], note: str = "") -> dict[str, Any]:
+    """Turn the result of `interleave` into a table."""
+    return {
+        "title": title,
+        "columns": ["variant", "seconds", "ratio", "quartiles"],
+        "rows": [
+            [
+                name,
+                f"{row['seconds']:.3f}",
+                f"{row['ratio']:.3f}",
+                f"{row['quartiles'][0]:.3f}-{row['quartiles'][1]:.3f}",
+            ]
+            for name, row in rows.items()
+        ],
+        "note": note,
+    }
