@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ckptlab.analyze.option import OPTIONS
-from ckptlab.errors import unknown_name
+from ckptlab.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -300,6 +300,8 @@ def compute(recording: Any, name: str, **options: Any) -> xr.DataArray | xr.Data
     ------
     UnknownNameError
         If there is no such metric, or it takes no such option.
+    ConfigError
+        If an option takes a whole number and got something else.
     StoreError
         If the run lacks an array that the metric needs.
     """
@@ -314,4 +316,8 @@ def compute(recording: Any, name: str, **options: Any) -> xr.DataArray | xr.Data
     require_arrays(source, metric.name, metric.needs)
     given = {key: value for key, value in options.items() if value is not None}
     settings = {key: given.get(key, metric.default(key)) for key in metric.options}
+    for key, value in settings.items():
+        least = OPTIONS[key].least
+        if least is not None and (not isinstance(value, int) or value < least):
+            raise ConfigError(f"{key} {value!r} of {metric.name} must be a whole number >= {least}")
     return describe(metric.function(source, **settings), metric, source)

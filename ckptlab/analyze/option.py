@@ -24,15 +24,15 @@ class Option:
         One line.
     default : str or int, optional
         Unless a metric has its own.
-    whole : bool
-        Whether it takes a whole number of at least 1 (`default` 0 allows 0).
+    least : int, optional
+        It takes a whole number, at least this.
     """
 
     name: str
     metavar: str
     help: str
     default: str | int | None = None
-    whole: bool = False
+    least: int | None = None
 
 
 OPTIONS: Mapping[str, Option] = MappingProxyType(
@@ -75,35 +75,35 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
                 name="count",
                 metavar="N",
                 default=10,
-                whole=True,
+                least=1,
                 help="How many weights to draw.",
             ),
             Option(
                 name="seed",
                 metavar="N",
                 default=0,
-                whole=True,
+                least=0,
                 help="Seed of the draw (NumPy's PCG64).",
             ),
             Option(
                 name="window",
                 metavar="N",
                 default=10,
-                whole=True,
+                least=2,
                 help="Consecutive recorded gradients taken as one sample of the noise.",
             ),
             Option(
                 name="components",
                 metavar="N",
                 default=10,
-                whole=True,
+                least=1,
                 help="How many principal components to return.",
             ),
             Option(
                 name="points",
                 metavar="N",
                 default=500,
-                whole=True,
+                least=2,
                 help="At most so many steps, evenly spaced among the selected ones, are used.",
             ),
         )

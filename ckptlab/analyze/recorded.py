@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from ckptlab.analyze.results import STEP_ATTRIBUTES
@@ -80,17 +81,29 @@ def recorded_series(source: Source, columns: Any) -> dict[str, xr.DataArray]:
     Returns
     -------
     dict of str to DataArray
-        Those of `SERIES` that the run holds.
+        Those of `SERIES` that the run holds, and of `EVALUATIONS`: NaN at steps without one.
     """
-    coords = {"step": ("step", source.steps[columns], dict(STEP_ATTRIBUTES))}
+    steps = source.steps[columns]
+    coords = {"step": ("step", steps, dict(STEP_ATTRIBUTES))}
+    values = {
+        name: np.asarray(source.small(name), float)[columns] for name in SERIES if source.has(name)
+    }
+    for name in EVALUATIONS:
+        if source.has(name):
+            values[name] = _at_steps(source.small("eval_step"), source.small(name), steps)
+    named = {**SERIES, **EVALUATIONS}
     return {
         name: xr.DataArray(
-            np.asarray(source.small(name), float)[columns],
-            coords,
-            ("step",),
-            name,
-            {"units": units, "long_name": long_name},
+            series, coords, ("step",), name, {"units": named[name][0], "long_name": named[name][1]}
         )
-        for name, (units, long_name) in SERIES.items()
-        if source.has(name)
+        for name, series in values.items()
     }
+
+
+def _at_steps(
+    at: npt.NDArray[Any], values: npt.NDArray[Any], steps: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    aligned = np.full(len(steps), np.nan)
+    _, here, there = np.intersect1d(steps, at, return_indices=True)
+    aligned[here] = values[there]
+    return aligned

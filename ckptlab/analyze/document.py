@@ -1,0 +1,77 @@
+"""The page docs/metrics.md, generated from the registry: ``python -m ckptlab.analyze.document``.
+
+Imports analyze.metric.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ckptlab.analyze.metric import METRICS, Metric
+from ckptlab.analyze.option import OPTIONS
+
+HEAD = """# Metrics
+
+Made from the registry by `python -m ckptlab.analyze.document > docs/metrics.md`; a test compares.
+
+Each metric is a command, `ckptlab analyze METRIC RUN`, a call, `run.analyze("METRIC")`, and a
+method of any dataset opened from a run, `ds.ckpt.METRIC()` (with underscores). Options have the
+same names everywhere, with underscores in Python.
+"""
+
+TAIL = """## What is measured
+
+- A rate is over the selected weights: after `--kinds` and `--mask`, zeros included.
+- A sign is -1, 0 or 1; a flip is a change between two non-zero signs.
+- `init` is step 0. `final` is the last recorded step; results say so where the run isn't complete.
+- `previous` is the previous recorded step, also when it lies before `--steps`; NaN at the first.
+  The coordinate `interval` counts the updates between the two.
+- A NaN in weights makes the cells it belongs to NaN, with a warning that names tensor and step.
+- Sums are taken in float64, counts in integers.
+- In Python, `mask` is also an array of bool over `param`, and `scheduler` a `distributed.Client`.
+"""
+
+
+def metrics_page() -> str:
+    """Write docs/metrics.md.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    lines = [HEAD, "| metric | what | unit | dims | needs |", "|---|---|---|---|---|"]
+    lines += [_row(metric) for metric in METRICS.values()]
+    lines += [
+        "",
+        "## Options",
+        "",
+        "| option | takes | default | what | of |",
+        "|---|---|---|---|---|",
+    ]
+    for option in OPTIONS.values():
+        takers = [m for m in METRICS.values() if option.name in m.options]
+        of = "all" if len(takers) == len(METRICS) else ", ".join(f"`{m.name}`" for m in takers)
+        flag = option.name.replace("_", "-")
+        taken = option.metavar.replace("|", "\\|")
+        defaults = {m.default(option.name) for m in takers} - {None}
+        default = " or ".join(f"`{d}`" for d in sorted(defaults, key=str)) or "all"
+        if option.name in ("mask", "scheduler"):
+            default = {"mask": "none", "scheduler": "`threads`"}[option.name]
+        lines.append(f"| `--{flag}` | `{taken}` | {default} | {option.help} | {of} |")
+    lines += ["", "## References", ""]
+    lines += [f"- `{metric.name}`: {metric.reference}." for metric in METRICS.values()]
+    return "\n".join([*lines, "", TAIL])
+
+
+def _row(metric: Metric) -> str:
+    dims = ", ".join(metric.dims)
+    if "by" in metric.options:
+        dims += "; with `--by`: layer or tensor, " + dims
+    needs = ", ".join(f"`{name}`" for name in metric.needs)
+    summary = metric.summary.replace("|", "\\|")
+    return f"| `{metric.name}` | {summary} | {metric.unit} | {dims} | {needs} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(metrics_page())

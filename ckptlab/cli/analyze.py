@@ -1,0 +1,162 @@
+"""``ckptlab analyze METRIC RUN``: one command for each entry of the registry.
+
+Imports analyze.metric and errors; xarray, dask and plotly only when a metric is computed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckptlab.analyze.metric import METRICS, Metric, metric_named
+from ckptlab.analyze.option import OPTIONS, Option
+from ckptlab.cli.options import json_option, print_json
+from ckptlab.errors import ConfigError, RunExistsError
+
+
+class MetricGroup(click.Group):
+    """Makes a command from a registry entry when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name `list` and every metric."""
+        return [*super().list_commands(ctx), *METRICS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Make the command of a metric; suggests the nearest for an unknown one."""
+        own = super().get_command(ctx, cmd_name)
+        return own or metric_command(metric_named(cmd_name))
+
+
+@click.group(cls=MetricGroup)
+def analyze() -> None:
+    """Measure a run.
+
+    Every metric takes a run, prints a table, and can write files, figures and JSON.
+    """
+
+
+@analyze.command("list")
+@json_option
+def list_metrics(as_json: bool) -> None:
+    """List the metrics."""
+    if as_json:
+        print_json([_entry(metric) for metric in METRICS.values()])
+        return
+    from rich import box
+    from rich.table import Table
+
+    from ckptlab.cli.results import stdout_console
+
+    table = Table("metric", "what", "needs", box=box.SIMPLE_HEAD)
+    for metric in METRICS.values():
+        table.add_row(metric.name, metric.summary, ", ".join(metric.needs))
+    stdout_console().print(table)
+
+
+def metric_command(metric: Metric) -> click.Command:
+    """Make the command of a metric.
+
+    Parameters
+    ----------
+    metric : Metric
+        Its registry entry.
+
+    Returns
+    -------
+    Command
+        Takes a run and the options of the entry.
+    """
+
+    def run(**given: Any) -> None:
+        _measure(metric, **given)
+
+    parameters: list[click.Parameter] = [click.Argument(["run"])]
+    parameters += [_flag(metric, OPTIONS[name]) for name in metric.options]
+    command = click.Command(
+        metric.name,
+        callback=run,
+        params=parameters,
+        help=f"{metric.summary}\n\nReference: {metric.reference}.",
+        short_help=metric.summary,
+    )
+    for decorate in (_output, _plot, _overwrite, json_option):
+        command = decorate(command)
+    return command
+
+
+_output = click.option(
+    "-o", "output", metavar="FILE", help="Write the result: .nc, .zarr, .csv (long) or .parquet."
+)
+_plot = click.option("--plot", metavar="FILE", help="Draw a figure: .html (offline) or .png.")
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+
+
+def _flag(metric: Metric, option: Option) -> click.Option:
+    default = metric.default(option.name)
+    return click.Option(
+        [f"--{option.name.replace('_', '-')}", option.name],
+        type=click.IntRange(min=option.least) if option.least is not None else str,
+        metavar=option.metavar,
+        default=None,
+        help=option.help + (f" [default: {default}]" if default is not None else ""),
+    )
+
+
+def _measure(
+    metric: Metric,
+    run: str,
+    *,
+    output: str | None,
+    plot: str | None,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    for path in (output, plot):
+        if path is not None:
+            _require_writable(path, overwrite)
+    from ckptlab.cli import results
+    from ckptlab.run import open_run
+
+    if output is not None:
+        results.require_format(output)
+    if plot is not None:
+        from ckptlab.report.figures import require_format
+
+        require_format(plot)
+    result = open_run(run).analyze(metric.name, **options)
+    written = []
+    if output is not None:
+        written.append(results.save(result, output))
+    if plot is not None:
+        from ckptlab.report.figures import figure, write_figure
+
+        written.append(write_figure(figure(result, metric), plot))
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        results.print_result(result)
+    for path in written:
+        # With --json, stdout is one document.
+        click.echo(path, err=as_json)
+
+
+def _require_writable(path: str, overwrite: bool) -> None:
+    if Path(path).exists() and not overwrite:
+        raise RunExistsError(f"{path} exists; give another name, or --overwrite to replace it")
+    if not Path(path).absolute().parent.is_dir():
+        raise ConfigError(f"the folder {Path(path).parent} does not exist; make it first")
+
+
+def _entry(metric: Metric) -> dict[str, Any]:
+    return {
+        "name": metric.name,
+        "summary": metric.summary,
+        "needs": list(metric.needs),
+        "dims": list(metric.dims),
+        "unit": metric.unit,
+        "reference": metric.reference,
+        "options": {name: metric.default(name) for name in metric.options},
+    }

@@ -1,0 +1,237 @@
+"""A plotly figure for each metric, from its result and the hints in the registry.
+
+Imports analyze.metric, report.template and errors. Whatever comes from a run is escaped: plotly
+reads a little HTML in names and titles.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ckptlab.analyze.metric import Metric
+from ckptlab.errors import ConfigError
+from ckptlab.report.template import COLOURS, DASHES, template
+
+FORMATS: tuple[str, ...] = (".html", ".png")
+"""Endings of figure files."""
+
+MARKERS_UP_TO = 40
+"""A line of so few points shows them."""
+
+
+def require_format(path: str) -> None:
+    """Raise ConfigError unless a figure of this name can be written."""
+    if Path(path).suffix not in FORMATS:
+        raise ConfigError(f"{path!r}: the ending must be one of {', '.join(FORMATS)}")
+    if path.endswith(".png"):
+        _require_kaleido()
+
+
+def figure(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
+    """Draw a result.
+
+    Parameters
+    ----------
+    result : DataArray or Dataset
+        Of the metric.
+    metric : Metric
+        Its entry in the registry, with hints.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        With our template; one panel for each variable of a Dataset.
+    """
+    draw = {"lines": _lines, "path": _path, "phases": _phases}[metric.plot.kind]
+    drawn = draw(result, metric)
+    drawn.update_layout(template=template(), title={"text": _title(result, metric)})
+    return drawn
+
+
+def write_figure(drawn: Any, path: str) -> str:
+    """Write a figure.
+
+    Parameters
+    ----------
+    drawn : plotly.graph_objects.Figure
+        What to write.
+    path : str
+        ``FILE.html`` holds plotly.js and works offline; ``FILE.png`` needs kaleido.
+
+    Returns
+    -------
+    str
+        The path.
+    """
+    if path.endswith(".html"):
+        drawn.write_html(path, include_plotlyjs=True, full_html=True)
+    else:
+        drawn.write_image(path, scale=2)
+    return path
+
+
+def _lines(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
+    from plotly.subplots import make_subplots
+
+    panels = _panels(result)
+    drawn = make_subplots(
+        rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.18 / max(len(panels), 2)
+    )
+    shared = len({tuple(name for name, _ in _curves(p)) for p in panels}) == 1
+    for row, panel in enumerate(panels, 1):
+        curves = list(_curves(panel))
+        for (name, values), (dash, colour) in zip(curves, _styles(len(curves)), strict=True):
+            x, y = _points(_positions(panel, metric.plot.log_x), values)
+            drawn.add_scatter(
+                x=x,
+                y=y,
+                name=_escaped(name),
+                legendgroup=name,
+                showlegend=len(curves) > 1 and (row == 1 or not shared),
+                mode="lines+markers" if len(x) <= MARKERS_UP_TO else "lines",
+                line={"color": colour, "dash": dash, "width": 2},
+                row=row,
+                col=1,
+            )
+        log_y = metric.plot.log_y and bool((panel.values > 0).any())
+        drawn.update_yaxes(
+            title_text=_axis_title(panel), type="log" if log_y else "linear", row=row, col=1
+        )
+    drawn.update_xaxes(type="log" if metric.plot.log_x else "linear")
+    drawn.update_xaxes(title_text=_step_title(panels[-1], metric), row=len(panels), col=1)
+    drawn.update_layout(height=max(480, 230 * len(panels)))
+    return drawn
+
+
+def _path(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
+    import plotly.graph_objects as go
+
+    del metric
+    projection = result["projection"].values
+    shares = result["explained_variance"].values
+    steps = result["step"].values
+    second = projection[1] if len(projection) > 1 else np.zeros(len(steps))
+    drawn = go.Figure(
+        go.Scatter(
+            x=projection[0],
+            y=second,
+            mode="lines+markers",
+            line={"color": "#BBBBBB"},
+            marker={
+                "color": steps,
+                "colorscale": "Viridis",
+                "size": 7,
+                "colorbar": {"title": "step"},
+            },
+            customdata=steps,
+            hovertemplate="step %{customdata}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+        )
+    )
+    titles = [
+        f"component {k + 1} ({100 * shares[k]:.1f} % of the variance) [weight]"
+        for k in range(min(2, len(shares)))
+    ]
+    drawn.update_xaxes(title_text=titles[0])
+    drawn.update_yaxes(title_text=titles[-1] if len(titles) > 1 else "")
+    drawn.update_layout(hovermode="closest", height=620)
+    return drawn
+
+
+def _phases(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
+    import plotly.graph_objects as go
+
+    del metric
+    drawn = go.Figure()
+    for k, phase in enumerate(result["phase"].values):
+        row = result.isel(phase=k)
+        drawn.add_bar(
+            x=[float(row["stop"]) - float(row["start"])],
+            base=[float(row["start"])],
+            y=[_escaped(str(phase))],
+            orientation="h",
+            marker={"color": COLOURS[k % len(COLOURS)]},
+            hovertext=_escaped(str(row["text"].item())),
+            hoverinfo="text",
+            showlegend=False,
+            text=_escaped(f"here: {row['agrees'].item()}"),
+        )
+    drawn.update_xaxes(title_text="step [optimizer updates]")
+    drawn.update_yaxes(autorange="reversed")
+    drawn.update_layout(hovermode="closest", height=140 + 80 * result.sizes["phase"])
+    return drawn
+
+
+def _panels(result: xr.DataArray | xr.Dataset) -> list[xr.DataArray]:
+    if isinstance(result, xr.DataArray):
+        return [result]
+    return [panel for panel in result.data_vars.values() if panel.dtype.kind in "fiu"]
+
+
+def _curves(panel: xr.DataArray) -> Iterator[tuple[str, Any]]:
+    axis = panel.dims[-1]
+    if panel.ndim == 1:
+        yield str(panel.name), panel.values
+        return
+    others = panel.dims[0]
+    for label, values in zip(panel[others].values, panel.transpose(..., axis).values, strict=True):
+        of = f"{panel['tensor'].sel(param=label).item()}, " if others == "param" else ""
+        yield f"{of}{label}", values
+
+
+def _styles(count: int) -> list[tuple[str, str]]:
+    styles = list(product(DASHES, COLOURS))
+    return [styles[k % len(styles)] for k in range(count)]
+
+
+def _positions(panel: xr.DataArray, log: bool) -> Any:
+    """Return steps for the axis; a logarithmic one has no place for step 0, which goes to 1/2."""
+    steps = panel[panel.dims[-1]].values.astype(float)
+    return np.where(steps == 0, 0.5, steps) if log else steps
+
+
+def _points(x: Any, values: Any) -> tuple[Any, Any]:
+    """Leave a gap where a value is missing; join what was measured now and then."""
+    finite = np.isfinite(values)
+    if 2 * finite.sum() < len(values):
+        return x[finite], values[finite]
+    return x, np.where(finite, values, None)
+
+
+def _step_title(panel: xr.DataArray, metric: Metric) -> str:
+    zero = bool((panel[panel.dims[-1]].values == 0).any())
+    note = ", step 0 drawn at 0.5" if metric.plot.log_x and zero else ""
+    return f"step [optimizer updates{note}]"
+
+
+def _axis_title(panel: xr.DataArray) -> str:
+    name = str(panel.attrs.get("long_name", panel.name))
+    units = str(panel.attrs.get("units", "1"))
+    against = panel.attrs.get("relative_to")
+    text = f"{name} (to {against})" if against is not None else name
+    return _escaped(text if units == "1" else f"{text} [{units}]")
+
+
+def _title(result: xr.DataArray | xr.Dataset, metric: Metric) -> str:
+    run = Path(str(result.attrs.get("run", ""))).name
+    relative = result.attrs.get("relative_to")
+    parts = [metric.name, f"relative to {relative}" if relative else "", run]
+    return _escaped(" · ".join(part for part in parts if part))
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text, quote=False)
+
+
+def _require_kaleido() -> None:
+    if importlib.util.find_spec("kaleido") is None:
+        raise ConfigError(
+            "drawing a .png needs kaleido: pip install 'ckptlab[png]', or draw an .html"
+        )
