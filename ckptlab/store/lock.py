@@ -7,6 +7,7 @@ dies, however it dies, and which forked data-loader workers do not inherit.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -93,6 +94,8 @@ class FileLock:
             except OSError as error:
                 content = os.pread(self._file, 4096, 0)
                 os.close(self._file)
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise WriteError(f"{path} cannot be locked: {error.strerror}") from error
                 raise LockedError(self._refusal(content)) from error
             status = os.fstat(self._file)
             self._key: tuple[int, int] | None = (status.st_dev, status.st_ino)
@@ -104,8 +107,10 @@ class FileLock:
                 StaleLockWarning,
                 stacklevel=4,
             )
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps(owner()).encode(), 0)
+        # Who writes is for messages only; on a full disk the lock holds without it.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, json.dumps(owner()).encode(), 0)
 
     def release(self) -> None:
         """Empty the lock file and let go; the file stays, so that no two inodes can be locked."""

@@ -5,6 +5,7 @@ Imports errors and store. obstore comes with the extra `cloud`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -12,9 +13,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ckptlab.errors import LockedError, StoreError, WriteError
+from ckptlab.errors import CkptlabError, LockedError, StoreError, WriteError
 from ckptlab.store.lock import Lock, StaleLockWarning, describe, owner
-from ckptlab.store.storage import LOCK, BytesLike, MissingObjectError
+from ckptlab.store.storage import LOCK, ROOT, BytesLike, MissingObjectError, oversized
 
 _MEMORY: dict[str, Any] = {}  # memory:// stores live as long as the process
 
@@ -45,16 +46,31 @@ class ObjectStorage:
         """Put one object; object stores do this atomically."""
         try:
             self._store.put(key, b"".join(parts))
-        except Exception as error:  # obstore's errors have no common base below Exception
+        except Exception as error:
             raise WriteError(f"{self.path}/{key} cannot be written: {_line(error)}") from error
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, limit: int | None = None) -> bytes:
         """Get one object."""
         try:
-            return bytes(self._store.get(key).bytes())
-        except FileNotFoundError as error:
-            raise MissingObjectError(f"{self.path}/{key} is missing") from error
+            found = self._store.get(key)
+            size = int(found.meta["size"])
+            accepted = limit is None or size <= limit
+            data = bytes(found.bytes()) if accepted else b""
+        except Exception as error:  # obstore's errors have no common base below Exception
+            if _is_missing(error):
+                raise MissingObjectError(f"{self.path}/{key} is missing") from error
+            raise StoreError(f"{self.path}/{key} cannot be read: {_line(error)}") from error
+        if limit is not None and not accepted:
+            raise oversized(f"{self.path}/{key}", size, limit)
+        return data
+
+    def size(self, key: str) -> int | None:
+        """Ask for the size of one object."""
+        try:
+            return int(self._store.head(key)["size"])
         except Exception as error:
+            if _is_missing(error):
+                return None
             raise StoreError(f"{self.path}/{key} cannot be read: {_line(error)}") from error
 
     def list(self, prefix: str = "") -> dict[str, int]:
@@ -69,16 +85,21 @@ class ObjectStorage:
         """Delete one object."""
         try:
             self._store.delete(key)
-        except FileNotFoundError:
-            return
         except Exception as error:
+            if _is_missing(error):
+                return
             raise WriteError(f"{self.path}/{key} cannot be deleted: {_line(error)}") from error
 
     def clear(self) -> None:
-        """Delete everything but the lock."""
+        """Delete everything but the lock, first what makes it a run."""
+        self.delete(ROOT)
         for key in self.list():
             if key != LOCK:
                 self.delete(key)
+
+    def unfinished(self) -> dict[str, int]:
+        """Return nothing: an object that was not completed does not exist."""
+        return {}
 
     def sweep(self) -> None:
         """Do nothing: an object that was not completed does not exist."""
@@ -119,31 +140,57 @@ class ObjectLock:
 
     def __init__(self, store: Any, path: str) -> None:
         self._store = store
+        self._path = path
         self._content = json.dumps(owner()).encode()
         try:
-            store.put(LOCK, self._content, mode="create")
-        except FileExistsError as error:
-            content = bytes(store.get(LOCK).bytes())
-            if not _is_gone(content):
-                raise LockedError(
-                    f"{path} is being written by {describe(content)}; wait for it to end, or "
-                    f"delete {path}/{LOCK} if that process is gone"
-                ) from error
-            warnings.warn(
-                f"{path}: took over the lock of {describe(content)}, which is gone",
-                StaleLockWarning,
-                stacklevel=4,
-            )
-            store.put(LOCK, self._content)
+            self._acquire()
+        except CkptlabError:
+            raise
         except Exception as error:
             raise WriteError(f"{path} cannot be written: {_line(error)}") from error
-        self._released = False
+        self._held = True
 
     def release(self) -> None:
-        """Delete the lock object."""
-        if not self._released:
-            self._released = True
-            self._store.delete(LOCK)
+        """Delete the lock object, unless it is another writer's by now."""
+        if not self._held:
+            return
+        self._held = False
+        # A lock that stays behind names this process, and is taken over once that is gone.
+        with contextlib.suppress(Exception):
+            if bytes(self._store.get(LOCK).bytes()) == self._content:
+                self._store.delete(LOCK)
+
+    def _acquire(self) -> None:
+        try:
+            self._store.put(LOCK, self._content, mode="create")
+        except Exception as error:
+            if not _is(error, "AlreadyExistsError", FileExistsError):
+                raise
+            self._take_over(error)
+
+    def _take_over(self, cause: Exception) -> None:
+        found = self._store.get(LOCK)
+        content, tag = bytes(found.bytes()), found.meta["e_tag"]
+        if content == self._content:
+            return  # the put was repeated after its answer was lost
+        refusal = LockedError(
+            f"{self._path} is being written by {describe(content)}; wait for it to end, or "
+            f"delete {self._path}/{LOCK} if that process is gone"
+        )
+        if not _is_gone(content):
+            raise refusal from cause
+        try:
+            # On the condition that it is still the one seen: of two that find it, one gets it.
+            self._store.put(LOCK, self._content, mode={"e_tag": tag})
+        except Exception as error:
+            if _is(error, "PreconditionError", FileExistsError):
+                raise refusal from error
+            raise
+        warnings.warn(
+            f"{self._path}: took over the lock of {describe(content)}, which is gone",
+            StaleLockWarning,
+            stacklevel=6,
+        )
 
 
 def _open(url: str) -> Any:
@@ -156,7 +203,8 @@ def _open(url: str) -> Any:
     if url.startswith("memory://"):
         return _MEMORY.setdefault(url.rstrip("/"), store.MemoryStore())
     options: dict[str, Any] = {}
-    if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+    endpoints = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    if any(os.environ.get(name, "").startswith("http://") for name in endpoints):
         options["client_options"] = {"allow_http": True}
     try:
         return store.from_url(url.rstrip("/"), **options)
@@ -175,6 +223,15 @@ def _is_gone(content: bytes) -> bool:
     except (ValueError, KeyError, TypeError, OSError):
         return False
     return False
+
+
+def _is_missing(error: Exception) -> bool:
+    return _is(error, "NotFoundError", FileNotFoundError)
+
+
+def _is(error: Exception, name: str, builtin: type[Exception]) -> bool:
+    """Say whether obstore means this: its versions raise an own error or a built-in one."""
+    return isinstance(error, builtin) or type(error).__name__ == name
 
 
 def _line(error: BaseException) -> str:

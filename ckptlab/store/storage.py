@@ -6,19 +6,23 @@ atomically, read whole, listed with their sizes and deleted; nothing is ever cha
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from ckptlab.errors import NoSpaceError, StoreError, WriteError
+from ckptlab.errors import CorruptError, NoSpaceError, StoreError, WriteError
 from ckptlab.store.lock import FileLock, Lock
 
 PARTIAL = ".partial"
 """Suffix of files that were not completed; they hold nothing and may be deleted."""
+
+ROOT = "zarr.json"
+"""Key of the root metadata."""
 
 LOCK = "writer.lock"
 """Key of the writer's lock."""
@@ -30,6 +34,7 @@ class MissingObjectError(StoreError):
     """An object that was asked for is not there."""
 
 
+@runtime_checkable
 class Storage(Protocol):
     """The files of one run."""
 
@@ -38,8 +43,14 @@ class Storage(Protocol):
     def put(self, key: str, parts: Sequence[BytesLike]) -> None:
         """Write the concatenated parts under `key`: readers see the old object or the new."""
 
-    def get(self, key: str) -> bytes:
-        """Return the whole object; MissingObjectError if it is not there."""
+    def get(self, key: str, limit: int | None = None) -> bytes:
+        """Return the whole object; MissingObjectError if it is not there.
+
+        An object of more than `limit` bytes is refused before it is read: a CorruptError.
+        """
+
+    def size(self, key: str) -> int | None:
+        """Return the size of one object in bytes; None if it is not there."""
 
     def list(self, prefix: str = "") -> dict[str, int]:
         """Return the keys under `prefix` with their sizes in bytes, without unfinished files."""
@@ -50,11 +61,17 @@ class Storage(Protocol):
     def clear(self) -> None:
         """Delete everything of the run."""
 
+    def unfinished(self) -> dict[str, int]:
+        """Return the files that a killed writer did not complete, with their sizes in bytes."""
+
     def sweep(self) -> None:
         """Delete the files that a killed writer did not complete."""
 
     def sync(self) -> None:
-        """Return once everything put so far survives a power loss."""
+        """Return once everything put so far survives a power loss.
+
+        An object that a put replaces survives one at any moment: as it was, or as it becomes.
+        """
 
     def lock(self) -> Lock:
         """Become the one writer; LockedError names who is."""
@@ -82,6 +99,7 @@ class LocalStorage:
         self.path = str(path)
         self._fsync = fsync
         self._unsynced: set[Path] = set()
+        self._unsynced_folders: set[Path] = set()
         self._folder_id: tuple[int, int] | None = None
 
     def put(self, key: str, parts: Sequence[BytesLike]) -> None:
@@ -90,10 +108,14 @@ class LocalStorage:
         temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}{PARTIAL}")
         try:
             self._make_folder(target.parent)
+            # A rename can reach the disk before the bytes do: what it replaces would be lost.
+            replaces = self._fsync and target.exists()
             try:
                 with temporary.open("xb", buffering=0) as file:
                     for part in parts:
                         _write_all(file.fileno(), part)
+                    if replaces:
+                        os.fsync(file.fileno())
                 temporary.replace(target)
             except BaseException:
                 temporary.unlink(missing_ok=True)
@@ -101,63 +123,82 @@ class LocalStorage:
         except OSError as error:
             raise _write_error(target, parts, error) from error
         if self._fsync:
-            self._unsynced.add(target)
+            self._unsynced_folders.add(target.parent)
+            if not replaces:
+                self._unsynced.add(target)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, limit: int | None = None) -> bytes:
         """Read one file."""
         try:
-            return (self.root / key).read_bytes()
+            with (self.root / key).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if limit is not None and size > limit:
+                    raise oversized(f"{self.root / key}", size, limit)
+                return file.read()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise MissingObjectError(f"{self.root / key} is missing") from error
         except OSError as error:
             raise StoreError(f"{self.root / key} cannot be read: {error.strerror}") from error
 
+    def size(self, key: str) -> int | None:
+        """Ask for the size of one file."""
+        try:
+            return (self.root / key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"{self.root / key} cannot be read: {error.strerror}") from error
+
     def list(self, prefix: str = "") -> dict[str, int]:
         """Walk the folder below `prefix`."""
-        found: dict[str, int] = {}
-        for folder, _, files in os.walk(self.root / prefix):
-            for name in files:
-                if not name.endswith(PARTIAL):
-                    file = Path(folder, name)
-                    try:
-                        found[file.relative_to(self.root).as_posix()] = file.stat().st_size
-                    except FileNotFoundError:  # replaced or removed while listing
-                        continue
-        return found
+        walked = self._walk(prefix).items()
+        return {key: size for key, size in walked if not key.endswith(PARTIAL)}
 
     def delete(self, key: str) -> None:
         """Remove one file."""
-        (self.root / key).unlink(missing_ok=True)
-        self._unsynced.discard(self.root / key)
+        file = self.root / key
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError(f"{file} cannot be deleted: {error.strerror}") from error
+        self._unsynced.discard(file)
+        if self._fsync:
+            self._unsynced_folders.add(file.parent)
 
     def clear(self) -> None:
         """Remove everything in the folder except the lock, which its holder releases."""
-        for entry in self.root.iterdir() if self.root.is_dir() else ():
-            if entry.name == LOCK:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        try:
+            # First what makes it a run, so that a crash leaves no run with holes.
+            (self.root / ROOT).unlink(missing_ok=True)
+            for entry in self.root.iterdir() if self.root.is_dir() else ():
+                if entry.name == LOCK:
+                    continue
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+        except OSError as error:
+            raise WriteError(f"{self.root} cannot be emptied: {error}") from error
+
+    def unfinished(self) -> dict[str, int]:
+        """List what a killed writer left half-written."""
+        return {key: size for key, size in self._walk().items() if key.endswith(PARTIAL)}
 
     def sweep(self) -> None:
         """Remove what a killed writer left half-written."""
-        for folder, _, files in os.walk(self.root):
-            for name in files:
-                if name.endswith(PARTIAL):
-                    Path(folder, name).unlink(missing_ok=True)
+        for key in self.unfinished():
+            self.delete(key)
 
     def sync(self) -> None:
         """Flush files, then their folders: a rename is durable only with its folder."""
-        pending, self._unsynced = sorted(self._unsynced), set()
-        folders: set[Path] = set()
+        files, self._unsynced = sorted(self._unsynced), set()
+        changed, self._unsynced_folders = self._unsynced_folders, set()
+        folders = set(changed)
+        for folder in changed:
+            folders |= {folder, *folder.parents} - set(self.root.parents)
         try:
-            for file in pending:
+            for file in files:
                 _fsync(file, os.O_RDONLY)
-                folder = file.parent
-                while folder not in folders and folder != self.root.parent:
-                    folders.add(folder)
-                    folder = folder.parent
             for folder in sorted(folders, reverse=True):
                 _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
@@ -171,21 +212,35 @@ class LocalStorage:
             raise StoreError(f"{self.root} is a file, not a folder") from error
         except OSError as error:
             raise _write_error(self.root, (), error) from error
+        if self._fsync:
+            self._unsynced_folders.add(self.root.parent)
         lock = FileLock(self.root / LOCK)
         self._folder_id = _identity(self.root)
         return lock
 
     def exists(self) -> bool:
         """Whether the path is taken; an empty folder, or one with a lock alone, is not."""
-        if self.root.is_dir():
-            return any(entry.name != LOCK for entry in self.root.iterdir())
-        return self.root.exists()
+        try:
+            if self.root.is_dir():
+                return any(entry.name != LOCK for entry in self.root.iterdir())
+            return self.root.exists()
+        except OSError as error:
+            raise StoreError(f"{self.root} cannot be read: {error.strerror}") from error
 
     def zarr_store(self) -> Any:
         """Open the folder with Zarr."""
         from zarr.storage import LocalStore
 
         return LocalStore(self.root, read_only=True)
+
+    def _walk(self, prefix: str = "") -> dict[str, int]:
+        found: dict[str, int] = {}
+        for folder, _, files in os.walk(self.root / prefix):
+            for name in files:
+                file = Path(folder, name)
+                with contextlib.suppress(OSError):  # replaced or removed while listing
+                    found[file.relative_to(self.root).as_posix()] = file.stat().st_size
+        return found
 
     def _make_folder(self, folder: Path) -> None:
         # A writer must not bring a store that was removed or replaced back as a torso.
@@ -194,14 +249,14 @@ class LocalStorage:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def open_storage(path: str | os.PathLike[str] | Any, *, fsync: bool = True) -> Storage:
+def open_storage(path: str | os.PathLike[str] | Storage | Any, *, fsync: bool = True) -> Storage:
     """Find the storage for a path.
 
     Parameters
     ----------
-    path : str, path-like or Zarr store
-        A local path, a URL such as ``s3://bucket/run.zarr``, ``gs://…`` or ``memory://name``, or
-        an open Zarr store over one of these.
+    path : str, path-like, Storage or Zarr store
+        A local path, a URL such as ``s3://bucket/run.zarr``, ``gs://…`` or ``memory://name``, a
+        storage that is open already, or an open Zarr store over one of these.
     fsync : bool
         Whether a local run survives power loss (see `Storage.sync`).
 
@@ -215,6 +270,8 @@ def open_storage(path: str | os.PathLike[str] | Any, *, fsync: bool = True) -> S
     StoreError
         If the path is a URL and obstore is not installed or does not know it.
     """
+    if isinstance(path, Storage):
+        return path
     if not isinstance(path, str | os.PathLike):
         return _from_zarr(path)
     text = os.fspath(path)
@@ -225,6 +282,11 @@ def open_storage(path: str | os.PathLike[str] | Any, *, fsync: bool = True) -> S
     from ckptlab.store.objects import ObjectStorage
 
     return ObjectStorage(text)
+
+
+def oversized(label: str, size: int, limit: int) -> CorruptError:
+    """Build the error for an object that is larger than anything ckptlab writes there."""
+    return CorruptError(f"{label} has {size:,} bytes, and at most {limit:,} can be right")
 
 
 def _from_zarr(store: Any) -> Storage:
