@@ -313,7 +313,7 @@ class Recorder:
             if self._resume:
                 self._take_up(buffers[0])
             self._norms = GradientNorms(self._captured.parameters)
-            threads = min(4, max((os.cpu_count() or 1) - 1, 1)) if cuda else 1
+            threads = encoding_threads() if cuda else 1
             self._committer = Committer(writer, buffers, threads=threads, nice=0 if cuda else NICE)
         except BaseException:
             writer.abandon()
@@ -487,6 +487,11 @@ class Recorder:
     def _require_open(self) -> None:
         if self._state != "open":
             raise RecordingError("the recorder records inside its `with` block only")
+
+
+def encoding_threads() -> int:
+    """Return how many cores compress where training runs on a GPU."""
+    return min(4, max((os.cpu_count() or 1) - 1, 1))
 
 
 def _put(row: torch.Tensor, value: Number | None, name: str) -> None:

@@ -221,7 +221,10 @@ class RecordConfig(Section):
         ("weights",), "what is recorded", "weights, gradients"
     )
     codec: Literal["dense", "fast", "auto"] = setting(
-        "dense", "how it is compressed", "dense, fast or auto"
+        "dense", "how it is compressed; auto: dense if it fits the budget", "dense, fast or auto"
+    )
+    budget: Positive = setting(
+        0.03, "share of a step that compression may cost under codec auto", "a number > 0"
     )
     memory: Memory = setting("1GiB", "for blocks in the making", "bytes, or a size such as 512MiB")
     flush_seconds: Positive = setting(60.0, "a block closes after this", "a number > 0")

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckptlab.errors import ConfigError
-from ckptlab.record.recorder import Recorder, RecorderStats
+from ckptlab.record.calibrate import choose_codec
+from ckptlab.record.recorder import Recorder, RecorderStats, encoding_threads
 from ckptlab.record.schedule import parse_schedule, parse_step
 from ckptlab.store.reader import open_store
 from ckptlab.train.config import Config
 from ckptlab.train.evaluate import Evaluation
 from ckptlab.train.numerics import numerics, resolve_device
-from ckptlab.train.plan import recorded_steps
+from ckptlab.train.plan import measure_step, recorded_steps
 from ckptlab.train.resume import as_before, require_resumable, require_same_machine
 from ckptlab.train.step import StepResult
 from ckptlab.train.training import Training, build
@@ -125,7 +126,7 @@ def _recorder(
         training.optimizer,
         steps=record.steps,
         arrays=record.arrays,
-        codec=record.codec,
+        codec=_codec(config, training, resume=resume),
         memory=record.memory,
         flush_seconds=record.flush_seconds,
         sync_seconds=record.sync_seconds,
@@ -138,6 +139,17 @@ def _recorder(
         seeds={"init": seeds.init, "order": seeds.order, "augment": seeds.augment},
         attributes={"classes": list(training.task.data.classes)},
     )
+
+
+def _codec(config: Config, training: Training, *, resume: bool) -> str:
+    """Settle ``auto`` before the arrays are made; a run that is taken up again keeps its codec."""
+    if config.record.codec != "auto" or resume:
+        return "dense" if resume else config.record.codec
+    parameters = sum(parameter.numel() for parameter in training.model.parameters())
+    # On the CPU, compression takes its time from training.
+    free = encoding_threads() if training.device.type == "cuda" else 0
+    step_seconds = measure_step(config)
+    return choose_codec(parameters, step_seconds, threads=free, budget=config.record.budget)
 
 
 class _Loop:

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from ckptlab.record.calibrate import choose_codec, encode_seconds
+
+
+def test_a_step_long_enough_for_compression_gets_the_dense_codec() -> None:
+    seconds = encode_seconds(10_000_000)
+    assert seconds > 0
+    assert choose_codec(10_000_000, seconds * 1e6, threads=0) == "dense"
+    assert choose_codec(10_000_000, seconds / 1e6, threads=0) == "fast"
+
+
+def test_free_cores_count_as_whole_steps_and_others_as_the_budget() -> None:
+    seconds = encode_seconds(10_000_000) * 10
+    assert choose_codec(10_000_000, seconds, threads=1) == "dense"
+    assert choose_codec(10_000_000, seconds, threads=0, budget=1e-6) == "fast"
+
+
+def test_cost_grows_with_the_model() -> None:
+    assert encode_seconds(2**24) > encode_seconds(2**14)
