@@ -80,7 +80,7 @@ def test_item_is_the_lazy_history_of_one_tensor(recorded) -> None:
 def test_unknown_names_and_steps_suggest_the_nearest(recorded) -> None:
     run = ckptlab.open_run(recorded[0])
     with pytest.raises(UnknownNameError, match=r"low\.weight"):
-        run["low.weigth"]
+        run["low.weights"]
     with pytest.raises(MissingStepError, match="step=40"):
         run.state_dict(41)
 

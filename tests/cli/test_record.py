@@ -58,7 +58,7 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["-S", "train.stepz=3"], "train.steps"),
-        (["-S", "trian.steps=3"], "train"),
+        (["-S", "trains.steps=3"], "train"),
         (["-S", "train.steps=many"], "train.steps"),
         (["-S", "train.batch_size=1.5"], "train.batch_size"),
         (["-S", "model.name=resnet19"], "resnet20"),
