@@ -130,7 +130,8 @@ def read_chunk(storage: Storage, name: str, document: Document, position: int) -
     key = chunk_key(name, document, position)
     shape = document["chunk_grid"]["configuration"]["chunk_shape"]
     try:
-        body = verified(storage.get(key))
+        size = math.prod(shape) * little(document).itemsize + 4
+        body = verified(storage.get(key, limit=size))
         return np.frombuffer(body, little(document)).reshape(shape).copy()
     except MissingObjectError as error:
         raise CorruptError(f"{storage.path}/{key} is missing; run ckptlab verify") from error

@@ -22,6 +22,20 @@ KINDS: tuple[str, ...] = ("conv", "linear", "norm", "bias", "embedding", "other"
 DEFAULT_KINDS: tuple[str, ...] = ("conv", "linear")
 """The kinds pooled unless told otherwise: the weights that pruning acts on."""
 
+PARAMETER_DTYPES: tuple[str, ...] = ("float32", "float16", "bfloat16")
+"""Types of parameters: those that float32 holds exactly."""
+
+BUFFER_DTYPES: tuple[str, ...] = (
+    "float64",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+)
+"""Types of buffers that are stored in an array of their own."""
+
 MAX_PARAMETERS = 2**40
 
 
@@ -252,8 +266,8 @@ class Layout:
                     name=_text(row["name"]),
                     shape=_shape(row["shape"]),
                     offset=_count(row["offset"]),
-                    dtype=_text(row["dtype"]),
-                    kind=_text(row["kind"]),
+                    dtype=_one_of(row["dtype"], PARAMETER_DTYPES),
+                    kind=_one_of(row["kind"], KINDS),
                     trainable=bool(row["trainable"]),
                     prunable=bool(row["prunable"]),
                     aliases=tuple(_text(a) for a in row["aliases"]),
@@ -265,8 +279,8 @@ class Layout:
                     name=_text(row["name"]),
                     shape=_shape(row["shape"]),
                     offset=_count(row["offset"]),
-                    dtype=_text(row["dtype"]),
-                    array=_text(row["array"]),
+                    dtype=_one_of(row["dtype"], (*PARAMETER_DTYPES, *BUFFER_DTYPES)),
+                    array=_one_of(row["array"], [_buffer_array(row["dtype"])]),
                     aliases=tuple(_text(a) for a in row["aliases"]),
                 )
                 for row in attributes["buffers"]
@@ -294,6 +308,16 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected text, got {value!r:.80}")
     return value
+
+
+def _one_of(value: object, accepted: Sequence[str]) -> str:
+    if value not in accepted:
+        raise ValueError(f"expected one of {', '.join(accepted)}, got {value!r:.80}")
+    return _text(value)
+
+
+def _buffer_array(dtype: object) -> str:
+    return f"buffers_{dtype}" if dtype in BUFFER_DTYPES else "buffers"
 
 
 def _count(value: object) -> int:

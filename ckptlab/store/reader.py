@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,17 +22,22 @@ from ckptlab.errors import (
     unknown_name,
 )
 from ckptlab.store import schema
-from ckptlab.store.arrays import Document, metadata_digest
+from ckptlab.store.anchors import read_anchor
+from ckptlab.store.arrays import STEP_AXES, Document, metadata_digest
 from ckptlab.store.block import Anchor
 from ckptlab.store.growing import read_all
 from ckptlab.store.layout import Layout
-from ckptlab.store.shards import Grid, Shard, is_sharded, shard_key
-from ckptlab.store.storage import MissingObjectError, Storage, open_storage
+from ckptlab.store.shards import Grid, is_sharded
+from ckptlab.store.storage import ROOT, MissingObjectError, Storage, open_storage
+from ckptlab.store.stored import StoredArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
+__all__ = ["StoredArray", "StoredRun", "open_store", "read_root"]
+
 STATES = ("recording", "complete", "interrupted")
+BLOCKS = (1, 2, 4, 8, 16, 32)
 MAX_ROOT_BYTES = 2**28
 
 
@@ -243,147 +246,17 @@ class StoredRun:
                 continue  # a state that appeared later has no shards at earlier anchors
             sizes = self._storage.list(name)
             for key, _, _ in grid.keys(name):
-                if not sizes.get(key):
+                # Asked for again: a listing may miss a file that is being replaced.
+                if not sizes.get(key) and not self._storage.size(key):
                     raise CorruptError(f"{self.path}/{key} is missing or empty; run ckptlab verify")
-
-
-class StoredArray:
-    """One large array, read whole shards at a time. Small and picklable.
-
-    Parameters
-    ----------
-    path : str
-        Of the run.
-    name : str
-        Of the array.
-    document : dict
-        Its metadata.
-    storage : Storage, optional
-        Opened from `path` if not given.
-    """
-
-    def __init__(
-        self, path: str, name: str, document: Document, storage: Storage | None = None
-    ) -> None:
-        self.path = path
-        self.name = name
-        self._document = document
-        self._storage = storage
-        self.grid = Grid.of(document)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return StoredArray, (self.path, self.name, self._document)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Parameters and recorded steps."""
-        return self.grid.shape
-
-    @property
-    def chunk(self) -> tuple[int, int]:
-        """Parameters and steps of an inner chunk."""
-        return self.grid.chunk
-
-    @property
-    def shard(self) -> tuple[int, int]:
-        """Parameters and steps of a shard."""
-        return self.grid.shard
-
-    def read_shard(self, i: int, j: int) -> Shard:
-        """Read the shard at row `i` along the parameters and block `j`; CorruptError if damaged."""
-        if self._storage is None:
-            self._storage = open_storage(self.path)
-        key = shard_key(self.name, i, j)
-        label = f"{self.path}/{key}"
-        try:
-            return Shard(self._storage.get(key), self.grid, i, j, label)
-        except MissingObjectError as error:
-            raise CorruptError(f"{label} is missing; run ckptlab verify") from error
-
-    def read_block(self, j: int) -> npt.NDArray[Any]:
-        """Read block `j` whole, shape (steps, param): step by step, as it was recorded."""
-        columns = slice(j * self.shard[1], min((j + 1) * self.shard[1], self.shape[1]))
-        rows = np.empty((columns.stop - columns.start, self.shape[0]), self.grid.dtype)
-        for start, chunk in self._chunks(j):
-            part = rows[:, start : start + self.chunk[0]]
-            np.copyto(part, chunk[: part.shape[1], : part.shape[0]].T)
-        return rows
-
-    def read_column(self, column: int) -> npt.NDArray[Any]:
-        """Read one step, shape (param,)."""
-        j, within = divmod(column, self.shard[1])
-        values = np.empty(self.shape[0], self.grid.dtype)
-        for start, chunk in self._chunks(j):
-            part = values[start : start + self.chunk[0]]
-            np.copyto(part, chunk[: len(part), within])
-        return values
-
-    def _chunks(self, j: int) -> Any:
-        out = np.empty(self.chunk, self.grid.dtype)
-        for i in range(self.grid.shard_grid[0]):
-            shard = self.read_shard(i, j)
-            for c in range(shard.chunk_count):
-                yield shard.rows.start + c * self.chunk[0], shard.decode(c, out)
-
-
-def read_anchor(
-    storage: Storage,
-    metadata: Mapping[str, Document],
-    anchors: list[int],
-    step: int,
-) -> Anchor | None:
-    """Read the optimizer's state at an anchor.
-
-    Parameters
-    ----------
-    storage : Storage
-        Where the run lies.
-    metadata : mapping of str to dict
-        Documents of the arrays.
-    anchors : list of int
-        Steps of the committed anchors.
-    step : int
-        Which one.
-
-    Returns
-    -------
-    Anchor or None
-        None if the step is no anchor.
-
-    Raises
-    ------
-    CorruptError
-        If it is damaged.
-    """
-    if step not in anchors or schema.OPTIMIZER_ROW not in metadata:
-        return None
-    column = anchors.index(step)
-
-    def read(name: str) -> npt.NDArray[Any]:
-        return StoredArray(storage.path, name, metadata[name], storage).read_column(column)
-
-    row = read(schema.OPTIMIZER_ROW).tobytes()
-    (length,) = struct.unpack_from("<Q", row)
-    if length + 8 > len(row):
-        raise CorruptError(f"{storage.path}: the optimizer's row at step {step} is damaged")
-    sizes = storage.list()
-    states = {}
-    for name in metadata:
-        key = name.removeprefix(schema.OPTIMIZER)
-        is_state = name != key and name != schema.OPTIMIZER_ROW
-        if is_state and shard_key(name, 0, column) in sizes:
-            states[key] = read(name)
-    return Anchor(step=step, states=states, row=row[8 : 8 + length])
 
 
 def _load_root(storage: Storage) -> dict[str, Any]:
     try:
-        data = storage.get("zarr.json")
+        data = storage.get(ROOT, limit=MAX_ROOT_BYTES)
     except MissingObjectError as error:
         what = "is no ckptlab run" if storage.exists() else "does not exist"
         raise StoreError(f"{storage.path} {what}; record one with: ckptlab record") from error
-    if len(data) > MAX_ROOT_BYTES:
-        raise CorruptError(f"{storage.path}/zarr.json has {len(data):,} bytes; that is no run")
     try:
         root = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -395,12 +268,10 @@ def _load_root(storage: Storage) -> dict[str, Any]:
 
 def _check_metadata(metadata: dict[str, Document], attributes: dict[str, Any]) -> None:
     """Raise what the caller turns into CorruptError unless the arrays are as format 1 says."""
-    if attributes["state"] not in STATES:
-        raise ValueError(f"state {attributes['state']!r:.40} is none of {', '.join(STATES)}")
-    layout = Layout.from_attributes(attributes)
+    layout = _check_attributes(attributes)
     expected = schema.documents(
         layout,
-        block=int(attributes["block"]),
+        block=attributes["block"],
         codec=attributes["codec"],
         optional=["gradients"] if "gradients" in metadata else [],
     )
@@ -411,7 +282,7 @@ def _check_metadata(metadata: dict[str, Document], attributes: dict[str, Any]) -
             continue
         if name == schema.OPTIMIZER_ROW:
             like = schema.optimizer_row_document(document["shape"][0])
-        elif name.startswith(schema.OPTIMIZER) and "/" not in name and ".." not in name:
+        elif schema.is_optimizer_name(name):
             like = schema.optimizer_document(layout.parameters, attributes["codec"])
         else:
             raise ValueError(f"array {name!r:.80} is not of format {schema.FORMAT}")
@@ -425,11 +296,31 @@ def _check_metadata(metadata: dict[str, Document], attributes: dict[str, Any]) -
         raise ValueError("a step axis has an absurd length")
 
 
+def _check_attributes(attributes: dict[str, Any]) -> Layout:
+    if attributes["state"] not in STATES:
+        raise ValueError(f"state {attributes['state']!r:.40} is none of {', '.join(STATES)}")
+    layout = Layout.from_attributes(attributes)
+    if not layout.parameters:
+        raise ValueError("the tensor table holds no parameter")
+    if type(attributes["block"]) is not int or attributes["block"] not in BLOCKS:
+        raise ValueError(f"block {attributes['block']!r:.40} is no power of two up to 32")
+    if attributes["coordinates"] != "tensor_index":
+        raise ValueError(f"coordinates {attributes['coordinates']!r:.40} is not tensor_index")
+    return layout
+
+
 def _require_like(name: str, document: Document, expected: Document) -> None:
-    for key in ("data_type", "chunk_grid", "codecs", "fill_value", "dimension_names"):
-        if document[key] != expected[key]:
-            raise ValueError(f"array {name!r:.80} has another {key}")
-    free = 1 if expected["dimension_names"][-1] in ("step", "anchor", "eval_step") else 0
-    cut = len(expected["shape"]) - free
-    if document["shape"][:cut] != expected["shape"][:cut] or len(document["shape"]) != cut + free:
+    attributes, units = document["attributes"], expected["attributes"].get("units")
+    if not set(attributes) <= {"long_name", "units"} or attributes.get("units") != units:
+        # Others would have xarray change the values, such as scale_factor.
+        raise ValueError(f"array {name!r:.80} has other attributes")
+    shape, likely = document["shape"], expected["shape"]
+    if not all(type(n) is int for n in shape) or len(shape) != len(likely):
         raise ValueError(f"array {name!r:.80} has another shape")
+    cut = len(shape) - (expected["dimension_names"][-1] in STEP_AXES)
+    if shape[:cut] != likely[:cut]:
+        raise ValueError(f"array {name!r:.80} has another shape")
+    # As text, for which 1, 1.0 and true are three things.
+    free = {"shape": shape, "attributes": attributes}
+    if json.dumps(document, sort_keys=True) != json.dumps({**expected, **free}, sort_keys=True):
+        raise ValueError(f"array {name!r:.80} is not stored as format {schema.FORMAT} says")

@@ -5,6 +5,7 @@ Imports arrays, codecs and layout. Adding an array over the steps is one new row
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -175,6 +176,14 @@ def documents(
     found["tensor"] = arrays.strings("tensor", len(layout.tensors))
     found["tensor_index"] = arrays.constant(["param"], layout.parameters, "int32", CODECS["zstd"])
     return found
+
+
+def is_optimizer_name(name: str) -> bool:
+    """Say whether a name can be that of an array of a parameter-shaped optimizer state."""
+    # It becomes the name of a folder or of an object, and must not be one elsewhere.
+    return (
+        name != OPTIMIZER_ROW and re.fullmatch(r"optimizer_[A-Za-z0-9_-]{1,100}", name) is not None
+    )
 
 
 def optimizer_document(parameters: int, codec: str) -> Document:

@@ -95,6 +95,12 @@ class Grid:
         """Inner chunks of a shard, all along the parameters."""
         return self.shard[0] // self.chunk[0]
 
+    @property
+    def max_bytes(self) -> int:
+        """Size no shard file exceeds, however badly it compresses."""
+        raw = self.shard[0] * self.shard[1] * self.dtype.itemsize
+        return 2 * raw + 1024 * (self.chunks_per_shard + 1)
+
     def keys(self, name: str) -> Iterator[tuple[str, int, int]]:
         """Yield the key of every shard with its position."""
         for i in range(self.shard_grid[0]):

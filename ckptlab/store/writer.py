@@ -17,19 +17,21 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from ckptlab.errors import CorruptError, RunExistsError, StoreError
+from ckptlab.errors import StoreError
 from ckptlab.store import schema
-from ckptlab.store.arrays import Document, root_document, with_length
+from ckptlab.store.anchors import read_anchor
+from ckptlab.store.arrays import STEP_AXES, Document, root_document, with_length
 from ckptlab.store.block import Anchor, Block, Evaluation
-from ckptlab.store.codecs import CODECS, checksummed
-from ckptlab.store.growing import GrowingArray, chunk_key, chunk_length, read_all, read_chunk
+from ckptlab.store.constants import CONSTANTS, write_constants
+from ckptlab.store.growing import GrowingArray, read_all
 from ckptlab.store.layout import Layout
 from ckptlab.store.lock import Lock
-from ckptlab.store.reader import StoredArray, read_anchor, read_root
-from ckptlab.store.shards import EncodeMap, Grid, encode_shard, is_sharded, shard_key
-from ckptlab.store.storage import Storage
+from ckptlab.store.markers import committed_keys, read_markers
+from ckptlab.store.reader import StoredArray, read_root
+from ckptlab.store.shards import EncodeMap, Grid, encode_shard, shard_key
+from ckptlab.store.storage import ROOT, Storage
+from ckptlab.store.vacancy import require_free
 
-ROOT = "zarr.json"
 SERIES = schema.SERIES
 
 
@@ -122,10 +124,10 @@ class StoreWriter:
         LockedError
             If another writer is at it.
         """
-        _require_free(storage, overwrite)
+        require_free(storage, overwrite=overwrite)
         lock = storage.lock()
         try:
-            _require_free(storage, overwrite)  # another writer may have come first
+            require_free(storage, overwrite=overwrite)  # another writer may have come first
             storage.clear()
             root = {
                 **attributes,
@@ -138,12 +140,16 @@ class StoreWriter:
             }
             documents = schema.documents(layout, block=block, codec=codec, optional=optional)
             writer = cls(storage, lock, json.loads(json.dumps(root, allow_nan=False)), documents)
-            writer._write_constants()
+            write_constants(storage, layout)
+            for name in CONSTANTS:
+                writer._write_document(name)
             writer._open_growing()
             writer._grow("step", capacity)
             writer._grow("anchor", max(capacity // block, 1))
             writer._grow("eval_step", 1)
-            writer._commit()
+            storage.sync()
+            writer._write_root()
+            storage.sync()
             return writer
         except BaseException:
             lock.release()
@@ -177,7 +183,7 @@ class StoreWriter:
             attributes, documents = read_root(storage)
             attributes.pop("metadata_digest")
             writer = cls(storage, lock, attributes, documents)
-            writer._load_lengths()
+            writer._load_markers()
             return writer
         except BaseException:
             lock.release()
@@ -205,6 +211,7 @@ class StoreWriter:
         last = self.steps[-1] if self.steps else -1
         self.anchors = [step for step in self.anchors if step <= last]
         self.evaluations = [step for step in self.evaluations if step <= last]
+        self._mend_documents()
         self._open_growing()
         # The view shrinks first: a reader or a crash in between sees fewer steps, never wrong ones.
         self._write_root()
@@ -243,7 +250,11 @@ class StoreWriter:
         steps = block.series["step"]
         self._growing["step"].write(block.start, steps)
         self.steps[block.start :] = [int(step) for step in steps]
-        self._commit(durable=durable)
+        if durable:
+            # Before the view: after a power loss it must not name steps that have no marker.
+            self._storage.sync()
+            self._synced = time.monotonic()
+        self._write_root()
 
     def write_evaluations(self, evaluations: list[Evaluation]) -> None:
         """Commit evaluations alone.
@@ -255,7 +266,8 @@ class StoreWriter:
         """
         self._grow("eval_step", len(self.evaluations) + len(evaluations))
         self._append_evaluations(evaluations)
-        self._commit()
+        self._storage.sync()
+        self._write_root()
 
     def set_attributes(self, **changes: Any) -> None:
         """Change root attributes; they are written with the next commit."""
@@ -274,7 +286,8 @@ class StoreWriter:
             self._capacity = self._lengths()
             for name in self._documents:
                 self._write_document(name)
-            self._commit()
+            self._storage.sync()
+            self._write_root()
             self._storage.sync()
         finally:
             self._lock.release()
@@ -323,31 +336,16 @@ class StoreWriter:
         lengths = self._lengths()
         return {name: with_length(doc, lengths) for name, doc in self._documents.items()}
 
-    def _commit(self, *, durable: bool = True) -> None:
-        self._write_root()
-        if durable:
-            self._storage.sync()
-            self._synced = time.monotonic()
-
     def _write_root(self) -> None:
-        if self.steps:
-            self.attributes |= {"start": self.steps[0], "end": self.steps[-1]}
+        span = {"start": self.steps[0], "end": self.steps[-1]} if self.steps else {}
+        self.attributes = {k: v for k, v in self.attributes.items() if k not in ("start", "end")}
+        self.attributes |= span
         root = root_document(self.attributes, self._view())
         self._storage.put(ROOT, [json.dumps(root, allow_nan=False).encode()])
 
     def _write_document(self, name: str) -> None:
         document = with_length(self._documents[name], self._capacity)
         self._storage.put(f"{name}/zarr.json", [json.dumps(document).encode()])
-
-    def _write_constants(self) -> None:
-        names = [tensor.name.encode() for tensor in self.layout.tensors]
-        text = struct.pack("<I", len(names))
-        text += b"".join(struct.pack("<I", len(name)) + name for name in names)
-        self._storage.put("tensor/c/0", [checksummed(text)])
-        index = self.layout.tensor_index().astype("<i4")
-        self._storage.put("tensor_index/c/0", [CODECS["zstd"].encode(index)])
-        for name in ("tensor", "tensor_index"):
-            self._write_document(name)
 
     def _open_growing(self) -> None:
         lengths = self._lengths()
@@ -417,85 +415,52 @@ class StoreWriter:
         self._growing["eval_step"].write(start, np.array([e.step for e in evaluations], "<i8"))
         self.evaluations += [e.step for e in evaluations]
 
-    def _load_lengths(self) -> None:
-        committed = schema.committed_lengths(self._documents)
-        for axis in self._capacity:
-            document = json.loads(self._storage.get(f"{axis}/zarr.json"))
-            self._capacity[axis] = int(document["shape"][-1])
-        self.steps = self._leading("step", committed["step"])
-        last = self.steps[-1] if self.steps else -1
-        self.anchors = [s for s in self._leading("anchor", committed["anchor"]) if s <= last]
-        self.evaluations = [
-            s for s in self._leading("eval_step", committed["eval_step"]) if s <= last
-        ]
-        for key, size in self._storage.list("weights").items():
-            if not key.endswith(ROOT):
-                self._shard_bytes[key] = size
-        self.weight_bytes = sum(self._shard_bytes.values())
+    def _load_markers(self) -> None:
+        markers = read_markers(self._storage, self._documents)
+        self.steps, self.anchors = markers.steps, markers.anchors
+        self.evaluations = markers.evaluations
+        for axis, length in markers.lengths().items():
+            own = self._own_document(axis) or {"shape": [0]}
+            self._capacity[axis] = max(length, int(own["shape"][-1]))
+        self._count_shards()
 
-    def _leading(self, axis: str, committed: int) -> list[int]:
-        """Return the entries of an axis that were written, at least the committed ones."""
-        document = self._documents[axis]
-        length = chunk_length(document)
-        found: list[int] = []
-        while len(found) % length == 0:
-            try:
-                values = read_chunk(self._storage, axis, document, len(found) // length)
-            except CorruptError:
-                if len(found) < committed:
-                    raise
-                break  # the commit may be one block ahead of the view, not behind it
-            written = np.minimum.accumulate(values >= 0)
-            found += [int(step) for step in values[written]]
-            if not written.all():
-                break
-        return found
+    def _own_document(self, name: str) -> Document | None:
+        """Read an array's own metadata; None if that is missing or damaged."""
+        try:
+            document = json.loads(self._storage.get(f"{name}/{ROOT}", limit=2**20))
+        except (StoreError, ValueError, RecursionError):
+            return None
+        expected = self._documents[name]
+        if not isinstance(document, dict) or not isinstance(document.get("shape"), list):
+            return None
+        shape: list[Any] = document["shape"]
+        sound = len(shape) == len(expected["shape"]) and all(type(n) is int for n in shape)
+        return document if sound and {**document, "shape": expected["shape"]} == expected else None
+
+    def _mend_documents(self) -> None:
+        """Make the arrays' own metadata agree: a writer may have died while it grew them."""
+        for name, document in self._documents.items():
+            if self._own_document(name) != with_length(document, self._capacity):
+                self._write_document(name)
+
+    def _count_shards(self) -> None:
+        listed = self._storage.list("weights").items()
+        self._shard_bytes = {key: size for key, size in listed if not key.endswith(ROOT)}
+        self.weight_bytes = sum(self._shard_bytes.values())
 
     def _delete_orphans(self) -> None:
         """Delete shards past the end: zarr would read them even when it replaces them whole."""
         view = self._view()
-        for name, document in view.items():
-            if is_sharded(document):
-                kept = {key for key, _, _ in Grid.of(document).keys(name)}
-            elif name in SERIES:
-                chunks = -(-document["shape"][-1] // chunk_length(document))
-                kept = {chunk_key(name, document, position) for position in range(max(chunks, 1))}
-            else:
-                continue
-            for key in self._storage.list(name):
-                if key not in kept and not key.endswith(ROOT):
-                    self._storage.delete(key)
-        self._shard_bytes = {
-            key: size
-            for key, size in self._storage.list("weights").items()
-            if not key.endswith(ROOT)
-        }
-        self.weight_bytes = sum(self._shard_bytes.values())
+        kept = {key for name, doc in view.items() for key in committed_keys(name, doc)}
+        # Markers first: they never name what is gone.
+        for key in sorted(self._storage.list(), key=lambda k: k.split("/")[0] not in STEP_AXES):
+            name, _, rest = key.partition("/")
+            is_chunk = name in view and rest.startswith("c/")
+            never_committed = name not in view and name.startswith(schema.OPTIMIZER)
+            if never_committed or (is_chunk and key not in kept):
+                self._storage.delete(key)
+        self._count_shards()
 
 
 def _little(row: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(row, "<f4")
-
-
-def _require_free(storage: Storage, overwrite: bool) -> None:
-    if not storage.exists():
-        return
-    if overwrite and ROOT in storage.list():
-        return
-    raise _exists(storage, overwrite)
-
-
-def _exists(storage: Storage, overwrite: bool) -> RunExistsError:
-    if overwrite:
-        return RunExistsError(
-            f"{storage.path} exists and is no run, so it is not overwritten; use another path"
-        )
-    hint = "use another path, or overwrite it"
-    try:
-        attributes, _ = read_root(storage)
-    except StoreError:
-        return RunExistsError(f"{storage.path} exists and is no run; use another path")
-    state = attributes.get("state")
-    if state != "complete":
-        hint = f"take it up with --resume (resume=True), {hint}"
-    return RunExistsError(f"{storage.path} exists and holds a run ({state}); {hint}")

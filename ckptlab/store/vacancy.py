@@ -1,0 +1,79 @@
+"""Whether a new run may be written at a path.
+
+Imports reader, schema, storage and errors.
+"""
+
+from __future__ import annotations
+
+from ckptlab.errors import RunExistsError, StoreError
+from ckptlab.store import schema
+from ckptlab.store.reader import read_root
+from ckptlab.store.storage import LOCK, PARTIAL, ROOT, Storage
+
+
+def is_free(storage: Storage) -> bool:
+    """Say whether nothing lies at a path, or only what is left of a run that never began.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where.
+
+    Returns
+    -------
+    bool
+        True also for the arrays of a run whose writer was killed before it was complete enough to
+        hold a step; nothing but these is taken for one.
+    """
+    if not storage.exists():
+        return True
+    keys = {*storage.list(), *storage.unfinished()}
+    return ROOT not in keys and LOCK in keys and all(_is_ours(key) for key in keys)
+
+
+def require_free(storage: Storage, *, overwrite: bool) -> None:
+    """Refuse to write where something lies.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where.
+    overwrite : bool
+        Whether a run there may be replaced; anything else never is.
+
+    Raises
+    ------
+    RunExistsError
+        If the path is taken; it says by what and what to do.
+    """
+    if is_free(storage):
+        return
+    if overwrite:
+        if _is_run(storage):
+            return
+        raise RunExistsError(
+            f"{storage.path} exists and is no run, so it is not overwritten; use another path"
+        )
+    hint = "use another path, or overwrite it"
+    try:
+        attributes, _ = read_root(storage)
+    except StoreError as error:
+        what = f"holds a run that cannot be read ({error})" if _is_run(storage) else "is no run"
+        raise RunExistsError(f"{storage.path} exists and {what}; use another path") from error
+    state = attributes["state"]
+    if state != "complete":
+        hint = f"take it up with --resume (resume=True), {hint}"
+    raise RunExistsError(f"{storage.path} exists and holds a run ({state}); {hint}")
+
+
+def _is_run(storage: Storage) -> bool:
+    """Tell a run, even a damaged one or one of a newer format, from any other Zarr group."""
+    return bool(storage.size(ROOT)) and b'"metadata_digest"' in storage.get(ROOT)
+
+
+def _is_ours(key: str) -> bool:
+    first = key.partition("/")[0]
+    if first in (LOCK, "weights", "gradients", "tensor", "tensor_index", *schema.SERIES):
+        return True
+    unfinished_root = first.startswith(ROOT) and first.endswith(PARTIAL)
+    return unfinished_root or first.startswith(("buffers", schema.OPTIMIZER))
