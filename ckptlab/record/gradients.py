@@ -1,13 +1,16 @@
 """Gradients and their norms by tensor, taken where they are, without waiting for the device.
 
-Imports nothing of ckptlab.
+Imports gather.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+
+from ckptlab.record.gather import gather_gradients, segment_norms
 
 
 class GradientNorms:
@@ -25,6 +28,9 @@ class GradientNorms:
         # On the device once: copying them there at every step would wait for it.
         self._sizes = torch.tensor([max(p.numel(), 1) for p in parameters], dtype=torch.float32)
         self._sizes = self._sizes.to(device)
+        ends = np.cumsum([p.numel() for p in parameters])
+        self._offsets = np.concatenate([[0], ends]).astype(np.int64)
+        self._row = np.empty(ends[-1] if device.type == "cpu" else 0, np.float32)
         self._chosen: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def write(self, norm: torch.Tensor, mean_abs: torch.Tensor) -> bool:
@@ -35,6 +41,9 @@ class GradientNorms:
         bool
             Whether any parameter had a gradient.
         """
+        if len(self._row) and gather_gradients(self._parameters, self._row):
+            segment_norms(self._row, self._offsets, norm.numpy(), mean_abs.numpy())
+            return True
         gradients = [_values(p.grad) for p in self._parameters if p.grad is not None]
         if len(gradients) == len(self._parameters):
             torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32), out=norm)

@@ -19,6 +19,7 @@ from ckptlab.errors import CkptlabError, ConfigError, RecordingError, unknown_na
 from ckptlab.record.capture import capture
 from ckptlab.record.committer import Committer, Job
 from ckptlab.record.environment import describe_environment
+from ckptlab.record.gather import Gather
 from ckptlab.record.gradients import GradientNorms, write_gradients
 from ckptlab.record.interrupt import Interrupts
 from ckptlab.record.optimizer import copy_state, restore_state
@@ -313,6 +314,8 @@ class Recorder:
             if self._resume:
                 self._take_up(buffers[0])
             self._norms = GradientNorms(self._captured.parameters)
+            live = {"weights": self._captured.parameters, **self._captured.buffers}
+            self._gathers = {array: Gather(tensors) for array, tensors in live.items()}
             threads = encoding_threads() if cuda else 1
             self._committer = Committer(writer, buffers, threads=threads, nice=0 if cuda else NICE)
         except BaseException:
@@ -388,9 +391,8 @@ class Recorder:
     def _record(self) -> None:
         buffer = self._buffer or self._next_buffer()
         slot, rows = buffer.count, buffer.device_rows
-        torch._foreach_copy_(buffer.views["weights"][slot], self._captured.parameters)
-        for array, live in self._captured.buffers.items():
-            torch._foreach_copy_(buffer.views[array][slot], live)
+        for array, gather in self._gathers.items():
+            gather.copy(rows[array][slot], buffer.views[array][slot])
         self._record_gradients(buffer, slot)
         loss, accuracy, skipped = self._latest
         _put(rows["loss"][slot], loss, "loss")
