@@ -111,9 +111,10 @@ def _require_free(path: str, settings: Config) -> None:
     from ckptlab.errors import StoreError
     from ckptlab.store.reader import read_root
     from ckptlab.store.storage import open_storage
+    from ckptlab.store.vacancy import is_free
 
     storage = open_storage(path)
-    if not storage.exists():
+    if is_free(storage):
         return
     try:
         attributes, _ = read_root(storage)

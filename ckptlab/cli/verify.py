@@ -20,11 +20,11 @@ from ckptlab.cli.options import json_option, print_json
 @click.pass_context
 def verify(ctx: click.Context, run: str, deep: bool, repair: bool, as_json: bool) -> int:
     """Check RUN: structure, commit markers, checksums. Exits 1 if something is wrong."""
-    from ckptlab.store.verify import repair as repair_run
+    from ckptlab.store.repair import repair as repair_run
     from ckptlab.store.verify import verify as verify_run
 
     del ctx
-    outcome = repair_run(run) if repair else None
+    outcome = repair_run(run, deep=deep) if repair else None
     report = verify_run(run, deep=deep)
     if as_json:
         print_json({**report.to_dict(), "repair": outcome.to_dict() if outcome else None})

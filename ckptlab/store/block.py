@@ -59,7 +59,8 @@ class Block:
     rows : dict of str to ndarray
         Large arrays by name, shape (steps, param) or (steps, buffer).
     series : dict of str to ndarray
-        Arrays over steps by name, shape (steps,) or (tensor, steps); ``step`` among them.
+        Arrays over steps by name, shape (steps,) or (tensor, steps); ``step`` among them. Of those
+        that are left out, the fill value is stored.
     anchor : Anchor or None
         The optimizer at the last step; None if it is not known exactly.
     evaluations : list of Evaluation
@@ -73,6 +74,11 @@ class Block:
     evaluations: list[Evaluation] = field(default_factory=list)
 
     @property
+    def count(self) -> int:
+        """Number of its steps."""
+        return len(self.series["step"])
+
+    @property
     def stop(self) -> int:
         """Position behind its last step."""
-        return self.start + len(self.series["step"])
+        return self.start + self.count

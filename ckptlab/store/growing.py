@@ -38,7 +38,7 @@ class GrowingArray:
         self._document = document
         self._chunk_length = chunk_length(document)
         self._position = -1
-        self._values = self._blank()
+        self._values = self.blank(self._chunk_length)
         self.truncate(length)
 
     def truncate(self, length: int) -> None:
@@ -50,7 +50,7 @@ class GrowingArray:
             self._values = (
                 read_chunk(self._storage, self._name, self._document, position)
                 if stored
-                else self._blank()
+                else self.blank(self._chunk_length)
             )
         self._values[..., length - position * self._chunk_length :] = self._fill()
 
@@ -68,7 +68,7 @@ class GrowingArray:
         while offset < values.shape[-1]:
             position, column = divmod(start + offset, self._chunk_length)
             if position != self._position:
-                self._position, self._values = position, self._blank()
+                self._position, self._values = position, self.blank(self._chunk_length)
             count = min(values.shape[-1] - offset, self._chunk_length - column)
             self._values[..., column : column + count] = values[..., offset : offset + count]
             self.flush()
@@ -79,13 +79,14 @@ class GrowingArray:
         key = chunk_key(self._name, self._document, self._position)
         self._storage.put(key, [checksummed(self._values.tobytes())])
 
+    def blank(self, length: int) -> Array:
+        """Return `length` entries of the fill value."""
+        shape = self._document["chunk_grid"]["configuration"]["chunk_shape"]
+        return np.full([*shape[:-1], length], self._fill(), little(self._document))
+
     def _fill(self) -> Any:
         fill = self._document["fill_value"]
         return np.nan if fill == "NaN" else fill
-
-    def _blank(self) -> Array:
-        shape = self._document["chunk_grid"]["configuration"]["chunk_shape"]
-        return np.full(shape, self._fill(), little(self._document))
 
 
 def chunk_length(document: Document) -> int:

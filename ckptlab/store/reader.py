@@ -84,7 +84,33 @@ def read_root(storage: Storage) -> tuple[dict[str, Any], dict[str, Document]]:
     StoreError
         If there is no run, it was written in a newer format, or the metadata is damaged.
     """
-    root = _load_root(storage)
+    return check_root(storage, load_root(storage))
+
+
+def check_root(
+    storage: Storage, root: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Document]]:
+    """Check the root metadata.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the run lies.
+    root : dict
+        As `load_root` gives it.
+
+    Returns
+    -------
+    attributes : dict
+        Root attributes.
+    metadata : dict of str to dict
+        Documents of the arrays, cut at what is committed.
+
+    Raises
+    ------
+    StoreError
+        If it is of no run, of a newer format, or damaged.
+    """
     attributes = root.get("attributes")
     if not isinstance(attributes, dict) or "format" not in attributes:
         raise StoreError(f"{storage.path} is a Zarr group, but no ckptlab run")
@@ -251,7 +277,24 @@ class StoredRun:
                     raise CorruptError(f"{self.path}/{key} is missing or empty; run ckptlab verify")
 
 
-def _load_root(storage: Storage) -> dict[str, Any]:
+def load_root(storage: Storage) -> dict[str, Any]:
+    """Read the root metadata as it is.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the run lies.
+
+    Returns
+    -------
+    dict
+        The content of the root ``zarr.json``.
+
+    Raises
+    ------
+    StoreError
+        If there is no Zarr group, or its metadata is no JSON.
+    """
     try:
         data = storage.get(ROOT, limit=MAX_ROOT_BYTES)
     except MissingObjectError as error:

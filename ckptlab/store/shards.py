@@ -232,6 +232,15 @@ class Shard:
         except ValueError as error:
             raise self._corrupt(f"inner chunk {c}: {error}") from error
 
+    def check_whole(self) -> None:
+        """Check every byte by its checksum, padding included; CorruptError if one is wrong."""
+        offsets, lengths = self._index.T
+        ends = np.concatenate([np.zeros(1, np.uint64), np.cumsum(lengths, dtype=np.uint64)])
+        if (offsets != ends[:-1]).any() or int(ends[-1]) != self._index_start:
+            raise self._corrupt("index: the chunks do not follow each other")
+        for c in range(self._grid.chunks_per_shard):
+            self.check(c)
+
     def _read_index(self, size: int) -> npt.NDArray[np.uint64]:
         count = self._grid.chunks_per_shard
         length = count * 16 + 4
@@ -242,7 +251,8 @@ class Shard:
         except ValueError as error:
             raise self._corrupt(f"index: {error}") from error
         index = np.frombuffer(body, "<u8").reshape(count, 2)
-        limit = np.uint64(size - length)
+        self._index_start = size - length
+        limit = np.uint64(self._index_start)
         if (index > limit).any() or (index.sum(axis=1) > limit).any():
             raise self._corrupt("index: a chunk lies outside the file")
         return index

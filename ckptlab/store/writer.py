@@ -236,9 +236,9 @@ class StoreWriter:
         self._make_room(block)
         for name, rows in block.rows.items():
             self._write_rows(name, rows, block.start // self.block)
-        for name, values in block.series.items():
-            if name != "step":
-                self._growing[name].write(block.start, values)
+        for name, array in self._growing.items():
+            if SERIES[name].axis == "step" and name not in ("step", "digest"):
+                array.write(block.start, block.series.get(name, array.blank(block.count)))
         digests = [xxhash.xxh3_64_intdigest(_little(row).data) for row in block.rows["weights"]]
         self._growing["digest"].write(block.start, np.array(digests, "<u8"))
         self._append_evaluations(block.evaluations)
