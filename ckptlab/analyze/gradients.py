@@ -63,8 +63,9 @@ def gradient_magnitude(
     moments = compute_moments(
         source, selection, array="gradients", previous=False, scheduler=scheduler
     )
-    mean = share(moments.magnitude, selection.weights[:, None])
-    return xr.Dataset(_variables(np.sqrt(moments.square), mean, selection))
+    weights = selection.weights[:, None]
+    norm = np.where(weights > 0, np.sqrt(moments.square), np.nan)
+    return xr.Dataset(_variables(norm, share(moments.magnitude, weights), selection))
 
 
 def pooled_gradients(source: Source, selection: Selection) -> dict[str, xr.DataArray]:

@@ -36,12 +36,15 @@ class Stretch:
         Snapshots to compare with.
     groups : int
         Number of groups.
+    product : bool
+        Whether Σw·w_prev is wanted.
     """
 
     group: npt.NDArray[np.int32]
     tensor: npt.NDArray[np.int32]
     references: npt.NDArray[np.float32]
     groups: int
+    product: bool = False
 
     def plan(self, start: int, stop: int) -> tuple[Array, Array]:
         """Order the selected rows of a chunk by group; return them and the segments."""
@@ -120,7 +123,7 @@ class Accumulator:
         references, rows = stretch.references.shape
         shape = (stretch.groups, columns)
         self.stretch = stretch
-        self.sums = np.zeros((SUMS + references, *shape))
+        self.sums = np.zeros((SUMS + 2 * references, *shape))
         self.counts = np.zeros((COUNTS + references, *shape), np.int64)
         self.extremes = np.empty((2, *shape), np.float32)
         self.extremes[0] = np.inf
@@ -154,6 +157,7 @@ class Accumulator:
                 segments,
                 references,
                 carry,
+                self.stretch.product,
                 self.sums[:, :, part],
                 self.counts[:, :, part],
                 self.extremes[:, :, part],
@@ -249,7 +253,7 @@ def join(left: Piece, right: Piece, stretch: Stretch) -> Piece:
     Piece
         If the two touch, the first step of `right` is compared with the last of `left`.
     """
-    if left.stop == right.start and right.columns[:1] == [right.start]:
+    if left.stop == right.start and right.start in right.columns[:1]:
         right = _with_border(left.last, right, stretch)
     return Piece(
         left.start,
@@ -299,13 +303,17 @@ def _with_border(before: Array, piece: Piece, stretch: Stretch) -> Piece:
     border.carry[:] = before
     border.visit(0, np.ascontiguousarray(piece.first[:, None]), 0, 1)
     sums, counts = piece.sums.copy(), piece.counts.copy()
-    sums[CHANGE, :, 0] = border.sums[CHANGE, :, 0]
+    for k in (CHANGE, PRODUCT):
+        sums[k, :, 0] = border.sums[k, :, 0]
     counts[FLIPS, :, 0] = border.counts[FLIPS, :, 0]
     return replace(piece, sums=sums, counts=counts)
 
 
 CHANGE = 3
 """Position of Σ(w−w_prev)² among the sums."""
+
+PRODUCT = 4
+"""Position of Σw·w_prev among the sums."""
 
 FLIPS = 1
 """Position of the flips since the previous step among the counts."""

@@ -1,0 +1,135 @@
+"""The engine: NaN, unfinished runs, schedulers, laziness, and what it reads."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+
+import ckptlab
+from ckptlab.analyze.metric import METRICS, compute
+from ckptlab.analyze.notices import NaNWarning, UnfinishedRunWarning
+from ckptlab.store.shards import Shard
+from tests.analyze import brute
+from tests.analyze.recordings import Made
+
+
+def test_nan_makes_its_cells_nan_and_is_named(marred: Made) -> None:
+    run = ckptlab.open_run(marred.path)
+    with pytest.warns(NaNWarning) as caught:
+        flips = run.analyze("sign-flips", by="tensor")
+    text = str(caught[0].message)
+    assert "'conv.weight' at step 0 (1 values)" in text
+    assert "'big.weight' at steps 9 to 16 (5 values)" in text
+    nan = {
+        name: np.flatnonzero(np.isnan(flips.sel(tensor=name))).tolist()
+        for name in ("conv.weight", "big.weight", "out.weight")
+    }
+    assert nan == {"conv.weight": [0, 1], "big.weight": [0, 9, 10, 16, 17], "out.weight": [0]}
+    for chosen in ("conv.weight", "big.weight"):
+        rows = marred.tensor == marred.names.index(chosen)
+        w = marred.weights[rows].astype(float)
+        reference = brute.reference_columns(w, marred.steps, "previous")
+        got = flips.sel(tensor=chosen).values
+        np.testing.assert_allclose(got, brute.sign_flips(w, reference), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["weight-distance", "cosine", "weight-magnitude", "telemetry"])
+def test_no_cell_with_nan_is_averaged_away(marred: Made, name: str) -> None:
+    with pytest.warns(NaNWarning, match=r"big\.weight"):
+        result = compute(ckptlab.open_run(marred.path), name)
+    variables = result.data_vars.values() if isinstance(result, xr.Dataset) else [result]
+    for variable in variables:
+        if "weights" in variable.attrs and not str(variable.name).startswith("gradient"):
+            assert np.isnan(variable.sel(step=[9, 16])).all(), variable.name
+
+
+def test_only_selected_steps_are_warned_about(marred: Made) -> None:
+    run = ckptlab.open_run(marred.path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NaNWarning)
+        result = run.analyze("weight-magnitude", steps="10:16")
+        assert not np.isnan(result).any()
+        assert np.isnan(run.analyze("sign-flips", kinds="norm")[0])
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous", "processes"])
+def test_schedulers_of_dask_agree(made: Made, scheduler: str) -> None:
+    run = ckptlab.open_run(made.path)
+    expected = run.analyze("telemetry", by="layer")
+    xr.testing.assert_allclose(run.analyze("telemetry", by="layer", scheduler=scheduler), expected)
+
+
+def test_reads_every_chunk_once(wide: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    decode = Shard.decode
+
+    def counted(self: Shard, c: int, out=None):
+        decoded.append(c)
+        return decode(self, c, out)
+
+    monkeypatch.setattr(Shard, "decode", counted)
+    run = ckptlab.open_run(wide.path)
+    chunks = 3 * 2  # three blocks, two chunks of parameters
+    run.analyze("sign-flips", scheduler="synchronous")
+    assert len(decoded) == chunks
+    decoded.clear()
+    run.analyze("telemetry", scheduler="synchronous")
+    assert len(decoded) == chunks + 2 * 2  # and the blocks of the first and the last snapshot
+    decoded.clear()
+    run.analyze("sign-flips", steps="40:50", scheduler="synchronous")
+    assert len(decoded) == 2
+
+
+def test_nothing_is_computed_before_a_metric_is_asked_for(wide: Made) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("computed")
+
+    with dask.config.set(scheduler=refuse):
+        dataset = xr.open_zarr(wide.path)
+        accessor = dataset.isel(step=slice(3, 50)).ckpt
+        assert "weight_distance" in dir(accessor)
+        # The default scheduler is dask's own setting, so this one would have been used.
+        with pytest.raises(AssertionError, match="computed"):
+            accessor.weight_change()
+
+
+def test_metrics_need_no_torch() -> None:
+    code = (
+        "import sys, ckptlab.analyze.metric\n"
+        "heavy = {'torch', 'numba', 'dask', 'xarray', 'numpy', 'plotly'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    import subprocess
+    import sys
+
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_unfinished_runs_are_measured_and_said_so(made: Made, tmp_path: Path, name: str) -> None:
+    path = _interrupted(made, tmp_path)
+    with pytest.warns(UnfinishedRunWarning, match="interrupted: measured on the 77 steps"):
+        result = ckptlab.open_run(path).analyze(name)
+    assert result.attrs["run_state"] == "interrupted"
+    assert result.attrs["final"] == "step 100, the last committed"
+
+
+def _interrupted(made: Made, tmp_path: Path) -> Path:
+    """Copy a run and mark it as the writer would have, had it been interrupted."""
+    import json
+
+    from ckptlab.store.arrays import root_document
+
+    path = tmp_path / "interrupted.zarr"
+    shutil.copytree(made.path, path)
+    root = json.loads((path / "zarr.json").read_text())
+    attributes = {**root["attributes"], "state": "interrupted"}
+    metadata = root["consolidated_metadata"]["metadata"]
+    (path / "zarr.json").write_text(json.dumps(root_document(attributes, metadata)))
+    return path
