@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from ckptlab.analyze.metric import METRICS
-from ckptlab.analyze.moments import Against, Moments, compute_moments
+from ckptlab.analyze.moments import Moments, compute_moments
 from ckptlab.analyze.results import compared, labelled, share
 from ckptlab.analyze.selection import Reference, find_reference, select
 from ckptlab.analyze.source import Source
@@ -116,7 +116,7 @@ def cosine(source: Source, *, relative_to: Any = "init", **options: Any) -> xr.D
     DataArray, dims (step,) or (layer | tensor, step)
         w·r / (‖w‖₂ ‖r‖₂), in [−1, 1]; NaN where a norm is 0.
     """
-    moments, reference = moments_against(source, relative_to, **options)
+    moments, reference = moments_against(source, relative_to, product=True, **options)
     return cosine_of(moments, reference)
 
 
@@ -154,6 +154,7 @@ def moments_against(
     kinds: Any = None,
     mask: Any = None,
     scheduler: Any = None,
+    product: bool = False,
 ) -> tuple[Moments, Reference]:
     """Select, resolve the reference and read the recording once.
 
@@ -167,6 +168,8 @@ def moments_against(
         As `selection.select` takes them.
     scheduler : object
         As `open_executor` takes it.
+    product : bool
+        Whether w·w_prev is wanted.
 
     Returns
     -------
@@ -182,6 +185,7 @@ def moments_against(
         selection,
         (reference,),
         previous=relative_to is not None and reference.step is None,
+        product=product and reference.step is None,
         scheduler=scheduler,
     )
     return moments, reference
@@ -221,18 +225,16 @@ def cosine_of(moments: Moments, reference: Reference) -> xr.DataArray:
     moments : Moments
         The sums.
     reference : Reference
-        The snapshot r.
+        The snapshot r; for ``previous`` the product must have been asked for.
 
     Returns
     -------
     DataArray
-        With 2 w·r = Σw² + Σr² − Σ(w−r)², whose rounding error stays that of the norms.
+        In [−1, 1], also where rounding would say 1 + 10⁻¹⁶.
     """
-    against: Against = moments.against(reference)
-    square = _per_step(against.square)
-    product = 0.5 * (moments.square + square - against.distance)
-    norms = np.sqrt(moments.square) * np.sqrt(square)
-    return _compared("cosine", np.clip(share(product, norms), -1, 1), moments, reference)
+    against = moments.against(reference)
+    norms = np.sqrt(moments.square) * np.sqrt(_per_step(against.square))
+    return _compared("cosine", np.clip(share(against.product, norms), -1, 1), moments, reference)
 
 
 def _per_step(values: Any) -> Any:

@@ -29,7 +29,7 @@ TILE = 2048
 
 GROUP = 4 * LANES
 
-SUMS = 4
+SUMS = 5
 """Sums without a reference."""
 
 COUNTS = 2
@@ -78,6 +78,16 @@ def _sign(values: Array, size: int, signs: Array) -> None:
 
 
 @numba.njit(**COMPILE)
+def _shift_signs(signs: Array, pitch: int, rows: Array, carry: Array, others: Array) -> None:
+    later = others[1:]
+    for i in range(later.size):
+        later[i] = signs[i]
+    for r in range(rows.size):
+        value = carry[rows[r]]
+        others[r * pitch] = np.int8(value > 0) - np.int8(value < 0)
+
+
+@numba.njit(**COMPILE)
 def _add_sums(now: Array, before: Array, size: int, totals: Array) -> None:
     total = totals.reshape(totals.size)
     for start in range(0, size, GROUP):
@@ -99,21 +109,39 @@ def _add_sums(now: Array, before: Array, size: int, totals: Array) -> None:
 
 
 @numba.njit(**COMPILE)
-def _add_distance(now: Array, other: Array, size: int, total: Array) -> None:
+def _add_product(now: Array, before: Array, size: int, total: Array) -> None:
+    for start in range(0, size, LANES):
+        x = now[start : start + LANES]
+        y = before[start : start + LANES]
+        for c in range(LANES):
+            total[c] += np.float64(x[c]) * np.float64(y[c])
+
+
+@numba.njit(**COMPILE)
+def _add_reference(now: Array, other: Array, size: int, total: Array) -> None:
     for start in range(0, size, GROUP):
         x = now[start : start + GROUP]
         y = other[start : start + GROUP]
         for c in range(LANES):
-            p = np.float64(x[c]) - np.float64(y[c])
-            q = np.float64(x[c + LANES]) - np.float64(y[c + LANES])
-            s = np.float64(x[c + 2 * LANES]) - np.float64(y[c + 2 * LANES])
-            t = np.float64(x[c + 3 * LANES]) - np.float64(y[c + 3 * LANES])
+            p = np.float64(x[c])
+            q = np.float64(x[c + LANES])
+            s = np.float64(x[c + 2 * LANES])
+            t = np.float64(x[c + 3 * LANES])
+            a = np.float64(y[c])
+            b = np.float64(y[c + LANES])
+            d = np.float64(y[c + 2 * LANES])
+            e = np.float64(y[c + 3 * LANES])
+            total[c + LANES] += (p * a + q * b) + (s * d + t * e)
+            p -= a
+            q -= b
+            s -= d
+            t -= e
             total[c] += (p * p + q * q) + (s * s + t * t)
 
 
 @numba.njit(**COMPILE)
-def _add_distance_to_rows(now: Array, origins: Array, size: int, total: Array) -> None:
-    # As `_add_distance`, where a run of lanes is one row: its origin need not be spread.
+def _add_reference_of_rows(now: Array, origins: Array, size: int, total: Array) -> None:
+    # As `_add_reference`, where a run of lanes is one row: its origin need not be spread.
     for r in range(0, size // LANES, 4):
         x = now[r * LANES : r * LANES + GROUP]
         a = np.float64(origins[r])
@@ -121,10 +149,15 @@ def _add_distance_to_rows(now: Array, origins: Array, size: int, total: Array) -
         d = np.float64(origins[r + 2])
         e = np.float64(origins[r + 3])
         for c in range(LANES):
-            p = np.float64(x[c]) - a
-            q = np.float64(x[c + LANES]) - b
-            s = np.float64(x[c + 2 * LANES]) - d
-            t = np.float64(x[c + 3 * LANES]) - e
+            p = np.float64(x[c])
+            q = np.float64(x[c + LANES])
+            s = np.float64(x[c + 2 * LANES])
+            t = np.float64(x[c + 3 * LANES])
+            total[c + LANES] += (p * a + q * b) + (s * d + t * e)
+            p -= a
+            q -= b
+            s -= d
+            t -= e
             total[c] += (p * p + q * q) + (s * s + t * t)
 
 
@@ -225,6 +258,7 @@ SIGNATURE = numba.types.void(
     numba.int64[:, ::1],
     numba.types.Array(numba.float32, 2, "C", readonly=True),
     numba.float32[::1],
+    numba.boolean,
     numba.float64[:, :, :],
     numba.int64[:, :, :],
     numba.float32[:, :, :],
@@ -240,6 +274,7 @@ def accumulate(
     segments: Array,
     references: Array,
     carry: Array,
+    product: bool,
     sums: Array,
     counts: Array,
     extremes: Array,
@@ -260,8 +295,10 @@ def accumulate(
         Snapshots to compare with.
     carry : ndarray of float32, shape (rows,)
         The weights one step before `start`.
-    sums : ndarray of float64, shape (SUMS + references, groups, columns)
-        Σw, Σ|w|, Σw², Σ(w−w_prev)², and Σ(w−r)² for each reference.
+    product : bool
+        Whether Σw·w_prev is wanted; it is rarely.
+    sums : ndarray of float64, shape (SUMS + 2 * references, groups, columns)
+        Σw, Σ|w|, Σw², Σ(w−w_prev)², Σw·w_prev, and Σ(w−r)², Σw·r for each reference.
     counts : ndarray of int64, shape (COUNTS + references, groups, columns)
         Weights with a sign, sign flips since the previous step, and since each reference.
     extremes : ndarray of float32, shape (2, groups, columns)
@@ -279,6 +316,7 @@ def accumulate(
     signs = np.zeros(TILE, np.int8)
     others = np.zeros(TILE, np.int8)
     total = np.empty((sums.shape[0], LANES), np.float64)
+    flat_total = total.reshape(total.size)
     count = np.empty((counts.shape[0], LANES), np.int64)
     extreme = np.empty(2 * LANES, np.float32)
     few = np.empty(LANES, np.int8)
@@ -305,18 +343,21 @@ def accumulate(
             scratch[real:size] = 0
             before[real:size] = 0
             _add_sums(now, before, size, total)
+            if product:
+                _add_product(now, before, size, total[SUMS - 1])
             _sign(now, size, signs)
-            _sign(before, size, others)
+            _shift_signs(signs, pitch, rows, carry, others)
             _add_signed(signs, size, few, count[0])
             _add_flips(signs, others, size, few, count[1])
             for k in range(references.shape[0]):
+                pair = flat_total[(SUMS + 2 * k) * LANES : (SUMS + 2 * k + 2) * LANES]
                 _pick(references[k], rows, size // pitch, origins, origin_signs)
                 if pitch == LANES:
-                    _add_distance_to_rows(now, origins, size, total[SUMS + k])
+                    _add_reference_of_rows(now, origins, size, pair)
                     _add_flips_of_rows(signs, origin_signs, size, few, count[COUNTS + k])
                 else:
                     _spread(origins, pitch, size, aside)
-                    _add_distance(now, aside, size, total[SUMS + k])
+                    _add_reference(now, aside, size, pair)
                     _sign(aside, size, others)
                     _add_flips(signs, others, size, few, count[COUNTS + k])
         _fold(total, count, extreme, pitch, sums[:, group], counts[:, group], extremes[:, group])

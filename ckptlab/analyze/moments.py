@@ -39,8 +39,8 @@ class Against:
 
     Parameters
     ----------
-    distance : ndarray of float64, shape (groups, step)
-        Σ(w−r)².
+    distance, product : ndarray of float64, shape (groups, step)
+        Σ(w−r)² and Σw·r.
     flips : ndarray of float64, shape (groups, step)
         Weights whose sign is opposite to the reference's; NaN where either has NaN.
     plain, square : ndarray of float64, shape (groups,) or (groups, step)
@@ -48,6 +48,7 @@ class Against:
     """
 
     distance: Array
+    product: Array
     flips: Array
     plain: Array
     square: Array
@@ -99,6 +100,7 @@ def compute_moments(
     *,
     array: str = "weights",
     previous: bool = True,
+    product: bool = False,
     scheduler: Any = None,
 ) -> Moments:
     """Read the recording once and sum.
@@ -115,6 +117,8 @@ def compute_moments(
         ``weights`` or ``gradients``.
     previous : bool
         Whether to compare with the previous recorded step too; `Moments.previous` is NaN if not.
+    product : bool
+        Whether its `product` is wanted; it is 0 if not.
     scheduler : str, distributed.Client or None
         As `open_executor` takes it.
 
@@ -135,7 +139,7 @@ def compute_moments(
     wanted = selection.columns
     if previous:
         wanted = np.union1d(wanted, np.maximum(wanted - 1, 0))
-    piece = _one_pass(source, selection, snapshots, wanted, array, scheduler)
+    piece = _one_pass(source, selection, snapshots, wanted, array, product, scheduler)
     moments = _assemble(source, selection, piece, list(columns), snapshots, previous)
     if array == "weights":
         _warn_of_nan(source, piece)
@@ -148,6 +152,7 @@ def _one_pass(
     snapshots: Array,
     wanted: npt.NDArray[np.int64],
     array: str,
+    product: bool,
     scheduler: Any,
 ) -> Piece:
     from dask.delayed import delayed
@@ -167,6 +172,7 @@ def _one_pass(
                     source.tensor_index[rows],
                     np.ascontiguousarray(snapshots[:, rows]),
                     len(selection.names),
+                    product,
                 )
             )
             parts = []
@@ -226,7 +232,7 @@ def _assemble(
     for k, step in enumerate(steps):
         plain, square, bad = _reference_sums(snapshots[k], selection)
         flips = np.where(bad[:, None], np.nan, counts[COUNTS + k])
-        references[step] = Against(sums[SUMS + k], flips, plain, square)
+        references[step] = Against(sums[SUMS + 2 * k], sums[SUMS + 2 * k + 1], flips, plain, square)
     extremes = np.where(nan > 0, np.nan, piece.extremes[:, :, kept].astype(float))
     return Moments(
         selection=selection,
@@ -239,6 +245,7 @@ def _assemble(
         high=extremes[1],
         previous=Against(
             np.where(first, np.nan, sums[pieces.CHANGE]),
+            np.where(first, np.nan, sums[pieces.PRODUCT]),
             np.where(missing, np.nan, counts[pieces.FLIPS]),
             np.where(first, np.nan, piece.sums[0][:, earlier]),
             np.where(first, np.nan, piece.sums[2][:, earlier]),
