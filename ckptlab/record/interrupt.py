@@ -37,7 +37,7 @@ class Interrupts:
             self._previous.clear()
 
     def act(self) -> None:
-        """Raise what the pending signal means: KeyboardInterrupt or SystemExit(143)."""
+        """Raise what a pending signal means: KeyboardInterrupt or SystemExit(143)."""
         self.acted = self.pending is not None
         if self.pending == signal.SIGINT:
             raise KeyboardInterrupt

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from ckptlab.errors import LayoutError
+from ckptlab.errors import CorruptError, LayoutError, UnsupportedTensorError
 from ckptlab.record.capture import Capture
 from ckptlab.store.block import Anchor
+from ckptlab.store.schema import OPTIMIZER, is_optimizer_name
 
 _EXACT = {torch.float32, torch.float16, torch.bfloat16}
 _HEADER = "ckptlab"
@@ -82,9 +84,10 @@ def copy_state(
     plain: dict[str, dict[str, Any]] = {}
     for tensor, parameter in zip(captured.layout.tensors, captured.parameters, strict=True):
         for key, value in optimizer.state.get(parameter, {}).items():
-            if not isinstance(value, torch.Tensor):
-                plain.setdefault(tensor.name, {})[key] = value
-            elif value.shape == parameter.shape and value.dtype in _EXACT and value.ndim:
+            name = f"state/{tensor.name}/{key}"
+            if not isinstance(value, torch.Tensor) or "/" in key:
+                plain.setdefault(tensor.name, {})[key] = pack(value, name, result.odd)
+            elif _is_vector(value, parameter, key):
                 vector = result.vectors.get(key)
                 if vector is None:
                     size, device = captured.layout.parameters, parameter.device
@@ -96,7 +99,7 @@ def copy_state(
                 if value.dtype is not torch.float32:
                     dtypes.setdefault(key, {})[tensor.name] = str(value.dtype)[6:]
             else:
-                result.odd[f"state/{tensor.name}/{key}"] = value.detach().clone()
+                result.odd[name] = value.detach().clone()
     groups = []
     for index, group in enumerate(optimizer.param_groups):
         options = {}
@@ -169,9 +172,14 @@ def restore_state(
 
 def read_row(row: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Split an anchor's byte row into its JSON header and its tensors."""
-    length = int.from_bytes(row[:8], "little")
-    metadata: Mapping[str, str] = json.loads(row[8 : 8 + length]).get("__metadata__", {})
-    return json.loads(metadata.get(_HEADER, "{}")), load_safetensors(row)
+    try:
+        length = int.from_bytes(row[:8], "little")
+        metadata: Mapping[str, str] = json.loads(row[8 : 8 + length]).get("__metadata__", {})
+        return json.loads(metadata.get(_HEADER, "{}")), load_safetensors(row)
+    except (ValueError, AttributeError, TypeError, SafetensorError) as error:
+        raise CorruptError(
+            f"the optimizer's byte row is no safetensors of ckptlab: {error}"
+        ) from error
 
 
 def _values_of(
@@ -182,10 +190,11 @@ def _values_of(
     header: Mapping[str, Any],
     odd: Mapping[str, torch.Tensor],
 ) -> dict[str, Any]:
-    values: dict[str, Any] = dict(header["plain"].get(name, {}))
+    plain = header["plain"].get(name, {})
+    values: dict[str, Any] = {key: unpack(value, odd) for key, value in plain.items()}
     prefix = f"state/{name}/"
     for key, tensor in odd.items():
-        if key.startswith(prefix):
+        if key.startswith(prefix) and "/" not in key.removeprefix(prefix):
             values[key.removeprefix(prefix)] = tensor
     for key, names in header["present"].items():
         if name in names:
@@ -194,6 +203,64 @@ def _values_of(
             dtype = header["dtypes"].get(key, {}).get(name, "float32")
             values[key] = vector.to(getattr(torch, dtype))
     return values
+
+
+def pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """Make JSON of a state that is no tensor; tensors within it go to `tensors`.
+
+    Parameters
+    ----------
+    value : object
+        Numbers, text, None, and lists, tuples and dicts of these and of tensors.
+    name : str
+        What tensors within it are called, and their place.
+    tensors : dict of str to Tensor
+        Gets copies of them.
+
+    Returns
+    -------
+    object
+        JSON; anything but a number, text or None is an object with one key that says what it is.
+
+    Raises
+    ------
+    UnsupportedTensorError
+        If there is anything else in it.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, torch.Tensor):
+        tensors[name] = value.detach().clone()
+        return {"tensor": name}
+    if isinstance(value, list | tuple):
+        items = [pack(item, f"{name}/{index}", tensors) for index, item in enumerate(value)]
+        return {"list" if isinstance(value, list) else "tuple": items}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: pack(v, f"{name}/{key}", tensors) for key, v in value.items()}}
+    raise UnsupportedTensorError(
+        f"the optimizer's {name!r} is a {type(value).__name__}, which cannot be stored; accepted: "
+        "tensors, numbers, text, None, and lists, tuples and dicts of these. Record without the "
+        "optimizer (weights only, no resume)."
+    )
+
+
+def unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Undo `pack`."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: unpack(item, tensors) for key, item in content.items()}
+    items = [unpack(item, tensors) for item in content]
+    return items if kind == "list" else tuple(items)
+
+
+def _is_vector(value: torch.Tensor, parameter: torch.Tensor, key: str) -> bool:
+    """Say whether a state goes into an array over the parameters."""
+    same = value.shape == parameter.shape and value.dtype in _EXACT and value.ndim > 0
+    return same and is_optimizer_name(OPTIMIZER + key)
 
 
 def _is_json(value: Any) -> bool:

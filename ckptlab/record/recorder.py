@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, SupportsFloat
 
 import torch
 
@@ -28,8 +28,8 @@ from ckptlab.record.schedule import parse_schedule
 from ckptlab.record.staging import Buffer, block_size, bytes_per_step, parse_memory
 from ckptlab.store.block import Evaluation
 from ckptlab.store.codecs import CODECS
-from ckptlab.store.reader import open_store
-from ckptlab.store.storage import open_storage
+from ckptlab.store.reader import open_latest
+from ckptlab.store.storage import Storage, open_storage
 from ckptlab.store.writer import StoreWriter
 
 ARRAYS = ("weights", "gradients")
@@ -78,7 +78,7 @@ class Recorder:
 
     Parameters
     ----------
-    path : str or path-like
+    path : str, path-like or Storage
         Where the run is written: a local path or a URL such as ``s3://bucket/run.zarr``.
     model : Module
         Any module; compiled and DistributedDataParallel ones are unwrapped, and of several ranks
@@ -140,7 +140,7 @@ class Recorder:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Storage,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         *,
@@ -167,7 +167,6 @@ class Recorder:
         if codec not in CODECS or not CODECS[codec].public:
             raise unknown_name("codec", codec, (c.name for c in CODECS.values() if c.public))
         self.step_number = 0
-        self.path = os.fspath(path)
         self._schedule = parse_schedule(steps, steps_per_epoch)
         self._arrays = tuple(arrays)
         self._codec = codec
@@ -175,6 +174,7 @@ class Recorder:
         self._flush_seconds = flush_seconds
         self._sync_seconds = sync_seconds
         self._storage = open_storage(path, fsync=fsync)
+        self.path = self._storage.path
         self._captured = capture(model, include=include, exclude=exclude)
         self._optimizer = optimizer
         self._resume = resume
@@ -224,11 +224,14 @@ class Recorder:
         self._state = "closed"
         if not self._writes:
             return
-        self._interrupts.remove()
-        for hook in self._hooks:
-            hook.remove()
-        self._close(error)
-        if error is None:
+        try:
+            # Signals are still held back: the first must not tear what is being written.
+            self._close(error)
+        finally:
+            self._interrupts.remove()
+            for hook in self._hooks:
+                hook.remove()
+        if not self._interrupts.acted:
             self._interrupts.act()
 
     @property
@@ -273,6 +276,8 @@ class Recorder:
             If SIGINT or SIGTERM came since the last step: the state is recorded first.
         """
         self._require_open()
+        _require_number("loss", loss)
+        _require_number("accuracy", accuracy)
         self.step_number += 1
         if not self._writes:
             return
@@ -296,6 +301,8 @@ class Recorder:
         """
         self._require_open()
         if self._writes and self.step_number not in self.evaluated:
+            _require_number("loss", loss)
+            _require_number("accuracy", accuracy)
             numbers = [float("nan") if v is None else float(v) for v in (loss, accuracy)]
             evaluation = Evaluation(step=self.step_number, loss=numbers[0], accuracy=numbers[1])
             self._evaluations.append(evaluation)
@@ -331,7 +338,11 @@ class Recorder:
             ]
         self._interrupts.install()
         if self._last_recorded < 0 and 0 in self._schedule and not self.step_number:
-            self._record()
+            try:
+                self._record()
+            except BaseException as error:
+                self.__exit__(type(error), error, None)
+                raise
 
     def _create(self) -> StoreWriter:
         layout = self._captured.layout
@@ -367,7 +378,8 @@ class Recorder:
             self._base_time = float(writer.read_series("wall_time")[-1])
 
     def _restore_only(self) -> None:
-        stored = open_store(self.path)
+        # The first rank goes by the markers, which may be ahead of the view.
+        stored = open_latest(self._storage)
         if not len(stored.anchors):
             return
         self.step_number = int(stored.anchors[-1])
@@ -395,9 +407,9 @@ class Recorder:
             gather.copy(rows[array][slot], buffer.views[array][slot])
         self._record_gradients(buffer, slot)
         loss, accuracy, skipped = self._latest
-        _put(rows["loss"][slot], loss, "loss")
-        _put(rows["batch_accuracy"][slot], accuracy, "accuracy")
-        _put(rows["lr"][slot], self._lr if self.step_number else None, "lr")
+        _put(rows["loss"][slot], loss)
+        _put(rows["batch_accuracy"][slot], accuracy)
+        _put(rows["lr"][slot], self._lr if self.step_number else None)
         now = time.perf_counter()
         buffer.series["step"][slot] = self.step_number
         buffer.series["wall_time"][slot] = self._base_time + now - self._clock
@@ -463,17 +475,27 @@ class Recorder:
             self._committer.close()
             self._committer.check()
             self._writer.finish("complete" if error is None else "interrupted")
-        except CkptlabError as failure:
+        except BaseException as failure:
             self._committer.close()
             self._writer.abandon()
-            if failure is not error:
+            if failure is error:
+                return
+            if error is None or not isinstance(failure, Exception):
                 raise
+            if isinstance(failure, CkptlabError):
+                raise
+            # Such as a lost device: what the loop failed of says more.
+            warnings.warn(f"the last steps could not be recorded: {failure}", stacklevel=3)
 
     def _is_exact(self, error: BaseException | None) -> bool:
         """Say whether model and optimizer are in the state after the counted updates."""
         if self._updates or self._updating:
             return False
-        return error is None or self._interrupts.acted or bool(self._hooks)
+        if error is None or self._interrupts.acted:
+            return True
+        # A forward pass since the last update may have changed buffers that are not recorded yet.
+        whole = self._last_recorded == self.step_number or not self._captured.buffers
+        return bool(self._hooks) and whole
 
     @torch.no_grad()
     def _flush(self, *, exact: bool) -> None:
@@ -496,13 +518,20 @@ def encoding_threads() -> int:
     return min(4, max((os.cpu_count() or 1) - 1, 1))
 
 
-def _put(row: torch.Tensor, value: Number | None, name: str) -> None:
+def _require_number(name: str, value: object) -> None:
+    """Refuse before anything is counted, so that what was recorded so far stays exact."""
     if isinstance(value, torch.Tensor):
-        if value.numel() != 1:
+        if value.numel() != 1 or value.is_complex():
             raise ConfigError(f"{name} has shape {tuple(value.shape)}; one number is needed")
+    elif value is not None and not isinstance(value, SupportsFloat):
+        raise ConfigError(f"{name} is a {type(value).__name__}; one number is needed")
+
+
+def _put(row: torch.Tensor, value: Number | None) -> None:
+    if isinstance(value, torch.Tensor):
         row.copy_(value.detach().reshape(1), non_blocking=True)
     else:
-        row.fill_(float("nan") if value is None else value)
+        row.fill_(float("nan") if value is None else float(value))
 
 
 def _rank() -> int:

@@ -23,10 +23,11 @@ from ckptlab.errors import (
 )
 from ckptlab.store import schema
 from ckptlab.store.anchors import read_anchor
-from ckptlab.store.arrays import STEP_AXES, Document, metadata_digest
+from ckptlab.store.arrays import STEP_AXES, Document, metadata_digest, with_length
 from ckptlab.store.block import Anchor
 from ckptlab.store.growing import read_all
 from ckptlab.store.layout import Layout
+from ckptlab.store.markers import read_markers
 from ckptlab.store.shards import Grid, is_sharded
 from ckptlab.store.storage import ROOT, MissingObjectError, Storage, open_storage
 from ckptlab.store.stored import StoredArray
@@ -34,7 +35,15 @@ from ckptlab.store.stored import StoredArray
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["StoredArray", "StoredRun", "open_store", "read_root"]
+__all__ = [
+    "StoredArray",
+    "StoredRun",
+    "check_root",
+    "load_root",
+    "open_latest",
+    "open_store",
+    "read_root",
+]
 
 STATES = ("recording", "complete", "interrupted")
 BLOCKS = (1, 2, 4, 8, 16, 32)
@@ -62,6 +71,30 @@ def open_store(path: str | os.PathLike[str]) -> StoredRun:
     storage = open_storage(path)
     attributes, metadata = read_root(storage)
     return StoredRun(storage, attributes, metadata)
+
+
+def open_latest(storage: Storage) -> StoredRun:
+    """Open a run as far as its markers go, which is where it would be taken up again.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where it lies.
+
+    Returns
+    -------
+    StoredRun
+        At most one block ahead of what `open_store` shows, and only after a crash.
+
+    Raises
+    ------
+    StoreError
+        If there is no run, it was written in a newer format, or it is damaged.
+    """
+    attributes, metadata = read_root(storage)
+    lengths = read_markers(storage, metadata).lengths()
+    latest = {name: with_length(document, lengths) for name, document in metadata.items()}
+    return StoredRun(storage, attributes, latest)
 
 
 def read_root(storage: Storage) -> tuple[dict[str, Any], dict[str, Document]]:
