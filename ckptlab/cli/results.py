@@ -1,21 +1,20 @@
 """How a result is printed and written: tables on stdout, files with their attributes.
 
-Imports errors; xarray and rich.
+Imports errors and rich; xarray only once there is a result.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-import xarray as xr
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -23,13 +22,17 @@ from rich.text import Text
 
 from ckptlab.errors import ConfigError
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import xarray as xr
+
 ROWS = 16
 """Rows of a table; of more steps the first, the last and some between are shown."""
 
 COLUMNS = 8
 """Columns of a table beside the step."""
 
-STEPS = ("step", "eval_step")
+STEPS = ("step", "eval_step", "alpha")
 """Dims that a table runs down, if there is one of them."""
 
 FORMATS: dict[str, str] = {
@@ -82,20 +85,22 @@ def save(result: xr.DataArray | xr.Dataset, path: str) -> str:
     A long table has one row for each cell and a column for each coordinate. CSV keeps the
     attributes beside it in ``FILE.csv.json``, parquet in its metadata.
     """
-    suffix = Path(path).suffix
-    if suffix in (".csv", ".parquet"):
+    if Path(path).suffix in (".csv", ".parquet"):
         _save_table(result, path)
         return path
     dataset = _portable(result)
-    if suffix == ".nc":
-        dataset.to_netcdf(path)
+    # Aside first: what is there may be open, and is whole until the new one is.
+    aside = Path(f"{path}.partial")
+    if path.endswith(".nc"):
+        dataset.to_netcdf(aside)
     else:
-        if Path(path).exists():
-            shutil.rmtree(path)
         with warnings.catch_warnings():
             # Zarr warns that strings and consolidated metadata are newer than its specification.
             warnings.simplefilter("ignore")
-            dataset.to_zarr(path, mode="w", zarr_format=3, consolidated=True)
+            dataset.to_zarr(aside, mode="w", zarr_format=3, consolidated=True)
+        if Path(path).is_dir():
+            shutil.rmtree(path)
+    aside.replace(path)
     return path
 
 
@@ -104,8 +109,12 @@ def print_result(result: xr.DataArray | xr.Dataset) -> None:
     console = stdout_console()
     dataset = _as_dataset(result)
     console.print(Text(_title(result)))
-    for axis in dict.fromkeys(_axis(variable) for variable in dataset.data_vars.values()):
+    lines = {name: v for name, v in dataset.data_vars.items() if _is_table(v)}
+    for axis in dict.fromkeys(_axis(variable) for variable in lines.values()):
         _print_table(console, dataset, axis)
+    for name, variable in dataset.data_vars.items():
+        if not variable.dims:
+            console.print(Text(f"{name}: {_number(variable.values[()])}"))
     for line in dataset["text"].values if "text" in dataset else ():
         console.print(Text(str(line)))
 
@@ -119,7 +128,7 @@ def _print_table(console: Console, dataset: xr.Dataset, axis: str) -> None:
         table.add_column(Text(name))
     for row in rows:
         cells = (_number(columns[name][row]) for name in shown)
-        table.add_row(*(Text(cell) for cell in (str(dataset[axis].values[row]), *cells)))
+        table.add_row(*(Text(cell) for cell in (_number(dataset[axis].values[row]), *cells)))
     console.print(table)
     notes = []
     if len(rows) < dataset.sizes[axis]:
@@ -147,9 +156,9 @@ def _save_table(result: xr.DataArray | xr.Dataset, path: str) -> None:
 
 def _portable(result: xr.DataArray | xr.Dataset) -> xr.Dataset:
     """Make a dataset that netCDF and Zarr can hold: text as variable-length strings."""
-    dataset = _as_dataset(result)
-    if isinstance(result, xr.DataArray):
-        dataset = dataset.assign_attrs(result.attrs)
+    import numpy as np
+
+    dataset = _as_dataset(result).assign_attrs(result.attrs)
     for name, variable in dataset.variables.items():
         if variable.dtype == object:
             dataset[name] = dataset[name].astype(np.dtypes.StringDType())
@@ -157,7 +166,15 @@ def _portable(result: xr.DataArray | xr.Dataset) -> xr.Dataset:
 
 
 def _as_dataset(result: xr.DataArray | xr.Dataset) -> xr.Dataset:
+    import xarray as xr
+
     return result if isinstance(result, xr.Dataset) else result.to_dataset()
+
+
+def _is_table(variable: xr.DataArray) -> bool:
+    """Say whether a variable is printed: text and whole vectors of parameters are not."""
+    vectors = variable.ndim > 2 and "param" in variable.dims
+    return variable.ndim > 0 and variable.dtype != object and not vectors
 
 
 def _axis(variable: xr.DataArray) -> str:
@@ -171,21 +188,20 @@ def _columns(dataset: xr.Dataset, axis: str) -> dict[str, npt.NDArray[Any]]:
     if axis == "step" and "interval" in dataset.coords:
         columns["interval"] = dataset["interval"].values
     for name, variable in dataset.data_vars.items():
-        if _axis(variable) != axis or variable.dtype == object:
+        if not _is_table(variable) or _axis(variable) != axis:
             continue
         others = [dim for dim in variable.dims if dim != axis]
-        if not others:
-            columns[str(name)] = variable.values
-            continue
-        labels = dataset[others[0]].values
-        prefix = "" if len(dataset.data_vars) == 1 else f"{name} "
-        values = variable.transpose(..., axis).values
-        columns |= {f"{prefix}{label}": line for label, line in zip(labels, values, strict=True)}
+        labels = product(*(map(str, dataset[dim].values) for dim in others))
+        names = [str(name)] if len(dataset.data_vars) > 1 or not others else []
+        lines = variable.transpose(*others, axis).values.reshape(-1, variable.sizes[axis])
+        columns |= {" ".join([*names, *at]): v for at, v in zip(labels, lines, strict=True)}
     return columns
 
 
 def _thinned(length: int) -> list[int]:
     """Choose the first rows, the last, and some between that get farther and farther apart."""
+    import numpy as np
+
     if length <= ROWS:
         return list(range(length))
     spaced = np.geomspace(1, length - 1, ROWS - 1).round().astype(int)
@@ -194,14 +210,15 @@ def _thinned(length: int) -> list[int]:
 
 def _title(result: xr.DataArray | xr.Dataset) -> str:
     attrs = result.attrs
-    parts = [str(attrs.get("metric", result.name if isinstance(result, xr.DataArray) else ""))]
+    parts = [str(attrs.get("metric", getattr(result, "name", "")))]
     parts += [f"{key} {attrs[key]}" for key in ("relative_to", "kinds", "weights") if key in attrs]
-    if isinstance(result, xr.DataArray):
-        parts.append(f"units {attrs.get('units', '1')}")
+    if "units" in attrs:
+        parts.append(f"units {attrs['units']}")
     return ", ".join(parts)
 
 
 def _number(value: Any) -> str:
-    if isinstance(value, float | np.floating):
-        return "–" if np.isnan(value) else f"{value:.6g}"
+    # NumPy's floats of other widths than Python's have no common base with it.
+    if isinstance(value, float) or str(getattr(value, "dtype", "")).startswith("float"):
+        return "–" if math.isnan(value) else f"{value:.6g}"
     return str(value)

@@ -10,6 +10,12 @@ import torch
 from torch import nn
 
 import ckptlab
+from ckptlab.analyze.metric import METRICS
+
+RUN_IS_ENOUGH = sorted(
+    name for name, m in METRICS.items() if not getattr(m, "inputs", ()) or m.inputs_for
+)
+"""Metrics that need no model."""
 
 KINDS = {
     "conv.weight": "conv",

@@ -14,7 +14,7 @@ from ckptlab.analyze.document import metrics_page
 from ckptlab.analyze.metric import METRICS, compute
 from ckptlab.analyze.option import OPTIONS
 from ckptlab.cli.analyze import analyze
-from tests.analyze.recordings import Made
+from tests.analyze.recordings import RUN_IS_ENOUGH, Made
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -35,15 +35,16 @@ def test_functions_take_the_options_of_their_entry(name: str) -> None:
     metric = METRICS[name]
     parameters = inspect.signature(metric.function).parameters.values()
     named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    assert named <= set(metric.options)
+    accepted = set(metric.options) | set(metric.inputs)
+    assert named <= accepted
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        assert named == set(metric.options)
+        assert named == accepted
     assert set(metric.options) <= set(OPTIONS)
     assert set(metric.defaults) <= set(metric.options)
     assert metric.summary.endswith(".")
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", RUN_IS_ENOUGH)
 def test_results_are_as_the_entry_says(made: Made, name: str) -> None:
     result = compute(ckptlab.open_run(made.path), name)
     metric = METRICS[name]

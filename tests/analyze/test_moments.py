@@ -12,11 +12,11 @@ import pytest
 import xarray as xr
 
 import ckptlab
-from ckptlab.analyze.metric import METRICS, compute
+from ckptlab.analyze.metric import compute
 from ckptlab.analyze.notices import NaNWarning, UnfinishedRunWarning
 from ckptlab.store.shards import Shard
 from tests.analyze import brute
-from tests.analyze.recordings import Made
+from tests.analyze.recordings import RUN_IS_ENOUGH, Made
 
 
 def test_nan_makes_its_cells_nan_and_is_named(marred: Made) -> None:
@@ -111,7 +111,7 @@ def test_metrics_need_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", RUN_IS_ENOUGH)
 def test_unfinished_runs_are_measured_and_said_so(made: Made, tmp_path: Path, name: str) -> None:
     path = _interrupted(made, tmp_path)
     with pytest.warns(UnfinishedRunWarning, match="interrupted: measured on the 77 steps"):
