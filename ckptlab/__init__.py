@@ -15,13 +15,16 @@ from ckptlab._version import __version__
 if TYPE_CHECKING:
     from ckptlab.record.recorder import Recorder
     from ckptlab.run import Run, open_run
+    from ckptlab.runs import Runs, open_runs
 
-__all__ = ["Recorder", "Run", "__version__", "open_run"]
+__all__ = ["Recorder", "Run", "Runs", "__version__", "open_run", "open_runs"]
 
 _LAZY = {
     "Recorder": "ckptlab.record.recorder",
     "Run": "ckptlab.run",
+    "Runs": "ckptlab.runs",
     "open_run": "ckptlab.run",
+    "open_runs": "ckptlab.runs",
 }
 
 

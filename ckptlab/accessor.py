@@ -1,6 +1,6 @@
 """``ds.ckpt``: the metrics on any dataset that was opened from a recording.
 
-Imports analyze when used. Registered as soon as both ckptlab and xarray are imported.
+Imports builtin and analyze when used. Registered as soon as both ckptlab and xarray are imported.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ class CkptAccessor:
 
     def analyze(self, name: str, **options: Any) -> xr.DataArray | xr.Dataset:
         """Compute a metric, as `Run.analyze` does."""
-        from ckptlab.analyze.metric import compute
+        from ckptlab.analyze.metric import compute, metric_named
+        from ckptlab.builtin import inputs_for
 
-        return compute(self._dataset, name, **options)
+        with inputs_for(metric_named(name), self._dataset.attrs, options) as inputs:
+            return compute(self._dataset, name, **{**options, **inputs})
 
     def __getattr__(self, name: str) -> Any:
         from ckptlab.analyze.metric import METRICS

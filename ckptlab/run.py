@@ -1,6 +1,7 @@
 """The Python face on a recording: open it, look at it, measure it.
 
-Imports analyze and store; torch only where a state dict is asked for.
+Imports builtin, analyze and store; torch only where a state dict is asked for, or a metric needs
+a model.
 """
 
 from __future__ import annotations
@@ -149,16 +150,19 @@ class Run:
             As ``ckptlab analyze list`` shows it.
         **options
             As on the command line, with underscores: ``steps``, ``relative_to``, ``by``,
-            ``kinds``, ``mask``, ``scheduler`` …
+            ``kinds``, ``mask``, ``scheduler`` … A metric that needs a model also takes
+            ``model``, ``loss`` and ``data``; for a run of the built-in trainer they are rebuilt.
 
         Returns
         -------
         DataArray or Dataset
             With units and reference in its attributes.
         """
-        from ckptlab.analyze.metric import compute
+        from ckptlab.analyze.metric import compute, metric_named
+        from ckptlab.builtin import inputs_for
 
-        return compute(self.stored, name, **options)
+        with inputs_for(metric_named(name), self.attributes, options) as inputs:
+            return compute(self.stored, name, **{**options, **inputs})
 
     def __repr__(self) -> str:
         span = f"steps {self.steps[0]}..{self.steps[-1]}" if len(self.steps) else "no steps"

@@ -19,6 +19,15 @@ method of any dataset opened from a run, `ds.ckpt.METRIC()` (with underscores). 
 same names everywhere, with underscores in Python.
 """
 
+DEFAULTS = {
+    "steps": "all, or `log:3` where a model is needed",
+    "mask": "none",
+    "scheduler": "`threads`",
+    "eigenvalues": "classes",
+    "other": "none",
+}
+"""Where the registry does not say it in a word."""
+
 TAIL = """## What is measured
 
 - A rate is over the selected weights: after `--kinds` and `--mask`, zeros included.
@@ -27,6 +36,11 @@ TAIL = """## What is measured
 - `previous` is the previous recorded step, also when it lies before `--steps`; NaN at the first.
   The coordinate `interval` counts the updates between the two.
 - A NaN in weights makes the cells it belongs to NaN, with a warning that names tensor and step.
+- A metric that needs a model takes `model`, `loss` (cross-entropy by default) and `data`,
+  (inputs, targets) or a torch dataset of such pairs, in Python. For a run of the built-in trainer
+  they are rebuilt from its settings unless given, without augmentation. The model is copied.
+  Dropout is off, batch norm uses the recorded running statistics unless said otherwise.
+- `--with` is `other=` in Python, and takes an opened run, or (run, step), too.
 - Sums are taken in float64, counts in integers.
 - In Python, `mask` is also an array of bool over `param`, and `scheduler` a `distributed.Client`.
 """
@@ -52,13 +66,11 @@ def metrics_page() -> str:
     for option in OPTIONS.values():
         takers = [m for m in METRICS.values() if option.name in m.options]
         of = "all" if len(takers) == len(METRICS) else ", ".join(f"`{m.name}`" for m in takers)
-        flag = option.name.replace("_", "-")
-        taken = option.metavar.replace("|", "\\|")
+        taken = "–" if option.switch else f"`{option.metavar}`".replace("|", "\\|")
         defaults = {m.default(option.name) for m in takers} - {None}
         default = " or ".join(f"`{d}`" for d in sorted(defaults, key=str)) or "all"
-        if option.name in ("mask", "scheduler"):
-            default = {"mask": "none", "scheduler": "`threads`"}[option.name]
-        lines.append(f"| `--{flag}` | `{taken}` | {default} | {option.help} | {of} |")
+        default = DEFAULTS.get(option.name, "no" if option.switch else default)
+        lines.append(f"| `{option.flag}` | {taken} | {default} | {option.help} | {of} |")
     lines += ["", "## References", ""]
     lines += [f"- `{metric.name}`: {metric.reference}." for metric in METRICS.values()]
     return "\n".join([*lines, "", TAIL])
@@ -69,6 +81,8 @@ def _row(metric: Metric) -> str:
     if "by" in metric.options:
         dims += "; with `--by`: layer or tensor, " + dims
     needs = ", ".join(f"`{name}`" for name in metric.needs)
+    if metric.inputs:
+        needs += "; a model" + (" with `--steps`" if metric.inputs_for else "")
     summary = metric.summary.replace("|", "\\|")
     return f"| `{metric.name}` | {summary} | {metric.unit} | {dims} | {needs} |"
 

@@ -1,102 +1,28 @@
 """The registry of metrics: commands, methods, documentation and figures are generated from it.
 
-Imports analyze.option and errors, and nothing heavy: `ckptlab analyze --help` reads this module.
+Imports analyze.{entry, option} and errors, and nothing heavy: `ckptlab analyze --help` reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib import import_module
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ckptlab.analyze.entry import FRANKLE, Metric, Plot
 from ckptlab.analyze.option import OPTIONS
 from ckptlab.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     import xarray as xr
 
-FRANKLE = "Frankle, Schwab & Morcos (2020), arXiv:2002.10365"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plot:
-    """How a figure of a metric is best drawn.
-
-    Parameters
-    ----------
-    kind : str
-        ``lines`` over steps, ``path`` in the plane of two components, or ``phases``.
-    log_x, log_y : bool
-        Whether an axis is logarithmic.
-    """
-
-    kind: str = "lines"
-    log_x: bool = False
-    log_y: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Metric:
-    """One measurement over a recording.
-
-    Parameters
-    ----------
-    name : str
-        On the command line.
-    compute : str
-        ``"module:function"``, called with a Source and the options.
-    summary : str
-        One line, ends in a period.
-    long_name : str
-        For axes.
-    unit : str
-        Of the values; ``1`` for none. Those of a Dataset stand in its variables.
-    dims : tuple of str
-        Of the result for the whole network; `by` adds a dim before.
-    needs : tuple of str
-        Arrays of the run.
-    options : tuple of str
-        Keys of `OPTIONS`.
-    defaults : mapping
-        Where they differ from those in `OPTIONS`.
-    reference : str
-        Where the measurement comes from.
-    plot : Plot
-        Hints for the figure.
-    """
-
-    name: str
-    compute: str
-    summary: str
-    long_name: str
-    unit: str
-    dims: tuple[str, ...] = ("step",)
-    needs: tuple[str, ...] = ("weights",)
-    options: tuple[str, ...] = ("steps", "by", "kinds", "mask", "scheduler")
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    reference: str = FRANKLE
-    plot: Plot = Plot()
-
-    @property
-    def python_name(self) -> str:
-        """Name of the method and of the result: with underscores."""
-        return self.name.replace("-", "_")
-
-    def default(self, option: str) -> Any:
-        """Return the default of one of its options."""
-        return self.defaults.get(option, OPTIONS[option].default)
-
-    @property
-    def function(self) -> Callable[..., xr.DataArray | xr.Dataset]:
-        """The function that computes it, imported now."""
-        module, _, name = self.compute.partition(":")
-        function: Callable[..., Any] = getattr(import_module(module), name)
-        return function
-
+__all__ = ["METRICS", "Metric", "Plot", "compute", "metric_named"]
 
 POOLED = ("steps", "by", "kinds", "mask", "scheduler")
+ON_SUBSET = ("samples", "seed", "batch_size")
+ON_TRAINING = MappingProxyType({"model": "model", "loss": "loss", "data": "train"})
+ON_TEST = MappingProxyType({"model": "model", "loss": "loss", "data": "test"})
+GUR_ARI = "Gur-Ari, Roberts & Dyer (2018), arXiv:1812.04754"
 COMPARED = ("steps", "relative_to", "by", "kinds", "mask", "scheduler")
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -198,12 +124,14 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric(
                 name="evaluation",
                 compute="ckptlab.analyze.recorded:evaluation",
-                summary="Loss and accuracy on the test set, as recorded.",
+                summary="Loss and accuracy on the test set, as recorded or of any step afterwards.",
                 long_name="evaluation on the test set",
                 unit="1",
                 dims=("eval_step",),
                 needs=("eval_loss", "eval_accuracy"),
-                options=("steps",),
+                options=("steps", "correct", "batch_size"),
+                inputs=ON_TEST,
+                inputs_for=("steps", "correct"),
                 reference=f"{FRANKLE}, section 4",
                 plot=Plot(log_x=True),
             ),
@@ -228,6 +156,58 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 options=("steps", "kinds", "mask", "scheduler", "components", "points"),
                 reference="Li et al. (2018), arXiv:1712.09913, section 7",
                 plot=Plot(kind="path"),
+            ),
+            Metric(
+                name="hessian-spectrum",
+                compute="ckptlab.analyze.curvature:hessian_spectrum",
+                summary="Largest eigenvalues of the Hessian of the training loss.",
+                long_name="eigenvalue",
+                unit="loss per weight^2",
+                dims=("step", "eigenvalue"),
+                options=("steps", "eigenvalues", *ON_SUBSET, "batch_norm", "vectors"),
+                defaults={"steps": "log:3"},
+                inputs=ON_TRAINING,
+                reference=f"{GUR_ARI}; sharpness: Cohen et al. (2021), arXiv:2103.00065",
+                plot=Plot(log_x=True, panels=(("eigenvalues",), ("sharpness", "two_over_lr"))),
+            ),
+            Metric(
+                name="gradient-subspace",
+                compute="ckptlab.analyze.curvature:gradient_subspace",
+                summary="Share of the gradient in the top Hessian subspace, and its drift.",
+                long_name="share of the gradient",
+                unit="1",
+                options=("steps", "eigenvalues", *ON_SUBSET, "batch_norm"),
+                defaults={"steps": "log:3"},
+                inputs=ON_TRAINING,
+                reference=GUR_ARI,
+                plot=Plot(
+                    log_x=True,
+                    panels=(("gradient_share",), ("overlap_previous", "overlap_last")),
+                ),
+            ),
+            Metric(
+                name="fisher-trace",
+                compute="ckptlab.analyze.fisher:fisher_trace",
+                summary="Trace of the Fisher information, E‖∇ log p(y|x)‖².",
+                long_name="Fisher trace",
+                unit="1 per weight^2",
+                options=("steps", "by", "kinds", "labels", "draws", *ON_SUBSET),
+                defaults={"steps": "log:3", "kinds": "all"},
+                inputs=ON_TRAINING,
+                reference="Achille, Rovere & Soatto (2019), arXiv:1711.08856, section 3",
+                plot=Plot(log_x=True, log_y=True),
+            ),
+            Metric(
+                name="connectivity",
+                compute="ckptlab.analyze.connectivity:connectivity",
+                summary="Loss and error on the line between two snapshots, and the instability.",
+                long_name="error",
+                unit="1",
+                dims=("alpha",),
+                options=("other", "at", "alphas", "statistics", *ON_SUBSET),
+                defaults={"samples": 1024},
+                inputs=MappingProxyType({**ON_TEST, "training_data": "train"}),
+                reference="Frankle, Dziugaite, Roy & Carbin (2020), arXiv:1912.05671",
             ),
             Metric(
                 name="telemetry",
@@ -289,7 +269,8 @@ def compute(recording: Any, name: str, **options: Any) -> xr.DataArray | xr.Data
     name : str
         Of the metric.
     **options : object
-        Those that the metric takes; None stands for the default.
+        Those that the metric takes; None stands for the default. A metric with inputs also takes
+        `model`, `loss` and `data`.
 
     Returns
     -------
@@ -310,14 +291,33 @@ def compute(recording: Any, name: str, **options: Any) -> xr.DataArray | xr.Data
     from ckptlab.analyze.source import as_source, require_arrays
 
     for option in options:
-        if option not in metric.options:
-            raise unknown_name(f"option of {metric.name}", option, metric.options)
+        if option not in metric.options and option not in metric.inputs:
+            accepted = (*metric.options, *metric.inputs)
+            raise unknown_name(f"option of {metric.name}", option, accepted)
     source = as_source(recording)
-    require_arrays(source, metric.name, metric.needs)
     given = {key: value for key, value in options.items() if value is not None}
     settings = {key: given.get(key, metric.default(key)) for key in metric.options}
     for key, value in settings.items():
         least = OPTIONS[key].least
-        if least is not None and (not isinstance(value, int) or value < least):
+        if least is None or value is None:
+            continue
+        if not isinstance(value, int) or value < least:
             raise ConfigError(f"{key} {value!r} of {metric.name} must be a whole number >= {least}")
-    return describe(metric.function(source, **settings), metric, source)
+    inputs = {key: given[key] for key in metric.inputs if key in given}
+    _require_inputs(metric, given, inputs, source.path)
+    # Evaluated afterwards, nothing needs to have been evaluated before.
+    require_arrays(source, metric.name, ("weights",) if inputs else metric.needs)
+    return describe(metric.function(source, **settings, **inputs), metric, source)
+
+
+def _require_inputs(
+    metric: Metric, given: Mapping[str, Any], inputs: Mapping[str, Any], path: str
+) -> None:
+    needed = metric.inputs and (inputs or not metric.inputs_for or given.get("correct"))
+    missing = [key for key in ("model", "data") if needed and key not in inputs]
+    if missing:
+        raise ConfigError(
+            f"{metric.name} needs {' and '.join(missing)}, which {path} cannot give: it was "
+            f"recorded from a loop of one's own. In Python: run.analyze({metric.name!r}, "
+            "model=model, loss=loss, data=(inputs, targets))"
+        )

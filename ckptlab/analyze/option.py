@@ -26,6 +26,10 @@ class Option:
         Unless a metric has its own.
     least : int, optional
         It takes a whole number, at least this.
+    word : str, optional
+        Of the flag, where it is not the keyword.
+    switch : bool
+        It takes nothing: given, it is True.
     """
 
     name: str
@@ -33,6 +37,13 @@ class Option:
     help: str
     default: str | int | None = None
     least: int | None = None
+    word: str | None = None
+    switch: bool = False
+
+    @property
+    def flag(self) -> str:
+        """How it is written on the command line."""
+        return "--" + (self.word or self.name.replace("_", "-"))
 
 
 OPTIONS: Mapping[str, Option] = MappingProxyType(
@@ -105,6 +116,82 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
                 default=500,
                 least=2,
                 help="At most so many steps, evenly spaced among the selected ones, are used.",
+            ),
+            Option(
+                name="eigenvalues",
+                metavar="K",
+                least=1,
+                help="How many of the largest Hessian eigenvalues; default: the number of classes.",
+            ),
+            Option(
+                name="vectors",
+                metavar="",
+                switch=True,
+                help="Return the eigenvectors too.",
+            ),
+            Option(
+                name="labels",
+                metavar="sampled|exact|empirical",
+                default="sampled",
+                help="Labels drawn from the model, all of them weighted, or those of the data.",
+            ),
+            Option(
+                name="draws",
+                metavar="N",
+                default=1,
+                least=1,
+                help="Labels sampled for each example.",
+            ),
+            Option(
+                name="other",
+                word="with",
+                metavar="RUN[@STEP]|@STEP",
+                help="The other snapshot, of another run or of this one; its last unless a STEP.",
+            ),
+            Option(
+                name="at",
+                metavar="init|final|STEP",
+                default="final",
+                help="The snapshot of this run.",
+            ),
+            Option(
+                name="alphas",
+                metavar="N",
+                default=30,
+                least=2,
+                help="Points on the line, both ends included.",
+            ),
+            Option(
+                name="statistics",
+                metavar="recompute|average",
+                default="recompute",
+                help="Batch norm's running statistics on the line: recomputed, or averaged.",
+            ),
+            Option(
+                name="samples",
+                metavar="N",
+                default=512,
+                least=1,
+                help="Size of the fixed subset of the training examples.",
+            ),
+            Option(
+                name="batch_size",
+                metavar="N",
+                default=256,
+                least=1,
+                help="Examples that go through the model at once.",
+            ),
+            Option(
+                name="batch_norm",
+                metavar="eval|train",
+                default="eval",
+                help="Batch norm's statistics: running ones as recorded, or those of each batch.",
+            ),
+            Option(
+                name="correct",
+                metavar="",
+                switch=True,
+                help="Say of every test example whether it was answered right.",
             ),
         )
     }

@@ -31,26 +31,45 @@ EVALUATIONS: dict[str, tuple[str, str]] = {
 """Units and long name of what an evaluation records."""
 
 
-def evaluation(source: Source, *, steps: Any = None) -> xr.Dataset:
-    """Loss and accuracy on the test set, as recorded.
+def evaluation(
+    source: Source,
+    *,
+    steps: Any = None,
+    correct: bool | None = None,
+    batch_size: int = 256,
+    **inputs: Any,
+) -> xr.Dataset:
+    """Loss and accuracy on the test set: as recorded, or with a model of any steps afterwards.
 
     Parameters
     ----------
     source : Source
         The recording.
     steps : str, int or slice, optional
-        Which evaluations.
+        Which evaluations; with a model, which recorded steps.
+    correct : bool, optional
+        Say of every example whether it was answered right; needs a model.
+    batch_size : int
+        Examples at once.
+    **inputs : object
+        `model`, `data` and `loss`, as `reevaluate` takes them.
 
     Returns
     -------
     Dataset, dims (eval_step,)
-        `eval_loss` in nats, `eval_accuracy` in [0, 1].
+        `eval_loss` in nats, `eval_accuracy` in [0, 1]; with `correct` more, see `reevaluate`.
 
     Raises
     ------
     StepError
         If there was no evaluation at these steps.
     """
+    if "model" in inputs:
+        from ckptlab.analyze.reevaluate import reevaluate
+
+        return reevaluate(
+            source, steps=steps, correct=bool(correct), batch_size=batch_size, **inputs
+        )
     at = np.asarray(source.small("eval_step")).astype(np.int64)
     chosen = np.ones(len(at), bool)
     if steps is not None:
@@ -65,7 +84,7 @@ def evaluation(source: Source, *, steps: Any = None) -> xr.Dataset:
         name: ("eval_step", source.small(name)[chosen], {"units": units, "long_name": long_name})
         for name, (units, long_name) in EVALUATIONS.items()
     }
-    return xr.Dataset(data, coords)
+    return xr.Dataset(data, coords, {"evaluated": "as recorded"})
 
 
 def recorded_series(source: Source, columns: Any) -> dict[str, xr.DataArray]:

@@ -83,7 +83,7 @@ class Source(Protocol):
         """Read a small array; one over tensors is in the order of the tensor table."""
         ...
 
-    def column(self, name: str, position: int) -> npt.NDArray[np.float32]:
+    def column(self, name: str, position: int) -> Array:
         """Read one recorded step of a large array, shape (param,)."""
         ...
 
@@ -149,7 +149,7 @@ class StoredSource:
         """Read a small array."""
         return self.run.small(name)
 
-    def column(self, name: str, position: int) -> npt.NDArray[np.float32]:
+    def column(self, name: str, position: int) -> Array:
         """Read one recorded step of a large array."""
         return self.run.snapshot(int(self.steps[position]), name)
 
@@ -210,10 +210,11 @@ class DatasetSource:
         table[positions] = array.transpose("tensor", "step").values
         return table
 
-    def column(self, name: str, position: int) -> npt.NDArray[np.float32]:
+    def column(self, name: str, position: int) -> Array:
         """Compute one recorded step of a large array."""
-        values = self._large(name).isel(step=position).values
-        return np.asarray(values, np.float32)
+        array = self.dataset[name]
+        values = array.isel(step=position) if "step" in array.dims else array
+        return np.atleast_1d(values.values)
 
     def grid(self, name: str) -> BlockGrid:
         """One block a dask block; values that are in memory are cut as a store would be."""

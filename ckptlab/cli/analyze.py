@@ -33,7 +33,8 @@ class MetricGroup(click.Group):
 def analyze() -> None:
     """Measure a run.
 
-    Every metric takes a run, prints a table, and can write files, figures and JSON.
+    Every metric takes a run, or several of one network side by side, prints a table, and can write
+    files, figures and JSON.
     """
 
 
@@ -66,13 +67,15 @@ def metric_command(metric: Metric) -> click.Command:
     Returns
     -------
     Command
-        Takes a run and the options of the entry.
+        Takes runs and the options of the entry.
     """
 
     def run(**given: Any) -> None:
         _measure(metric, **given)
 
-    parameters: list[click.Parameter] = [click.Argument(["run"])]
+    parameters: list[click.Parameter] = [
+        click.Argument(["runs"], nargs=-1, required=True, metavar="RUN...")
+    ]
     parameters += [_flag(metric, OPTIONS[name]) for name in metric.options]
     command = click.Command(
         metric.name,
@@ -95,8 +98,10 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Replace files that 
 
 def _flag(metric: Metric, option: Option) -> click.Option:
     default = metric.default(option.name)
+    if option.switch:
+        return click.Option([option.flag, option.name], is_flag=True, help=option.help)
     return click.Option(
-        [f"--{option.name.replace('_', '-')}", option.name],
+        [option.flag, option.name],
         type=click.IntRange(min=option.least) if option.least is not None else str,
         metavar=option.metavar,
         default=None,
@@ -106,7 +111,7 @@ def _flag(metric: Metric, option: Option) -> click.Option:
 
 def _measure(
     metric: Metric,
-    run: str,
+    runs: tuple[str, ...],
     *,
     output: str | None,
     plot: str | None,
@@ -118,7 +123,6 @@ def _measure(
         if path is not None:
             _require_writable(path, overwrite)
     from ckptlab.cli import results
-    from ckptlab.run import open_run
 
     if output is not None:
         results.require_format(output)
@@ -126,7 +130,7 @@ def _measure(
         from ckptlab.report.figures import require_format
 
         require_format(plot)
-    result = open_run(run).analyze(metric.name, **options)
+    result = _open(runs).analyze(metric.name, **options)
     written = []
     if output is not None:
         written.append(results.save(result, output))
@@ -141,6 +145,17 @@ def _measure(
     for path in written:
         # With --json, stdout is one document.
         click.echo(path, err=as_json)
+
+
+def _open(paths: tuple[str, ...]) -> Any:
+    """Open one run, or several of one network; a path may be a pattern."""
+    from ckptlab.run import open_run
+    from ckptlab.runs import open_runs
+
+    opened = open_runs(paths) if len(paths) > 1 or set("*?[") & set(paths[0]) else None
+    if opened is not None and len(opened) > 1:
+        return opened
+    return open_run(paths[0]) if opened is None else opened[0]
 
 
 def _require_writable(path: str, overwrite: bool) -> None:

@@ -23,6 +23,9 @@ from ckptlab.report.template import COLOURS, DASHES, template
 FORMATS: tuple[str, ...] = (".html", ".png")
 """Endings of figure files."""
 
+AXES: tuple[str, ...] = ("step", "eval_step", "alpha")
+"""Dims along the x axis."""
+
 MARKERS_UP_TO = 40
 """A line of so few points shows them."""
 
@@ -81,7 +84,7 @@ def write_figure(drawn: Any, path: str) -> str:
 def _lines(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
     from plotly.subplots import make_subplots
 
-    panels = _panels(result)
+    panels = _panels(result, metric)
     drawn = make_subplots(
         rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.18 / max(len(panels), 2)
     )
@@ -89,7 +92,7 @@ def _lines(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
     for row, panel in enumerate(panels, 1):
         curves = list(_curves(panel))
         for (name, values), (dash, colour) in zip(curves, _styles(len(curves)), strict=True):
-            x, y = _points(_positions(panel, metric.plot.log_x), values)
+            x, y = _points(_positions(panel[0], metric.plot.log_x), values)
             drawn.add_scatter(
                 x=x,
                 y=y,
@@ -101,12 +104,12 @@ def _lines(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
                 row=row,
                 col=1,
             )
-        log_y = metric.plot.log_y and bool((panel.values > 0).any())
+        log_y = metric.plot.log_y and any(bool((part.values > 0).any()) for part in panel)
         drawn.update_yaxes(
             title_text=_axis_title(panel), type="log" if log_y else "linear", row=row, col=1
         )
     drawn.update_xaxes(type="log" if metric.plot.log_x else "linear")
-    drawn.update_xaxes(title_text=_step_title(panels[-1], metric), row=len(panels), col=1)
+    drawn.update_xaxes(title_text=_x_title(panels[-1][0], metric), row=len(panels), col=1)
     drawn.update_layout(height=max(480, 230 * len(panels)))
     return drawn
 
@@ -169,21 +172,45 @@ def _phases(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
     return drawn
 
 
-def _panels(result: xr.DataArray | xr.Dataset) -> list[xr.DataArray]:
+def _panels(result: xr.DataArray | xr.Dataset, metric: Metric) -> list[list[xr.DataArray]]:
+    """Choose what is drawn one above the other: each panel holds series on one axis."""
     if isinstance(result, xr.DataArray):
-        return [result]
-    return [panel for panel in result.data_vars.values() if panel.dtype.kind in "fiu"]
+        return [[result]]
+    drawable = {
+        str(name): values
+        for name, values in result.data_vars.items()
+        if values.dtype.kind in "fiu" and _axis(values) != "run"
+    }
+    named = metric.plot.panels or tuple((name,) for name in drawable)
+    panels = [[drawable[name] for name in names if name in drawable] for names in named]
+    return [panel for panel in panels if panel]
 
 
-def _curves(panel: xr.DataArray) -> Iterator[tuple[str, Any]]:
-    axis = panel.dims[-1]
-    if panel.ndim == 1:
-        yield str(panel.name), panel.values
-        return
-    others = panel.dims[0]
-    for label, values in zip(panel[others].values, panel.transpose(..., axis).values, strict=True):
-        of = f"{panel['tensor'].sel(param=label).item()}, " if others == "param" else ""
-        yield f"{of}{label}", values
+def _curves(panel: list[xr.DataArray]) -> Iterator[tuple[str, Any]]:
+    for part in panel:
+        axis = _axis(part)
+        others = [dim for dim in part.dims if dim != axis]
+        title = str(part.attrs.get("long_name", part.name)) if len(panel) > 1 else ""
+        if not others:
+            yield title or str(part.name), part.values
+            continue
+        lines = part.transpose(*others, axis).values.reshape(-1, part.sizes[axis])
+        for labels, values in zip(product(*(_labels(part, d) for d in others)), lines, strict=True):
+            yield ", ".join(filter(None, (title, *labels))), values
+
+
+def _labels(panel: xr.DataArray, dim: Any) -> list[str]:
+    labels = [str(label) for label in panel[dim].values]
+    if dim == "param" and "tensor" in panel.coords:
+        names = panel["tensor"].values
+        return [f"{name}, {label}" for name, label in zip(names, labels, strict=True)]
+    return labels
+
+
+def _axis(panel: xr.DataArray) -> str:
+    """Return the dim along the x axis; `run` if there is none, since values without are no line."""
+    along = next((str(d) for d in panel.dims if d in AXES), None)
+    return along or (str(panel.dims[-1]) if panel.dims else "run")
 
 
 def _styles(count: int) -> list[tuple[str, str]]:
@@ -193,7 +220,7 @@ def _styles(count: int) -> list[tuple[str, str]]:
 
 def _positions(panel: xr.DataArray, log: bool) -> Any:
     """Return steps for the axis; a logarithmic one has no place for step 0, which goes to 1/2."""
-    steps = panel[panel.dims[-1]].values.astype(float)
+    steps = panel[_axis(panel)].values.astype(float)
     return np.where(steps == 0, 0.5, steps) if log else steps
 
 
@@ -205,16 +232,20 @@ def _points(x: Any, values: Any) -> tuple[Any, Any]:
     return x, np.where(finite, values, None)
 
 
-def _step_title(panel: xr.DataArray, metric: Metric) -> str:
-    zero = bool((panel[panel.dims[-1]].values == 0).any())
+def _x_title(panel: xr.DataArray, metric: Metric) -> str:
+    axis = panel[_axis(panel)]
+    if "step" not in str(axis.name):
+        return _escaped(str(axis.attrs.get("long_name", axis.name)))
+    zero = bool((axis.values == 0).any())
     note = ", step 0 drawn at 0.5" if metric.plot.log_x and zero else ""
     return f"step [optimizer updates{note}]"
 
 
-def _axis_title(panel: xr.DataArray) -> str:
-    name = str(panel.attrs.get("long_name", panel.name))
-    units = str(panel.attrs.get("units", "1"))
-    against = panel.attrs.get("relative_to")
+def _axis_title(panel: list[xr.DataArray]) -> str:
+    titles = [str(part.attrs.get("long_name", part.name)) for part in panel]
+    units = str(panel[0].attrs.get("units", "1"))
+    against = panel[0].attrs.get("relative_to")
+    name = ", ".join(titles)
     text = f"{name} (to {against})" if against is not None else name
     return _escaped(text if units == "1" else f"{text} [{units}]")
 

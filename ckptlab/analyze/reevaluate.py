@@ -1,0 +1,92 @@
+"""Snapshots evaluated on the test set after the training.
+
+Imports analyze.{examples, problem, recorded, results, selection, source}; torch through problem.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from ckptlab.analyze.examples import whole
+from ckptlab.analyze.problem import Problem
+from ckptlab.analyze.recorded import EVALUATIONS
+from ckptlab.analyze.results import STEP_ATTRIBUTES
+from ckptlab.analyze.selection import select_columns
+from ckptlab.analyze.source import Source
+from ckptlab.errors import ConfigError
+
+
+def reevaluate(
+    source: Source,
+    *,
+    model: Any,
+    data: Any,
+    loss: Any = None,
+    steps: Any = None,
+    correct: bool = False,
+    batch_size: int = 256,
+) -> xr.Dataset:
+    """Loss and accuracy of any snapshots, with batch norm's running statistics as recorded.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    model : Module
+        The network that was recorded; copied.
+    data : (inputs, targets) or Dataset
+        The test set.
+    loss : callable, optional
+        ``loss(outputs, targets)``; cross-entropy by default.
+    steps : str, int or slice, optional
+        Which recorded steps; by default those evaluated during the training, or all if none was.
+    correct : bool
+        Say of every example whether it was answered right.
+    batch_size : int
+        Examples at once.
+
+    Returns
+    -------
+    Dataset, dims (eval_step,)
+        `eval_loss`, `eval_accuracy`, and with `correct` the bool `correct` (eval_step, example).
+
+    Raises
+    ------
+    ConfigError
+        If `correct` is asked for and the targets are no classes.
+    LayoutError
+        If the model is not the one recorded.
+    """
+    problem = Problem(source, model, loss)
+    subset = whole(data, batch_size)
+    columns = _evaluated(source) if steps is None else select_columns(source, steps)
+    found = []
+    for column in columns:
+        problem.load_step(column)
+        found.append(problem.evaluate(subset))
+    if correct and not len(found[0].correct):
+        raise ConfigError("correct needs outputs (examples, classes) and whole-number targets")
+    series = {
+        "eval_loss": [evaluated.loss for evaluated in found],
+        "eval_accuracy": [evaluated.accuracy for evaluated in found],
+    }
+    data_vars: dict[str, Any] = {
+        name: ("eval_step", np.array(values), dict(zip(("units", "long_name"), about, strict=True)))
+        for (name, values), about in zip(series.items(), EVALUATIONS.values(), strict=True)
+    }
+    if correct:
+        verdicts = np.stack([evaluated.correct for evaluated in found])
+        data_vars["correct"] = (("eval_step", "example"), verdicts, {"long_name": "answered right"})
+    coords = {"eval_step": ("eval_step", source.steps[columns], dict(STEP_ATTRIBUTES))}
+    about = {"evaluated": "afterwards", "data": subset.name, "loss": problem.loss.name}
+    return xr.Dataset(data_vars, coords, {**about, "batch_norm": problem.batch_norm})
+
+
+def _evaluated(source: Source) -> npt.NDArray[np.int64]:
+    at = source.small("eval_step") if source.has("eval_step") else np.zeros(0)
+    columns = np.flatnonzero(np.isin(source.steps, at))
+    return columns if len(columns) else select_columns(source, None)

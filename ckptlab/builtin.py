@@ -1,0 +1,142 @@
+"""Model, loss and data of a run of the built-in trainer, for the metrics that need them.
+
+Imports analyze and train, which do not know each other; torch only where such a metric is asked
+for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptlab.analyze.entry import Metric
+
+if TYPE_CHECKING:
+    import torch
+
+    from ckptlab.train.training import Training
+
+
+@contextlib.contextmanager
+def inputs_for(
+    metric: Metric, attributes: Mapping[str, Any], options: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Rebuild what a metric needs beyond the recording, as far as the caller does not give it.
+
+    Parameters
+    ----------
+    metric : Metric
+        The metric.
+    attributes : mapping
+        Root attributes of the run.
+    options : mapping
+        What the caller gives.
+
+    Yields
+    ------
+    dict
+        Keyword arguments to add; empty if nothing is needed, or the run was recorded from a loop
+        of one's own. Meanwhile threads and precision are those of the training.
+
+    Raises
+    ------
+    DataError
+        If the data set is not there.
+    """
+    missing = {k: offer for k, offer in metric.inputs.items() if options.get(k) is None}
+    if not missing or not metric.wants_inputs(options) or not is_builtin(attributes):
+        yield {}
+        return
+    training = rebuild(attributes)
+    import torch
+
+    from ckptlab.train.numerics import numerics
+
+    # Evaluations are to equal those of the training; curvature is to be as exact as it can be.
+    low = training.update.autocast if metric.inputs.get("data") == "test" else None
+    with (
+        numerics(training.config.train, training.device),
+        torch.autocast(training.device.type, low, enabled=low is not None),
+    ):
+        offers = {
+            "model": training.model,
+            "loss": torch.nn.CrossEntropyLoss(),
+            "train": TaskExamples(training, "train"),
+            "test": TaskExamples(training, "test"),
+        }
+        yield {key: offers[offer] for key, offer in missing.items()}
+
+
+def is_builtin(attributes: Mapping[str, Any]) -> bool:
+    """Say whether a run was made by the built-in trainer."""
+    config = attributes.get("config")
+    return (
+        isinstance(config, Mapping)
+        and isinstance(config.get("model"), Mapping)
+        and "classes" in attributes
+    )
+
+
+def rebuild(attributes: Mapping[str, Any]) -> Training:
+    """Put the training of a run together again, on whatever device there is.
+
+    Parameters
+    ----------
+    attributes : mapping
+        Root attributes of the run.
+
+    Returns
+    -------
+    Training
+        The model at its initialisation.
+
+    Raises
+    ------
+    DataError
+        If the data set is not there.
+    """
+    from ckptlab.train.resume import stored_config
+    from ckptlab.train.training import build
+
+    config = stored_config(attributes)
+    anywhere = config.train.model_copy(update={"device": "auto"})
+    return build(config.model_copy(update={"train": anywhere}))
+
+
+class TaskExamples:
+    """Images and answers as the network sees them, without augmentation.
+
+    Parameters
+    ----------
+    training : Training
+        Whose task they are.
+    split : str
+        ``train`` or ``test``.
+    """
+
+    def __init__(self, training: Training, split: str) -> None:
+        self._task = training.task
+        self._split = split
+
+    def __len__(self) -> int:
+        shape = self._task.data.shape
+        return shape.train if self._split == "train" else shape.test
+
+    def take(self, index: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return some of them, normalised, on the device of the training."""
+        import torch
+
+        from ckptlab.train.tasks.task import Batch
+
+        data = self._task.data
+        train = self._split == "train"
+        images, labels = (data.train, data.train_labels) if train else (data.test, data.test_labels)
+        at = torch.from_numpy(index).to(images.device)
+        batch = Batch(data.normalise(images[at]), labels[at], at)
+        # What a task draws at random, it draws as for the first update.
+        batch = self._task.train(batch, 0) if train else self._task.test(batch)
+        return batch.images, batch.labels
