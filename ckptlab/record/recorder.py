@@ -6,7 +6,6 @@ Imports store and record. Adding it to a loop takes three lines (see `Recorder`)
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,15 +16,13 @@ import torch
 
 from ckptlab.errors import CkptlabError, ConfigError, RecordingError, unknown_name
 from ckptlab.record.capture import capture
-from ckptlab.record.committer import Committer, Job
 from ckptlab.record.environment import describe_environment
-from ckptlab.record.gather import Gather
-from ckptlab.record.gradients import GradientNorms, write_gradients
+from ckptlab.record.filling import Filler, Number, Observed
 from ckptlab.record.interrupt import Interrupts
-from ckptlab.record.optimizer import copy_state, restore_state
-from ckptlab.record.restore import load_model, refill, require_resumable, restore
+from ckptlab.record.optimizer import restore_state
+from ckptlab.record.restore import load_model, require_resumable, restore
 from ckptlab.record.schedule import parse_schedule
-from ckptlab.record.staging import Buffer, block_size, bytes_per_step, parse_memory
+from ckptlab.record.staging import block_size, bytes_per_step, parse_memory
 from ckptlab.store.block import Evaluation
 from ckptlab.store.codecs import CODECS
 from ckptlab.store.reader import open_latest
@@ -37,11 +34,6 @@ ARRAYS = ("weights", "gradients")
 
 OPEN_ENDED_CAPACITY = 1024
 """Steps allocated at first for a schedule without an end."""
-
-NICE = 10
-"""How much lower than training's the priority of compression on the same CPU is."""
-
-Number = float | torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +187,7 @@ class Recorder:
         self._updates = 0
         self._updating = False
         self._lr: Number | None = None
-        self._latest: tuple[Number | None, Number | None, bool] = (None, None, False)
-        self._evaluations: list[Evaluation] = []
-        self._stall = self._stall_total = self._base_time = 0.0
-        self._recorded = 0
-        self._last_recorded = -1
-        self._warned = False
-        self._buffer: Buffer | None = None
-        self._next_start = 0
+        self._observed = Observed()
         self._state = "new"
 
     def __enter__(self) -> Self:
@@ -242,13 +227,13 @@ class Recorder:
         committed = len(self._writer.steps)
         raw = 4 * self._captured.layout.parameters * committed
         stored = self._writer.weight_bytes
-        return RecorderStats(self._recorded, committed, raw, stored, self._stall_total)
+        filler = self._filler
+        return RecorderStats(filler.recorded, committed, raw, stored, filler.stall_seconds)
 
     @property
     def evaluated(self) -> set[int]:
         """Steps for which an evaluation is stored or about to be."""
-        stored = set(self._writer.evaluations) if self._writes else set()
-        return stored | {evaluation.step for evaluation in self._evaluations}
+        return self._filler.evaluated if self._writes else set()
 
     def step(
         self,
@@ -281,13 +266,13 @@ class Recorder:
         self.step_number += 1
         if not self._writes:
             return
-        self._committer.check()
+        self._filler.check()
         if skipped is None:
             skipped = bool(self._hooks) and not self._updates
         self._updates = 0
-        self._latest = (loss, accuracy, skipped)
+        self._observed = Observed(loss, accuracy, self._lr, skipped)
         if self.step_number in self._schedule:
-            self._record()
+            self._filler.record(self.step_number, self._observed)
         if self._interrupts.pending is not None:
             self._interrupts.act()
 
@@ -305,7 +290,7 @@ class Recorder:
             _require_number("accuracy", accuracy)
             numbers = [float("nan") if v is None else float(v) for v in (loss, accuracy)]
             evaluation = Evaluation(step=self.step_number, loss=numbers[0], accuracy=numbers[1])
-            self._evaluations.append(evaluation)
+            self._filler.evaluate(evaluation)
 
     # How it is done: opening.
 
@@ -314,32 +299,23 @@ class Recorder:
         self._writer = writer
         writer.sync_seconds = self._sync_seconds
         try:
-            cuda = self._captured.device.type == "cuda"
-            self._side = torch.cuda.Stream() if cuda else None
-            gradients = "gradients" in writer.arrays
-            buffers = [Buffer(self._captured, writer.block, gradients=gradients) for _ in range(2)]
             if self._resume:
-                self._take_up(buffers[0])
-            self._norms = GradientNorms(self._captured.parameters)
-            live = {"weights": self._captured.parameters, **self._captured.buffers}
-            self._gathers = {array: Gather(tensors) for array, tensors in live.items()}
-            threads = encoding_threads() if cuda else 1
-            self._committer = Committer(writer, buffers, threads=threads, nice=0 if cuda else NICE)
+                self._take_up(writer)
+            self._filler = Filler(
+                writer, self._captured, self._optimizer, flush_seconds=self._flush_seconds
+            )
         except BaseException:
             writer.abandon()
             raise
-        self._clock = self._block_began = time.perf_counter()
-        if buffers[0].count:
-            self._buffer = self._committer.take()[0]
         if isinstance(self._optimizer, torch.optim.Optimizer):
             self._hooks = [
                 self._optimizer.register_step_pre_hook(self._before_update),
                 self._optimizer.register_step_post_hook(self._after_update),
             ]
         self._interrupts.install()
-        if self._last_recorded < 0 and 0 in self._schedule and not self.step_number:
+        if self._filler.last_step < 0 and 0 in self._schedule and not self.step_number:
             try:
-                self._record()
+                self._filler.record(0, self._observed)
             except BaseException as error:
                 self.__exit__(type(error), error, None)
                 raise
@@ -363,19 +339,12 @@ class Recorder:
             overwrite=self._overwrite,
         )
 
-    def _take_up(self, buffer: Buffer) -> None:
-        writer = self._writer
+    def _take_up(self, writer: StoreWriter) -> None:
         require_resumable(writer, self._captured, self._schedule)
         self.step_number, kept = restore(writer, self._captured, self._optimizer, self._schedule)
         plan = {key: value for key, value in self._plan.items() if value}
         writer.set_attributes(state="recording", **plan)
         writer.cut(kept)
-        refill(buffer, writer)
-        self._next_start = buffer.start + (writer.block if buffer.count else 0)
-        self._recorded = kept
-        self._last_recorded = writer.steps[-1] if kept else -1
-        if kept:
-            self._base_time = float(writer.read_series("wall_time")[-1])
 
     def _restore_only(self) -> None:
         # The first rank goes by the markers, which may be ahead of the view.
@@ -388,8 +357,6 @@ class Recorder:
         if anchor is not None:
             restore_state(self._optimizer, self._captured, anchor)
 
-    # How it is done: the hot path.
-
     def _before_update(self, *_: object) -> None:
         self._updating = True
 
@@ -399,84 +366,17 @@ class Recorder:
         # Read here, since a scheduler may have moved on by the time step() is called.
         self._lr = optimizer.param_groups[0]["lr"]
 
-    @torch.no_grad()
-    def _record(self) -> None:
-        buffer = self._buffer or self._next_buffer()
-        slot, rows = buffer.count, buffer.device_rows
-        for array, gather in self._gathers.items():
-            gather.copy(rows[array][slot], buffer.views[array][slot])
-        self._record_gradients(buffer, slot)
-        loss, accuracy, skipped = self._latest
-        _put(rows["loss"][slot], loss)
-        _put(rows["batch_accuracy"][slot], accuracy)
-        _put(rows["lr"][slot], self._lr if self.step_number else None)
-        now = time.perf_counter()
-        buffer.series["step"][slot] = self.step_number
-        buffer.series["wall_time"][slot] = self._base_time + now - self._clock
-        buffer.series["stall_time"][slot] = self._stall
-        buffer.series["skipped"][slot] = skipped
-        self._stall = 0.0
-        buffer.count += 1
-        self._recorded += 1
-        self._last_recorded = self.step_number
-        if buffer.count == self._writer.block:
-            self._submit(buffer)
-        elif now - self._block_began > self._flush_seconds:
-            self._submit(buffer)
-            self._block_began = now
-
-    def _record_gradients(self, buffer: Buffer, slot: int) -> None:
-        rows = buffer.device_rows
-        if not self.step_number:
-            for name in ("gradient_norm", "gradient_mean_abs", "gradients"):
-                if name in rows:
-                    rows[name][slot].fill_(torch.nan)
-            return
-        found = self._norms.write(rows["gradient_norm"][slot], rows["gradient_mean_abs"][slot])
-        if (not found or self._committer.zeroed) and not self._warned:
-            self._warned = True
-            warnings.warn(
-                "no gradient was there to record: call recorder.step() before zero_grad()",
-                stacklevel=5,
-            )
-        if "gradients" in buffer.views:
-            write_gradients(self._captured.parameters, buffer.views["gradients"][slot])
-
-    def _next_buffer(self) -> Buffer:
-        buffer, waited = self._committer.take()
-        self._stall += waited
-        self._stall_total += waited
-        buffer.reuse()
-        buffer.start = self._next_start
-        self._next_start += self._writer.block
-        self._buffer = buffer
-        self._block_began = time.perf_counter()
-        return buffer
-
-    def _submit(self, buffer: Buffer, *, exact: bool = True) -> None:
-        """Hand what the buffer holds to the writer thread; `exact` if the optimizer matches it."""
-        state = None
-        if exact:
-            state = copy_state(self._optimizer, self._captured, self.step_number)
-        buffer.send(buffer.count, self._side)
-        full = buffer.count == self._writer.block
-        evaluations, self._evaluations = self._evaluations, []
-        buffer.sent = buffer.count
-        self._committer.put(Job(buffer, buffer.count, state, evaluations, full))
-        if full:
-            self._buffer = None
-
     # How it is done: closing.
 
     def _close(self, error: BaseException | None) -> None:
         try:
-            if self._committer.error is None:
+            if not self._filler.failed:
                 self._flush(exact=self._is_exact(error))
-            self._committer.close()
-            self._committer.check()
+            self._filler.close()
+            self._filler.check()
             self._writer.finish("complete" if error is None else "interrupted")
         except BaseException as failure:
-            self._committer.close()
+            self._filler.close()
             self._writer.abandon()
             if failure is error:
                 return
@@ -494,28 +394,17 @@ class Recorder:
         if error is None or self._interrupts.acted:
             return True
         # A forward pass since the last update may have changed buffers that are not recorded yet.
-        whole = self._last_recorded == self.step_number or not self._captured.buffers
+        whole = self._filler.last_step == self.step_number or not self._captured.buffers
         return bool(self._hooks) and whole
 
-    @torch.no_grad()
     def _flush(self, *, exact: bool) -> None:
-        if exact and self._last_recorded != self.step_number:
-            self._record()
-        buffer = self._buffer
-        if buffer is not None and (buffer.count > buffer.sent):
-            self._submit(buffer, exact=exact)
-        elif self._evaluations:
-            self._committer.put(Job(None, 0, None, self._evaluations, last=False))
-            self._evaluations = []
+        if exact and self._filler.last_step != self.step_number:
+            self._filler.record(self.step_number, self._observed)
+        self._filler.flush(exact=exact)
 
     def _require_open(self) -> None:
         if self._state != "open":
             raise RecordingError("the recorder records inside its `with` block only")
-
-
-def encoding_threads() -> int:
-    """Return how many cores compress where training runs on a GPU."""
-    return min(4, max((os.cpu_count() or 1) - 1, 1))
 
 
 def _require_number(name: str, value: object) -> None:
@@ -525,13 +414,6 @@ def _require_number(name: str, value: object) -> None:
             raise ConfigError(f"{name} has shape {tuple(value.shape)}; one number is needed")
     elif value is not None and not isinstance(value, SupportsFloat):
         raise ConfigError(f"{name} is a {type(value).__name__}; one number is needed")
-
-
-def _put(row: torch.Tensor, value: Number | None) -> None:
-    if isinstance(value, torch.Tensor):
-        row.copy_(value.detach().reshape(1), non_blocking=True)
-    else:
-        row.fill_(float("nan") if value is None else float(value))
 
 
 def _rank() -> int:

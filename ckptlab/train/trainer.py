@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from ckptlab.errors import ConfigError
 from ckptlab.record.calibrate import choose_codec
-from ckptlab.record.recorder import Recorder, RecorderStats, encoding_threads
+from ckptlab.record.filling import encoding_threads
+from ckptlab.record.recorder import Recorder, RecorderStats
 from ckptlab.record.schedule import parse_schedule, parse_step
 from ckptlab.store.reader import open_store
 from ckptlab.train.config import Config

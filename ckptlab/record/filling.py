@@ -1,0 +1,218 @@
+"""The hot path of recording: one row a step, handed over a block at a time.
+
+Imports store and record.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from ckptlab.record.capture import Capture
+from ckptlab.record.committer import Committer, Job
+from ckptlab.record.gather import Gather
+from ckptlab.record.gradients import GradientNorms, write_gradients
+from ckptlab.record.optimizer import copy_state
+from ckptlab.record.restore import refill
+from ckptlab.record.staging import Buffer
+from ckptlab.store.block import Evaluation
+from ckptlab.store.writer import StoreWriter
+
+NICE = 10
+"""How much lower than training's the priority of compression on the same CPU is."""
+
+Number = float | torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the training loop says of an update, beside what is read from the model.
+
+    Parameters
+    ----------
+    loss, accuracy, lr : float, Tensor or None
+        Of the mini-batch; one number each.
+    skipped : bool
+        Whether an AMP scaler skipped the update.
+    """
+
+    loss: Number | None = None
+    accuracy: Number | None = None
+    lr: Number | None = None
+    skipped: bool = False
+
+
+class Filler:
+    """Fills buffers and hands them to the writer thread; it runs in the training loop's thread.
+
+    Parameters
+    ----------
+    writer : StoreWriter
+        Of the run, at its committed end.
+    captured : Capture
+        The model's live tensors.
+    optimizer : Optimizer or None
+        Its state is copied at the end of every block.
+    flush_seconds : float
+        A block that takes longer to fill is committed as far as it is.
+
+    Attributes
+    ----------
+    recorded : int
+        Steps taken so far.
+    last_step : int
+        The last of them; -1 before the first.
+    stall_seconds : float
+        Time spent waiting for a free buffer.
+    """
+
+    def __init__(
+        self,
+        writer: StoreWriter,
+        captured: Capture,
+        optimizer: torch.optim.Optimizer | None,
+        *,
+        flush_seconds: float,
+    ) -> None:
+        cuda = captured.device.type == "cuda"
+        self.recorded = len(writer.steps)
+        self.last_step = writer.steps[-1] if writer.steps else -1
+        self.stall_seconds = 0.0
+        self._writer = writer
+        self._captured = captured
+        self._optimizer = optimizer
+        self._flush_seconds = flush_seconds
+        self._evaluations: list[Evaluation] = []
+        self._stall = 0.0
+        self._base_time = float(writer.read_series("wall_time")[-1]) if writer.steps else 0.0
+        self._warned = False
+        self._side = torch.cuda.Stream() if cuda else None
+        self._norms = GradientNorms(captured.parameters)
+        live = {"weights": captured.parameters, **captured.buffers}
+        self._gathers = {array: Gather(tensors) for array, tensors in live.items()}
+        gradients = "gradients" in writer.arrays
+        buffers = [Buffer(captured, writer.block, gradients=gradients) for _ in range(2)]
+        refill(buffers[0], writer)
+        self._next_start = buffers[0].start + (writer.block if buffers[0].count else 0)
+        threads = encoding_threads() if cuda else 1
+        self._committer = Committer(writer, buffers, threads=threads, nice=0 if cuda else NICE)
+        self._buffer = self._committer.take()[0] if buffers[0].count else None
+        self._clock = self._block_began = time.perf_counter()
+
+    @property
+    def evaluated(self) -> set[int]:
+        """Steps for which an evaluation is stored or about to be."""
+        return {*self._writer.evaluations, *(pending.step for pending in self._evaluations)}
+
+    @property
+    def failed(self) -> bool:
+        """Whether the writer thread died of an error."""
+        return self._committer.error is not None
+
+    def check(self) -> None:
+        """Raise the error the writer thread died of, if it did."""
+        self._committer.check()
+
+    def evaluate(self, evaluation: Evaluation) -> None:
+        """Add an evaluation; it is committed with the next block."""
+        self._evaluations.append(evaluation)
+
+    @torch.no_grad()
+    def record(self, step: int, observed: Observed) -> None:
+        """Copy the model as it is now into the next row.
+
+        Parameters
+        ----------
+        step : int
+            Updates done.
+        observed : Observed
+            Of the last update.
+        """
+        buffer = self._buffer or self._next_buffer()
+        slot, rows = buffer.count, buffer.device_rows
+        for array, gather in self._gathers.items():
+            gather.copy(rows[array][slot], buffer.views[array][slot])
+        self._record_gradients(buffer, slot, step)
+        _put(rows["loss"][slot], observed.loss)
+        _put(rows["batch_accuracy"][slot], observed.accuracy)
+        _put(rows["lr"][slot], observed.lr if step else None)
+        now = time.perf_counter()
+        buffer.series["step"][slot] = step
+        buffer.series["wall_time"][slot] = self._base_time + now - self._clock
+        buffer.series["stall_time"][slot], self._stall = self._stall, 0.0
+        buffer.series["skipped"][slot] = observed.skipped
+        buffer.count += 1
+        self.recorded += 1
+        self.last_step = step
+        if buffer.count == self._writer.block:
+            self._submit(buffer)
+        elif now - self._block_began > self._flush_seconds:
+            self._submit(buffer)
+            self._block_began = now
+
+    def flush(self, *, exact: bool) -> None:
+        """Hand over what is left; `exact` if the optimizer is at the last recorded step."""
+        buffer = self._buffer
+        if buffer is not None and buffer.count > buffer.sent:
+            self._submit(buffer, exact=exact)
+        elif self._evaluations:
+            self._committer.put(Job(None, 0, None, self._evaluations, last=False))
+            self._evaluations = []
+
+    def close(self) -> None:
+        """Wait until everything handed over is committed, or has failed."""
+        self._committer.close()
+
+    def _record_gradients(self, buffer: Buffer, slot: int, step: int) -> None:
+        rows = buffer.device_rows
+        if not step:
+            for name in ("gradient_norm", "gradient_mean_abs", "gradients"):
+                if name in rows:
+                    rows[name][slot].fill_(torch.nan)
+            return
+        found = self._norms.write(rows["gradient_norm"][slot], rows["gradient_mean_abs"][slot])
+        if (not found or self._committer.zeroed) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "no gradient was there to record: call recorder.step() before zero_grad()",
+                stacklevel=5,
+            )
+        if "gradients" in buffer.views:
+            write_gradients(self._captured.parameters, buffer.views["gradients"][slot])
+
+    def _next_buffer(self) -> Buffer:
+        buffer, waited = self._committer.take()
+        self._stall += waited
+        self.stall_seconds += waited
+        buffer.reuse()
+        buffer.start = self._next_start
+        self._next_start += self._writer.block
+        self._buffer = buffer
+        self._block_began = time.perf_counter()
+        return buffer
+
+    def _submit(self, buffer: Buffer, *, exact: bool = True) -> None:
+        state = copy_state(self._optimizer, self._captured, self.last_step) if exact else None
+        buffer.send(buffer.count, self._side)
+        full = buffer.count == self._writer.block
+        evaluations, self._evaluations = self._evaluations, []
+        buffer.sent = buffer.count
+        self._committer.put(Job(buffer, buffer.count, state, evaluations, full))
+        if full:
+            self._buffer = None
+
+
+def encoding_threads() -> int:
+    """Return how many cores compress where training runs on a GPU."""
+    return min(4, max((os.cpu_count() or 1) - 1, 1))
+
+
+def _put(row: torch.Tensor, value: Number | None) -> None:
+    if isinstance(value, torch.Tensor):
+        row.copy_(value.detach().reshape(1), non_blocking=True)
+    else:
+        row.fill_(float("nan") if value is None else float(value))
