@@ -90,9 +90,10 @@ def read_byte_row(storage: Storage, document: Document, column: int) -> bytes:
         If it is damaged.
     """
     stored = StoredArray(storage.path, schema.OPTIMIZER_ROW, document, storage)
-    row, length = b"", 0
+    row = b""
     for i in range(stored.grid.shard_grid[0]):
-        row += stored.read_shard(i, column).decode(0).tobytes()
+        shard = stored.read_shard(i, column)
+        row += b"".join(shard.decode(c).tobytes() for c in range(shard.chunk_count))
         (length,) = struct.unpack_from("<Q", row)
         # A row that was shorter than a later one has fewer shards.
         if length + 8 <= len(row):

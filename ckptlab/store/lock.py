@@ -52,7 +52,7 @@ def describe(content: bytes) -> str:
     try:
         who = json.loads(content)
         return f"process {int(who['pid'])} on {str(who['host'])[:80]}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "another process"
 
 

@@ -220,7 +220,7 @@ def _is_gone(content: bytes) -> bool:
         os.kill(int(who["pid"]), 0)
     except ProcessLookupError:
         return True
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, OSError, RecursionError, OverflowError):
         return False
     return False
 

@@ -87,7 +87,7 @@ def anchor_of(weights: np.ndarray, position: int) -> Anchor:
     description = json.dumps({"present": {"momentum": ["layer0.weight"]}, "groups": []})
     header = json.dumps({"__metadata__": {"ckptlab": description}}).encode()
     row = len(header).to_bytes(8, "little") + header
-    return Anchor(step=position * 10, states={"momentum": weights[position] * 2}, row=row)
+    return Anchor(step=position * 10, states={"momentum": -weights[position]}, row=row)
 
 
 def write_run(
