@@ -85,11 +85,19 @@ def _lines(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
     from plotly.subplots import make_subplots
 
     panels = _panels(result, metric)
+    columns = 1 if len(panels) <= 2 else 2
+    rows = -(-len(panels) // columns)
     drawn = make_subplots(
-        rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.18 / max(len(panels), 2)
+        rows=rows,
+        cols=columns,
+        # Above the panel: a title along a short axis runs into its neighbours'.
+        subplot_titles=[_axis_title(panel) for panel in panels] if len(panels) > 1 else None,
+        horizontal_spacing=0.09,
+        vertical_spacing=0.3 / max(rows, 2),
     )
     shared = len({tuple(name for name, _ in _curves(p)) for p in panels}) == 1
-    for row, panel in enumerate(panels, 1):
+    for number, panel in enumerate(panels):
+        place = {"row": number // columns + 1, "col": number % columns + 1}
         curves = list(_curves(panel))
         for (name, values), (dash, colour) in zip(curves, _styles(len(curves)), strict=True):
             x, y = _points(_positions(panel[0], metric.plot.log_x), values)
@@ -98,19 +106,20 @@ def _lines(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
                 y=y,
                 name=_escaped(name),
                 legendgroup=name,
-                showlegend=len(curves) > 1 and (row == 1 or not shared),
+                showlegend=len(curves) > 1 and (number == 0 or not shared),
                 mode="lines+markers" if len(x) <= MARKERS_UP_TO else "lines",
                 line={"color": colour, "dash": dash, "width": 2},
-                row=row,
-                col=1,
+                **place,
             )
         log_y = metric.plot.log_y and any(bool((part.values > 0).any()) for part in panel)
-        drawn.update_yaxes(
-            title_text=_axis_title(panel), type="log" if log_y else "linear", row=row, col=1
-        )
+        title = _axis_title(panel) if len(panels) == 1 else _units(panel)
+        drawn.update_yaxes(title_text=title, type="log" if log_y else "linear", **place)
+        # One step axis for all, so that zooming into one panel zooms into every panel.
+        drawn.update_xaxes(matches="x" if number else None, **place)
     drawn.update_xaxes(type="log" if metric.plot.log_x else "linear")
-    drawn.update_xaxes(title_text=_x_title(panels[-1][0], metric), row=len(panels), col=1)
-    drawn.update_layout(height=max(480, 230 * len(panels)))
+    drawn.update_xaxes(title_text=_x_title(panels[-1][0], metric), row=rows)
+    drawn.update_annotations(font_size=14)
+    drawn.update_layout(height=max(480, 130 + 240 * rows))
     return drawn
 
 
@@ -248,6 +257,11 @@ def _axis_title(panel: list[xr.DataArray]) -> str:
     name = ", ".join(titles)
     text = f"{name} (to {against})" if against is not None else name
     return _escaped(text if units == "1" else f"{text} [{units}]")
+
+
+def _units(panel: list[xr.DataArray]) -> str:
+    units = str(panel[0].attrs.get("units", "1"))
+    return "" if units == "1" else _escaped(f"[{units}]")
 
 
 def _title(result: xr.DataArray | xr.Dataset, metric: Metric) -> str:
