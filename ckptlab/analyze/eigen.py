@@ -1,6 +1,7 @@
 """The largest eigenvalues of a Hessian, from products with vectors alone.
 
-Imports analyze.{examples, problem} and errors; torch, and curvlinops from the extra `curvature`.
+Imports analyze.{examples, hessian, problem} and errors; torch, and through hessian curvlinops from
+the extra `curvature`.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Eigenpairs:
 def method(size: int, k: int) -> str:
     """Say how `largest` will find k eigenvalues of a matrix of a size."""
     if is_dense(size, k):
-        return "dense: every column by curvlinops, numpy eigh"
-    return f"Lanczos: curvlinops, scipy eigsh (LA, tol {TOLERANCE:g})"
+        return "dense: products by curvlinops, numpy eigh"
+    return f"Lanczos: products by curvlinops, scipy eigsh (LA, tol {TOLERANCE:g})"
 
 
 def is_dense(size: int, k: int) -> bool:
@@ -91,9 +92,13 @@ def largest(problem: Problem, subset: Subset, k: int, seed: int) -> Eigenpairs:
         raise ConfigError(f"eigenvalues {k}: the model has {size} trained parameters; take 1..that")
     product = hessian_product(problem, subset)
     start = np.random.default_rng(seed).standard_normal(size)
-    if not np.isfinite(product(start[:, None])).all():
+    image = product(start[:, None])
+    if not np.isfinite(image).all():
         nan = np.full((size, k), np.nan)
         return Eigenpairs(nan[0], nan, nan[0])
+    if not image.any():
+        # A flat loss: Lanczos cannot start, and any orthonormal vectors will do.
+        return Eigenpairs(np.zeros(k), np.eye(size, k), np.zeros(k))
     values, vectors = _dense(product, size, k) if is_dense(size, k) else _lanczos(product, start, k)
     order = np.argsort(values)[::-1]
     values, vectors = values[order], vectors[:, order]
@@ -125,10 +130,10 @@ def hessian_product(problem: Problem, subset: Subset) -> Any:
         If curvlinops is not installed.
     """
     try:
-        from curvlinops import HessianLinearOperator
+        from ckptlab.analyze.hessian import ReverseHessian
     except ImportError as error:
         raise ConfigError("Hessians need curvlinops: pip install 'ckptlab[curvature]'") from error
-    operator = HessianLinearOperator(
+    operator = ReverseHessian(
         problem.model,
         problem.loss,
         problem.parameters,

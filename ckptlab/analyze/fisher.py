@@ -173,7 +173,8 @@ def _labels(
             yield chosen, probabilities[:, label]
         return
     ends = probabilities.cumsum(axis=1)
-    for _ in range(draws):
-        uniform = rng.random((count, 1)) * ends[:, -1:]
-        picked = np.minimum((ends <= uniform).sum(axis=1), outputs.shape[1] - 1)
+    # Drawn example by example, so that the labels do not depend on how batches are cut.
+    for uniform in rng.random((count, draws)).T:
+        above = ends <= uniform[:, None] * ends[:, -1:]
+        picked = np.minimum(above.sum(axis=1), outputs.shape[1] - 1)
         yield torch.from_numpy(picked).to(inputs.device), np.full(count, 1 / draws)

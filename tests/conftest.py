@@ -1,0 +1,27 @@
+"""Runs that tests of several layers share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trained import train_tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_mlps(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two replicates of a fully connected network."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("mlps")
+    model = ["model.name=mlp", "model.width=6", "eval.steps=0:13:4"]
+    return [train_tiny(folder / f"seed{s}.zarr", *model, f"train.seed={s}") for s in (0, 1)]
+
+
+@pytest.fixture(scope="session")
+def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with batch norm."""
+    torch.set_num_threads(1)
+    path = tmp_path_factory.mktemp("resnet") / "resnet.zarr"
+    return train_tiny(path, "model.name=resnet8", "model.width=4", "eval.steps=0:13:6")
