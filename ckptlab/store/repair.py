@@ -75,8 +75,11 @@ def _kept_steps(report: Report, steps: np.ndarray, block: int) -> int:
             continue
         if finding.first_step is None or finding.last_step is None:
             raise _not_in_tail(report.path, finding)
-        first, last = np.searchsorted(steps, [finding.first_step, finding.last_step])
-        blocks |= set(range(int(first) // block, int(last) // block + 1))
+        first, last = np.searchsorted(steps, [finding.first_step, finding.last_step]) // block
+        if first != last:
+            # A small array's chunk: dropping it would take intact blocks along.
+            raise _not_in_tail(report.path, finding)
+        blocks.add(int(first))
     if not blocks:
         return len(steps)
     first, end = min(blocks), (report.steps - 1) // block
@@ -89,8 +92,8 @@ def _kept_steps(report: Report, steps: np.ndarray, block: int) -> int:
 
 def _not_in_tail(path: str, finding: Finding) -> CorruptError:
     return CorruptError(
-        f"{path} cannot be repaired by dropping its tail: {finding}, and intact steps follow. "
-        "Restore that file from a copy, or use the run as far as it can be read"
+        f"{path} cannot be repaired by dropping its tail, since intact steps would go with it: "
+        f"{finding}. Restore that file from a copy, or use the run as far as it can be read"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from ckptlab.store.constants import CONSTANTS, check_constants
 from ckptlab.store.growing import chunk_key, chunk_length, read_all, read_chunk
 from ckptlab.store.layout import Layout
 from ckptlab.store.markers import committed_keys, read_markers
-from ckptlab.store.reader import check_root, load_root
+from ckptlab.store.reader import check_root, load_root, read_root
 from ckptlab.store.report import Finding, Report
 from ckptlab.store.shards import Grid, Shard, is_sharded, shard_key
 from ckptlab.store.storage import LOCK, ROOT, Storage, open_storage
@@ -55,25 +56,41 @@ def verify(path: str | os.PathLike[str] | Storage, *, deep: bool = False) -> Rep
         If there is no run, or it was written in a newer format.
     """
     storage = open_storage(path)
-    for _ in range(_ATTEMPTS):
-        checker, report = _check(storage, deep=deep)
-        if report.ok or checker is None or not checker.was_cut():
+    report = _check(storage, deep=deep)
+    for _ in range(_ATTEMPTS - 1):
+        if report.ok or not _may_move(storage, report):
             break
+        # Who resumes a run may cut it while it is checked: damage is what stays.
+        again = _check(storage, deep=deep)
+        files = {finding.file for finding in report.findings}
+        lasting = tuple(finding for finding in again.findings if finding.file in files)
+        report = replace(again, findings=lasting)
     return report
 
 
-def _check(storage: Storage, *, deep: bool) -> tuple[_Checker | None, Report]:
+def _may_move(storage: Storage, report: Report) -> bool:
+    if report.state == "recording":
+        return True
+    try:
+        attributes, metadata = read_root(storage)
+    except StoreError:
+        return False
+    moved = schema.committed_lengths(metadata)["step"] != report.steps
+    return moved or attributes["state"] != report.state
+
+
+def _check(storage: Storage, *, deep: bool) -> Report:
     try:
         root = load_root(storage)
         attributes, metadata = check_root(storage, root)
     except CorruptError as error:
         problem = _problem(error, f"{storage.path}/{ROOT}")
         finding = Finding(array="", file=ROOT, problem=problem)
-        return None, Report(path=storage.path, deep=deep, files=1, findings=(finding,))
+        return Report(path=storage.path, deep=deep, files=1, findings=(finding,))
     checker = _Checker(storage, attributes, metadata)
     if _text(root) != _text(root_document(attributes, metadata)):
         checker.add("", ROOT, "is not what ckptlab writes")
-    return checker, checker.run(deep=deep)
+    return checker.run(deep=deep)
 
 
 class _Checker:
@@ -82,8 +99,6 @@ class _Checker:
     def __init__(
         self, storage: Storage, attributes: dict[str, Any], metadata: dict[str, Document]
     ) -> None:
-        attributes = dict(attributes)
-        attributes.pop("metadata_digest")
         self._storage = storage
         self._attributes = attributes
         self._metadata = metadata
@@ -129,16 +144,6 @@ class _Checker:
             findings=tuple(self._findings),
             notes=tuple(self._notes),
         )
-
-    def was_cut(self) -> bool:
-        """Say whether the run was cut or replaced meanwhile, so that the view no longer holds."""
-        try:
-            attributes, metadata = check_root(self._storage, load_root(self._storage))
-        except StoreError:
-            return False
-        lengths = schema.committed_lengths(metadata)
-        shorter = any(lengths[axis] < self._lengths[axis] for axis in STEP_AXES)
-        return shorter or attributes.get("started") != self._attributes.get("started")
 
     def add(
         self,

@@ -47,9 +47,8 @@ def test_every_flipped_byte_is_noticed(name):
 def test_a_stream_of_another_length_is_refused_even_with_a_right_checksum(name, length):
     values = np.arange(20, dtype=np.float32)
     stream = CODECS[name].encode(np.resize(values, length))
-    with pytest.raises(Exception) as raised:
+    with pytest.raises(ValueError, match="another length"):
         CODECS[name].decode(stream, np.empty_like(values))
-    assert isinstance(raised.value, (ValueError, RuntimeError))
 
 
 def test_checksum_is_the_published_crc32c():
@@ -64,5 +63,5 @@ def test_checksum_is_the_published_crc32c():
 def test_pipelines_are_told_apart_and_names_suggested():
     assert [codec_of(codec.pipeline) for codec in CODECS.values()] == list(CODECS.values())
     assert codec_of([{"name": "bytes"}]) is None
-    with pytest.raises(UnknownNameError, match="'dense'.*Accepted: dense, fast"):
+    with pytest.raises(UnknownNameError, match=r"'dense'.*Accepted: dense, fast"):
         find_codec("denes")

@@ -78,7 +78,9 @@ def test_a_stale_lock_object_is_taken_over_once(tmp_path):
     gone.start()
     gone.join()
     storage = open_storage(f"memory://{tmp_path}")
-    storage.put("writer.lock", [json.dumps({"host": os.uname().nodename, "pid": gone.pid}).encode()])
+    storage.put(
+        "writer.lock", [json.dumps({"host": os.uname().nodename, "pid": gone.pid}).encode()]
+    )
     with pytest.warns(StaleLockWarning, match=f"process {gone.pid}"):
         lock = storage.lock()
     with pytest.raises(LockedError):
@@ -91,7 +93,9 @@ def test_a_stale_lock_object_is_taken_over_once(tmp_path):
 def test_a_lock_object_that_may_be_anothers_is_respected(tmp_path, content):
     storage = open_storage(f"memory://{tmp_path}")
     storage.put("writer.lock", [content])
-    with pytest.raises(LockedError, match=r"delete memory://.*writer\.lock if that process is gone"):
+    with pytest.raises(
+        LockedError, match=r"delete memory://.*writer\.lock if that process is gone"
+    ):
         storage.lock()
 
 
@@ -119,6 +123,8 @@ def test_looking_at_a_run_does_not_drop_its_lock(tmp_path):
     lock.release()
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"null", b'{"pid": "x"}', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"null", b'{"pid": "x"}', b"\xff\xfe", b"[" * 100_000]
+)
 def test_any_content_can_be_described(content):
     assert describe(content) == "another process"

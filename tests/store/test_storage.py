@@ -1,4 +1,3 @@
-import os
 import shutil
 import subprocess
 import sys
@@ -96,7 +95,7 @@ def test_a_failed_put_leaves_the_old_content_and_no_rest(tmp_path):
     with pytest.raises(TypeError):
         storage.put("a", [b"new", "no bytes"])
     assert storage.get("a") == b"old"
-    assert os.listdir(tmp_path) == ["a"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_folder_in_the_way_is_a_write_error(tmp_path):
@@ -135,7 +134,7 @@ def test_a_removed_or_replaced_folder_is_not_brought_back(tmp_path):
     with pytest.raises(WriteError, match="removed or replaced"):
         storage.put("b", [b"2"])
     lock.release()
-    assert os.listdir(tmp_path / "run") == []
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_where_nothing_can_be_written_it_is_said():
@@ -172,5 +171,7 @@ storage.put("a/b", [b"2"])
 storage.sync()
 print(",".join(calls))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     return done.stdout.strip().split(",")

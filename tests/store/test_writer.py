@@ -166,7 +166,9 @@ def check(path, weights, steps, anchors, evaluations):
     assert stored.steps.tolist() == [10 * k for k in range(steps)]
     assert stored.anchors.tolist() == anchors
     assert stored.small("eval_step").tolist() == evaluations
-    assert stored.small("loss").tolist() == [np.float32(10 * k) / np.float32(7) for k in range(steps)]
+    assert stored.small("loss").tolist() == [
+        np.float32(10 * k) / np.float32(7) for k in range(steps)
+    ]
     for k in range(steps):
         assert same_bits(stored.snapshot(10 * k), weights[k])
     for anchor in anchors:
@@ -208,9 +210,7 @@ def test_arrays_that_a_kill_left_uneven_are_mended_on_resume(tmp_path):
     writer.write_block(block_of(weights, 8, 16, layout=layout))
     writer.abandon()
     assert verify(tmp_path, deep=True).ok
-    assert not (tmp_path / "optimizer_other/c").exists() or not os.listdir(
-        tmp_path / "optimizer_other/c/0"
-    )
+    assert not [p for p in (tmp_path / "optimizer_other").rglob("*") if p.is_file()]
     group = zarr.open_group(tmp_path, mode="r", use_consolidated=False)
     assert group["loss"].shape == group["lr"].shape == group["weights"].shape[1:] == (1000,)
 
@@ -330,7 +330,7 @@ def test_only_a_run_can_be_resumed(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(StoreError, match="no ckptlab run"):
         StoreWriter.resume(open_storage(tmp_path))
-    assert os.listdir(tmp_path) == ["file"]
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_what_is_left_out_of_a_block_is_fill(tmp_path):

@@ -1,0 +1,168 @@
+import json
+import shutil
+
+import pytest
+
+from ckptlab.errors import CorruptError, LockedError
+from ckptlab.store.reader import open_store
+from ckptlab.store.repair import repair
+from ckptlab.store.storage import open_storage
+from ckptlab.store.verify import verify
+from ckptlab.store.writer import StoreWriter
+from tests.store.samples import block_of, layout_of, same_bits, trajectory, write_run
+
+LAYOUT = layout_of(30, 12)
+WEIGHTS = trajectory(29, LAYOUT.parameters)
+
+
+@pytest.fixture
+def run(tmp_path):
+    path = tmp_path / "run.zarr"
+    write_run(path, WEIGHTS, LAYOUT, evaluations=(3, 26))
+    return path
+
+
+def mend(path, **options):
+    """Repair without waiting for the disk."""
+    return repair(open_storage(path, fsync=False), **options)
+
+
+def snapshot_of(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_a_sound_run_is_left_alone(run):
+    before = snapshot_of(run)
+    outcome = mend(run, deep=True)
+    assert (outcome.saved, outcome.steps, outcome.left) == (None, 0, 29)
+    assert "nothing to repair" in str(outcome)
+    assert snapshot_of(run) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        ("weights/c/0/3", "flipped"),
+        ("buffers_int64/c/0/3", "missing"),
+        ("optimizer_momentum/c/0/3", "torn"),
+    ],
+)
+def test_a_broken_tail_is_saved_dropped_and_can_be_extended(run, file, how):
+    before = snapshot_of(run)
+    data = (run / file).read_bytes()
+    if how == "missing":
+        (run / file).unlink()
+    else:
+        (run / file).write_bytes(data[:20] if how == "torn" else b"!" + data[1:])
+    damaged = snapshot_of(run)
+    outcome = mend(run)
+    assert json.loads(json.dumps(outcome.to_dict()))["steps"] == 5
+    assert (outcome.first_step, outcome.last_step, outcome.left) == (240, 280, 24)
+    assert (outcome.anchors, outcome.evaluations) == (1, 1)
+    assert "dropped 5 steps (240..280)" in str(outcome)
+    report = verify(run, deep=True)
+    assert report.ok
+    assert (report.state, report.steps) == ("interrupted", 24)
+    # With what was saved the run is, byte for byte, what it was before.
+    together = snapshot_of(run) | snapshot_of(run.with_name("run.zarr.damaged-1"))
+    assert {p: c for p, c in together.items() if p.name != "writer.lock"} == {
+        p: c for p, c in damaged.items() if p.name != "writer.lock"
+    }
+    writer = StoreWriter.resume(open_storage(run))
+    writer.cut(24)
+    block = block_of(WEIGHTS, 24, 29, layout=LAYOUT)
+    writer.write_block(block)
+    writer.finish("complete")
+    assert verify(run, deep=True).ok
+    assert same_bits(open_store(run).snapshot(280), WEIGHTS[28])
+    assert (run / "weights/c/0/3").read_bytes() == before[(run / "weights/c/0/3").relative_to(run)]
+
+
+def test_several_broken_blocks_at_the_end_go_together(run):
+    for file in ("weights/c/0/2", "buffers/c/0/3"):
+        (run / file).write_bytes(b"")
+    assert mend(run).left == 16
+    (run / "weights/c/0/1").write_bytes(b"")
+    assert mend(run).left == 8
+    assert verify(run, deep=True).ok
+    assert {p.name for p in run.parent.iterdir()} == {
+        "run.zarr",
+        "run.zarr.damaged-1",
+        "run.zarr.damaged-2",
+    }
+
+
+def test_damage_before_the_tail_is_refused_and_nothing_changed(run):
+    for file in ("weights/c/0/1", "loss/c/0", "step/c/0", "anchor/c/0", "eval_loss/c/0"):
+        data = (run / file).read_bytes()
+        (run / file).write_bytes(b"torn")
+        before = snapshot_of(run)
+        with pytest.raises(CorruptError, match=file):
+            mend(run)
+        after = snapshot_of(run)
+        assert {p: c for p, c in after.items() if p.name != "writer.lock"} == {
+            p: c for p, c in before.items() if p.name != "writer.lock"
+        }
+        (run / file).write_bytes(data)
+    assert verify(run).ok
+    assert not run.with_name("run.zarr.damaged-1").exists()
+
+
+def test_a_damaged_root_is_refused(run):
+    text = (run / "zarr.json").read_text()
+    (run / "zarr.json").write_text(text.replace("dense", "dence"))
+    with pytest.raises(CorruptError, match="stands nowhere else"):
+        mend(run)
+
+
+def test_what_only_repeats_is_rebuilt_without_loss(run):
+    for file in ("weights/zarr.json", "tensor/c/0"):
+        (run / file).unlink()
+    (run / "tensor_index/c/0").write_bytes(b"torn")
+    (run / "loss/zarr.json").write_text("{}")
+    outcome = mend(run)
+    assert (outcome.steps, outcome.left) == (0, 29)
+    assert set(outcome.rebuilt) == {
+        *("weights/zarr.json", "tensor/c/0", "tensor_index/c/0", "loss/zarr.json")
+    }
+    report = verify(run, deep=True)
+    assert report.ok
+    assert report.state == "complete"
+
+
+def test_damage_that_only_digests_show_is_found_when_asked_for(run):
+    from ckptlab.store.shards import encode_shard
+
+    wrong = WEIGHTS[24:] + 1
+    grid = open_store(run).weights.grid
+    (run / "weights/c/0/3").write_bytes(b"".join(encode_shard(wrong, grid, 0)))
+    assert mend(run).steps == 0
+    assert mend(run, deep=True).steps == 5
+    assert verify(run, deep=True).ok
+
+
+def test_a_run_that_is_being_written_is_not_touched(run):
+    writer = StoreWriter.resume(open_storage(run))
+    (run / "weights/c/0/3").write_bytes(b"")
+    with pytest.raises(LockedError):
+        mend(run)
+    writer.abandon()
+
+
+def test_an_only_block_can_go_too(tmp_path):
+    path = tmp_path / "run.zarr"
+    write_run(path, WEIGHTS[:5], LAYOUT)
+    (path / "weights/c/0/0").write_bytes(b"")
+    assert mend(path).left == 0
+    assert verify(path, deep=True).ok
+    shutil.rmtree(path)
+
+
+def test_in_an_object_store(tmp_path):
+    path = f"memory://{tmp_path}"
+    write_run(path, WEIGHTS, LAYOUT)
+    open_storage(path).delete("weights/c/0/3")
+    outcome = mend(path)
+    assert outcome.left == 24
+    assert verify(path, deep=True).ok
+    assert "weights/zarr.json" in open_storage(f"{path}.damaged-1").list()

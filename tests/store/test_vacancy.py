@@ -1,0 +1,49 @@
+import pytest
+
+from ckptlab.errors import RunExistsError
+from ckptlab.store.storage import open_storage
+from ckptlab.store.vacancy import is_free, require_free
+from tests.store.samples import layout_of, trajectory, write_run
+
+
+def test_nothing_an_empty_folder_and_a_lock_alone_are_free(tmp_path):
+    assert is_free(open_storage(tmp_path / "none"))
+    assert is_free(open_storage(tmp_path))
+    open_storage(tmp_path).lock().release()
+    assert is_free(open_storage(tmp_path))
+
+
+def test_what_a_killed_creation_left_is_free(tmp_path):
+    storage = open_storage(tmp_path)
+    lock = storage.lock()
+    storage.put("weights/zarr.json", [b"{}"])
+    storage.put("buffers_int64/zarr.json", [b"{}"])
+    (tmp_path / "zarr.json.0011.partial").write_bytes(b"{")
+    assert is_free(storage)
+    require_free(storage, overwrite=False)
+    lock.release()
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "data/zarr.json", "zarr.json", ".git/config"])
+def test_anything_of_someone_else_is_not(tmp_path, name):
+    storage = open_storage(tmp_path)
+    storage.lock().release()
+    storage.put("weights/zarr.json", [b"{}"])
+    storage.put(name, [b"mine"])
+    assert not is_free(storage)
+    for overwrite in (False, True):
+        with pytest.raises(RunExistsError, match="no run"):
+            require_free(storage, overwrite=overwrite)
+
+
+def test_a_folder_without_our_lock_is_not(tmp_path):
+    storage = open_storage(tmp_path)
+    storage.put("weights/zarr.json", [b"{}"])
+    assert not is_free(storage)
+
+
+def test_a_complete_run_is_not_told_to_be_resumed(tmp_path):
+    write_run(tmp_path, trajectory(4, 5), layout_of(5))
+    with pytest.raises(RunExistsError, match=r"\(complete\); use another path"):
+        require_free(open_storage(tmp_path), overwrite=False)
+    require_free(open_storage(tmp_path), overwrite=True)
