@@ -57,11 +57,17 @@ def inputs_for(
     from ckptlab.train.numerics import numerics
 
     # Evaluations are to equal those of the training; curvature is to be as exact as it can be.
-    low = training.update.autocast if metric.inputs.get("data") == "test" else None
+    again = metric.inputs.get("data") == "test"
+    low = training.update.autocast if again else None
+    settings = training.config.train
+    settings = settings if again else settings.model_copy(update={"precision": "fp32"})
     with (
-        numerics(training.config.train, training.device),
+        numerics(settings, training.device),
         torch.autocast(training.device.type, low, enabled=low is not None),
     ):
+        if settings.deterministic:
+            # Second derivatives may need what training did not; better inexact than refused.
+            torch.use_deterministic_algorithms(True, warn_only=True)
         offers = {
             "model": training.model,
             "loss": torch.nn.CrossEntropyLoss(),

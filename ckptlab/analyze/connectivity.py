@@ -1,6 +1,7 @@
 """Linear mode connectivity: loss and error on the straight line between two snapshots.
 
-Imports analyze.{examples, problem, selection, source}, store and errors; torch through problem.
+Imports analyze.{examples, pace, problem, selection, source}, store and errors; torch through
+problem.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import xarray as xr
 from torch import nn
 
 from ckptlab.analyze.examples import Subset, draw, whole
+from ckptlab.analyze.pace import paced
 from ckptlab.analyze.problem import Problem, Vectors, read_step, require_same_tensors
 from ckptlab.analyze.selection import find_reference, steps_per_epoch
 from ckptlab.analyze.source import Source, as_source
@@ -93,7 +95,7 @@ def connectivity(
     refresh = _refresher(problem, statistics, training_data, samples, seed, batch_size)
     grid = np.linspace(0, 1, alphas)
     found = []
-    for alpha in grid:
+    for alpha in paced(grid):
         problem.load(between(near, far, float(alpha)))
         if refresh is not None:
             recompute(problem, refresh)

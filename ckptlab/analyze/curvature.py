@@ -1,6 +1,6 @@
 """The Hessian along a run: its largest eigenvalues, and the subspace their eigenvectors span.
 
-Imports analyze.{eigen, examples, problem, results, selection, source}; torch through them.
+Imports analyze.{eigen, examples, pace, problem, results, selection, source}; torch through them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import xarray as xr
 
 from ckptlab.analyze.eigen import Eigenpairs, largest, method
 from ckptlab.analyze.examples import Subset, draw
+from ckptlab.analyze.pace import paced
 from ckptlab.analyze.problem import Problem
 from ckptlab.analyze.results import STEP_ATTRIBUTES
 from ckptlab.analyze.selection import select_columns
@@ -81,7 +82,7 @@ def hessian_spectrum(
     k = eigenvalues or problem.outputs(subset)
     found: list[Eigenpairs] = []
     kept: list[Array] = []
-    for column in columns:
+    for column in paced(columns):
         problem.load_step(column)
         pairs = largest(problem, subset, k, seed)
         kept += [pairs.vectors.T.astype(np.float32)] if vectors else []
@@ -157,7 +158,7 @@ def gradient_subspace(
     last = span(columns[-1])
     before = np.full_like(last, np.nan)
     shares, norms, to_previous, to_last = [], [], [], []
-    for column in columns:
+    for column in paced(columns):
         if column == columns[-1]:
             problem.load_step(column)
             basis = last

@@ -20,7 +20,7 @@ same names everywhere, with underscores in Python.
 """
 
 DEFAULTS = {
-    "steps": "all, or `log:3` where a model is needed",
+    "steps": "all; `log:2` and `log:3` where a model is needed",
     "mask": "none",
     "scheduler": "`threads`",
     "eigenvalues": "classes",

@@ -1,6 +1,7 @@
 """The trace of the Fisher information along a run.
 
-Imports analyze.{examples, problem, results, selection, source} and errors; torch through problem.
+Imports analyze.{examples, pace, problem, results, selection, source} and errors; torch through
+problem.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import xarray as xr
 from torch.func import functional_call, grad, vmap
 
 from ckptlab.analyze.examples import Subset, draw
+from ckptlab.analyze.pace import paced
 from ckptlab.analyze.problem import Problem
 from ckptlab.analyze.results import labelled
 from ckptlab.analyze.selection import select
@@ -100,7 +102,7 @@ def fisher_trace(
     if (group < 0).all():
         raise LayoutError(f"no trained parameter is of kinds {','.join(selection.kinds)}")
     values = np.zeros((len(selection.names), len(selection.columns)))
-    for k, column in enumerate(selection.columns):
+    for k, column in enumerate(paced(selection.columns)):
         problem.load_step(column)
         traces = _traces(problem, subset, labels, draws, seed)
         np.add.at(values[:, k], group[group >= 0], traces[group >= 0])

@@ -165,7 +165,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 unit="loss per weight^2",
                 dims=("step", "eigenvalue"),
                 options=("steps", "eigenvalues", *ON_SUBSET, "batch_norm", "vectors"),
-                defaults={"steps": "log:3"},
+                defaults={"steps": "log:2"},
                 inputs=ON_TRAINING,
                 reference=f"{GUR_ARI}; sharpness: Cohen et al. (2021), arXiv:2103.00065",
                 plot=Plot(log_x=True, panels=(("eigenvalues",), ("sharpness", "two_over_lr"))),
@@ -177,7 +177,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 long_name="share of the gradient",
                 unit="1",
                 options=("steps", "eigenvalues", *ON_SUBSET, "batch_norm"),
-                defaults={"steps": "log:3"},
+                defaults={"steps": "log:2"},
                 inputs=ON_TRAINING,
                 reference=GUR_ARI,
                 plot=Plot(

@@ -1,6 +1,7 @@
 """Snapshots evaluated on the test set after the training.
 
-Imports analyze.{examples, problem, recorded, results, selection, source}; torch through problem.
+Imports analyze.{examples, pace, problem, recorded, results, selection, source}; torch through
+problem.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from ckptlab.analyze.examples import whole
+from ckptlab.analyze.pace import paced
 from ckptlab.analyze.problem import Problem
 from ckptlab.analyze.recorded import EVALUATIONS
 from ckptlab.analyze.results import STEP_ATTRIBUTES
@@ -65,7 +67,7 @@ def reevaluate(
     subset = whole(data, batch_size)
     columns = _evaluated(source) if steps is None else select_columns(source, steps)
     found = []
-    for column in columns:
+    for column in paced(columns):
         problem.load_step(column)
         found.append(problem.evaluate(subset))
     if correct and not len(found[0].correct):

@@ -123,6 +123,7 @@ def _measure(
         if path is not None:
             _require_writable(path, overwrite)
     from ckptlab.cli import results
+    from ckptlab.cli.progress import metric_progress
 
     if output is not None:
         results.require_format(output)
@@ -130,7 +131,8 @@ def _measure(
         from ckptlab.report.figures import require_format
 
         require_format(plot)
-    result = _open(runs).analyze(metric.name, **options)
+    with metric_progress(metric.name):
+        result = _open(runs).analyze(metric.name, **options)
     written = []
     if output is not None:
         written.append(results.save(result, output))

@@ -1,10 +1,12 @@
-"""Progress of a recording on stderr: a live line on a terminal, nothing elsewhere.
+"""Progress on stderr of recordings and long measurements: a live line, on a terminal only.
 
-Imports errors only.
+Imports analyze.pace.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -18,10 +20,41 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ckptlab.analyze.pace import watching
 from ckptlab.cli.options import human_bytes
 
 if TYPE_CHECKING:
     from ckptlab.train.trainer import Progress as TrainingProgress
+
+
+@contextlib.contextmanager
+def metric_progress(name: str) -> Iterator[None]:
+    """Show how far a measurement that goes step by step has come.
+
+    Parameters
+    ----------
+    name : str
+        Of the metric.
+
+    Yields
+    ------
+    None
+        While it is shown.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True
+    ) as progress:
+        task: list[TaskID] = []
+
+        def show(done: int, total: int) -> None:
+            if not task:
+                task.append(progress.add_task(name, total=total))
+            progress.update(task[0], completed=done, total=total)
+
+        with watching(show):
+            yield
 
 
 class RecordProgress:
