@@ -66,6 +66,8 @@ class Filler:
         Steps taken so far.
     last_step : int
         The last of them; -1 before the first.
+    evaluated : set of int
+        Steps for which an evaluation is stored or about to be.
     stall_seconds : float
         Time spent waiting for a free buffer.
     """
@@ -81,6 +83,7 @@ class Filler:
         cuda = captured.device.type == "cuda"
         self.recorded = len(writer.steps)
         self.last_step = writer.steps[-1] if writer.steps else -1
+        self.evaluated = set(writer.evaluations)
         self.stall_seconds = 0.0
         self._writer = writer
         self._captured = captured
@@ -104,11 +107,6 @@ class Filler:
         self._clock = self._block_began = time.perf_counter()
 
     @property
-    def evaluated(self) -> set[int]:
-        """Steps for which an evaluation is stored or about to be."""
-        return {*self._writer.evaluations, *(pending.step for pending in self._evaluations)}
-
-    @property
     def failed(self) -> bool:
         """Whether the writer thread died of an error."""
         return self._committer.error is not None
@@ -119,6 +117,7 @@ class Filler:
 
     def evaluate(self, evaluation: Evaluation) -> None:
         """Add an evaluation; it is committed with the next block."""
+        self.evaluated.add(evaluation.step)
         self._evaluations.append(evaluation)
 
     @torch.no_grad()
@@ -157,6 +156,8 @@ class Filler:
     def flush(self, *, exact: bool) -> None:
         """Hand over what is left; `exact` if the optimizer is at the last recorded step."""
         buffer = self._buffer
+        # Past the last recorded step there is nothing that they could belong to.
+        self._evaluations = [e for e in self._evaluations if e.step <= self.last_step]
         if buffer is not None and buffer.count > buffer.sent:
             self._submit(buffer, exact=exact)
         elif self._evaluations:
