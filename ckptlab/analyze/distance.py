@@ -116,7 +116,7 @@ def cosine(source: Source, *, relative_to: Any = "init", **options: Any) -> xr.D
     DataArray, dims (step,) or (layer | tensor, step)
         w·r / (‖w‖₂ ‖r‖₂), in [−1, 1]; NaN where a norm is 0.
     """
-    moments, reference = moments_against(source, relative_to, product=True, **options)
+    moments, reference = moments_against(source, relative_to, signed=True, **options)
     return cosine_of(moments, reference)
 
 
@@ -137,10 +137,10 @@ def effective_std(source: Source, *, relative_to: Any = "init", **options: Any) 
     DataArray, dims (step,) or (layer | tensor, step)
         Standard deviation (of the population) of w − r over the selected weights.
     """
-    moments, reference = moments_against(source, relative_to, **options)
+    moments, reference = moments_against(source, relative_to, signed=True, **options)
     against = moments.against(reference)
     n = moments.selection.weights[:, None].astype(float)
-    mean = share(moments.plain - _per_step(against.plain), n)
+    mean = share(against.signed.difference, n) if against.signed else 0.0
     variance = share(against.distance, n) - mean * mean
     return _compared("effective_std", np.sqrt(np.maximum(variance, 0)), moments, reference)
 
@@ -154,7 +154,7 @@ def moments_against(
     kinds: Any = None,
     mask: Any = None,
     scheduler: Any = None,
-    product: bool = False,
+    signed: bool = False,
 ) -> tuple[Moments, Reference]:
     """Select, resolve the reference and read the recording once.
 
@@ -168,8 +168,8 @@ def moments_against(
         As `selection.select` takes them.
     scheduler : object
         As `open_executor` takes it.
-    product : bool
-        Whether w·w_prev is wanted.
+    signed : bool
+        Whether `Against.signed` is wanted.
 
     Returns
     -------
@@ -185,7 +185,7 @@ def moments_against(
         selection,
         (reference,),
         previous=relative_to is not None and reference.step is None,
-        product=product and reference.step is None,
+        signed=signed,
         scheduler=scheduler,
     )
     return moments, reference
@@ -225,7 +225,7 @@ def cosine_of(moments: Moments, reference: Reference) -> xr.DataArray:
     moments : Moments
         The sums.
     reference : Reference
-        The snapshot r; for ``previous`` the product must have been asked for.
+        The snapshot r.
 
     Returns
     -------
@@ -233,12 +233,33 @@ def cosine_of(moments: Moments, reference: Reference) -> xr.DataArray:
         In [−1, 1], also where rounding would say 1 + 10⁻¹⁶.
     """
     against = moments.against(reference)
-    norms = np.sqrt(moments.square) * np.sqrt(_per_step(against.square))
-    return _compared("cosine", np.clip(share(against.product, norms), -1, 1), moments, reference)
+    norms = np.sqrt(moments.square) * np.sqrt(against.square)
+    if against.signed is not None:
+        product = against.signed.product
+    else:
+        product = 0.5 * (moments.square + against.square - against.distance)
+    return _compared("cosine", np.clip(share(product, norms), -1, 1), moments, reference)
 
 
-def _per_step(values: Any) -> Any:
-    return values if values.ndim == 2 else values[:, None]
+def norms_differ_widely(moments: Moments, reference: Reference) -> bool:
+    """Say whether 2 w·r = Σw² + Σr² − Σ(w−r)² would lose digits that a cosine needs.
+
+    Parameters
+    ----------
+    moments : Moments
+        The sums.
+    reference : Reference
+        The snapshot r.
+
+    Returns
+    -------
+    bool
+        True if one norm is more than a thousand times the other: its rounding error of 10⁻¹⁶
+        would then be 10⁻¹³ of the cosine, and more beyond.
+    """
+    square = moments.against(reference).square
+    low, high = np.minimum(moments.square, square), np.maximum(moments.square, square)
+    return bool(((high > 1e6 * low) & (low > 0)).any())
 
 
 def _compared(name: str, values: Any, moments: Moments, reference: Reference) -> xr.DataArray:

@@ -24,13 +24,16 @@ import numpy.typing as npt
 LANES = 32
 """Steps that are summed side by side, and the most columns of one call."""
 
-TILE = 2048
-"""Elements of a tile. Each lane counts at most TILE / LANES = 64 of them, which int8 holds."""
+TILE = 3840
+"""Elements of a tile. Each lane counts at most TILE / LANES = 120 of them, which int8 holds."""
 
 GROUP = 4 * LANES
 
-SUMS = 5
+SUMS = 3
 """Sums without a reference."""
+
+PRODUCTS = 2
+"""Signed sums without a reference."""
 
 COUNTS = 2
 """Counts without a reference."""
@@ -78,12 +81,18 @@ def _sign(values: Array, size: int, signs: Array) -> None:
 
 
 @numba.njit(**COMPILE)
-def _shift_signs(signs: Array, pitch: int, rows: Array, carry: Array, others: Array) -> None:
+def _keep_last(now: Array, columns: int, pitch: int, rows: Array, carry: Array) -> None:
+    for r in range(rows.size):
+        carry[rows[r]] = now[r * pitch + columns - 1]
+
+
+@numba.njit(**COMPILE)
+def _shift_signs(signs: Array, before: Array, pitch: int, rows: int, others: Array) -> None:
     later = others[1:]
     for i in range(later.size):
         later[i] = signs[i]
-    for r in range(rows.size):
-        value = carry[rows[r]]
+    for r in range(rows):
+        value = before[r * pitch]
         others[r * pitch] = np.int8(value > 0) - np.int8(value < 0)
 
 
@@ -98,50 +107,31 @@ def _add_sums(now: Array, before: Array, size: int, totals: Array) -> None:
             q = np.float64(x[c + LANES])
             s = np.float64(x[c + 2 * LANES])
             t = np.float64(x[c + 3 * LANES])
-            total[c] += (p + q) + (s + t)
-            total[c + LANES] += (abs(p) + abs(q)) + (abs(s) + abs(t))
-            total[c + 2 * LANES] += (p * p + q * q) + (s * s + t * t)
+            total[c] += (abs(p) + abs(q)) + (abs(s) + abs(t))
+            total[c + LANES] += (p * p + q * q) + (s * s + t * t)
             p -= np.float64(y[c])
             q -= np.float64(y[c + LANES])
             s -= np.float64(y[c + 2 * LANES])
             t -= np.float64(y[c + 3 * LANES])
-            total[c + 3 * LANES] += (p * p + q * q) + (s * s + t * t)
+            total[c + 2 * LANES] += (p * p + q * q) + (s * s + t * t)
 
 
 @numba.njit(**COMPILE)
-def _add_product(now: Array, before: Array, size: int, total: Array) -> None:
-    for start in range(0, size, LANES):
-        x = now[start : start + LANES]
-        y = before[start : start + LANES]
-        for c in range(LANES):
-            total[c] += np.float64(x[c]) * np.float64(y[c])
-
-
-@numba.njit(**COMPILE)
-def _add_reference(now: Array, other: Array, size: int, total: Array) -> None:
+def _add_distance(now: Array, other: Array, size: int, total: Array) -> None:
     for start in range(0, size, GROUP):
         x = now[start : start + GROUP]
         y = other[start : start + GROUP]
         for c in range(LANES):
-            p = np.float64(x[c])
-            q = np.float64(x[c + LANES])
-            s = np.float64(x[c + 2 * LANES])
-            t = np.float64(x[c + 3 * LANES])
-            a = np.float64(y[c])
-            b = np.float64(y[c + LANES])
-            d = np.float64(y[c + 2 * LANES])
-            e = np.float64(y[c + 3 * LANES])
-            total[c + LANES] += (p * a + q * b) + (s * d + t * e)
-            p -= a
-            q -= b
-            s -= d
-            t -= e
+            p = np.float64(x[c]) - np.float64(y[c])
+            q = np.float64(x[c + LANES]) - np.float64(y[c + LANES])
+            s = np.float64(x[c + 2 * LANES]) - np.float64(y[c + 2 * LANES])
+            t = np.float64(x[c + 3 * LANES]) - np.float64(y[c + 3 * LANES])
             total[c] += (p * p + q * q) + (s * s + t * t)
 
 
 @numba.njit(**COMPILE)
-def _add_reference_of_rows(now: Array, origins: Array, size: int, total: Array) -> None:
-    # As `_add_reference`, where a run of lanes is one row: its origin need not be spread.
+def _add_distance_to_rows(now: Array, origins: Array, size: int, total: Array) -> None:
+    # As `_add_distance`, where a run of lanes is one row: its origin need not be spread.
     for r in range(0, size // LANES, 4):
         x = now[r * LANES : r * LANES + GROUP]
         a = np.float64(origins[r])
@@ -149,16 +139,28 @@ def _add_reference_of_rows(now: Array, origins: Array, size: int, total: Array) 
         d = np.float64(origins[r + 2])
         e = np.float64(origins[r + 3])
         for c in range(LANES):
-            p = np.float64(x[c])
-            q = np.float64(x[c + LANES])
-            s = np.float64(x[c + 2 * LANES])
-            t = np.float64(x[c + 3 * LANES])
-            total[c + LANES] += (p * a + q * b) + (s * d + t * e)
-            p -= a
-            q -= b
-            s -= d
-            t -= e
+            p = np.float64(x[c]) - a
+            q = np.float64(x[c + LANES]) - b
+            s = np.float64(x[c + 2 * LANES]) - d
+            t = np.float64(x[c + 3 * LANES]) - e
             total[c] += (p * p + q * q) + (s * s + t * t)
+
+
+@numba.njit(**COMPILE)
+def _add_plain(now: Array, size: int, total: Array) -> None:
+    for start in range(0, size, LANES):
+        x = now[start : start + LANES]
+        for c in range(LANES):
+            total[c] += np.float64(x[c])
+
+
+@numba.njit(**COMPILE)
+def _add_product(now: Array, other: Array, size: int, total: Array) -> None:
+    for start in range(0, size, LANES):
+        x = now[start : start + LANES]
+        y = other[start : start + LANES]
+        for c in range(LANES):
+            total[c] += np.float64(x[c]) * np.float64(y[c])
 
 
 @numba.njit(**COMPILE)
@@ -229,24 +231,20 @@ def _add_flips_of_rows(signs: Array, origins: Array, size: int, few: Array, coun
 
 
 @numba.njit(**COMPILE)
-def _fold(
-    total: Array,
-    count: Array,
-    extreme: Array,
-    pitch: int,
-    sums: Array,
-    counts: Array,
-    extremes: Array,
-) -> None:
+def _fold(lanes: Array, pitch: int, out: Array) -> None:
+    for lane in range(LANES):
+        if lane % pitch < out.shape[1]:
+            for f in range(out.shape[0]):
+                out[f, lane % pitch] += lanes[f, lane]
+
+
+@numba.njit(**COMPILE)
+def _fold_extremes(lanes: Array, pitch: int, out: Array) -> None:
     for lane in range(LANES):
         c = lane % pitch
-        if c < sums.shape[1]:
-            for f in range(sums.shape[0]):
-                sums[f, c] += total[f, lane]
-            for f in range(counts.shape[0]):
-                counts[f, c] += count[f, lane]
-            extremes[0, c] = min(extremes[0, c], extreme[lane])
-            extremes[1, c] = max(extremes[1, c], extreme[lane + LANES])
+        if c < out.shape[1]:
+            out[0, c] = min(out[0, c], lanes[lane])
+            out[1, c] = max(out[1, c], lanes[lane + LANES])
 
 
 # One signature, whatever the layout and writability of what is handed in: one compilation.
@@ -258,7 +256,7 @@ SIGNATURE = numba.types.void(
     numba.int64[:, ::1],
     numba.types.Array(numba.float32, 2, "C", readonly=True),
     numba.float32[::1],
-    numba.boolean,
+    numba.float64[:, :, :],
     numba.float64[:, :, :],
     numba.int64[:, :, :],
     numba.float32[:, :, :],
@@ -274,8 +272,8 @@ def accumulate(
     segments: Array,
     references: Array,
     carry: Array,
-    product: bool,
     sums: Array,
+    products: Array,
     counts: Array,
     extremes: Array,
 ) -> None:
@@ -294,11 +292,11 @@ def accumulate(
     references : ndarray of float32, shape (references, rows)
         Snapshots to compare with.
     carry : ndarray of float32, shape (rows,)
-        The weights one step before `start`.
-    product : bool
-        Whether Σw·w_prev is wanted; it is rarely.
-    sums : ndarray of float64, shape (SUMS + 2 * references, groups, columns)
-        Σw, Σ|w|, Σw², Σ(w−w_prev)², Σw·w_prev, and Σ(w−r)², Σw·r for each reference.
+        The weights one step before `start`; those of selected rows become the last of the steps.
+    sums : ndarray of float64, shape (SUMS + references, groups, columns)
+        Σ|w|, Σw², Σ(w−w_prev)², and Σ(w−r)² for each reference.
+    products : ndarray of float64, shape (PRODUCTS + references or 0, groups, columns)
+        Σw, Σw·w_prev, and Σw·r for each reference; left out where there is no room for them.
     counts : ndarray of int64, shape (COUNTS + references, groups, columns)
         Weights with a sign, sign flips since the previous step, and since each reference.
     extremes : ndarray of float32, shape (2, groups, columns)
@@ -311,18 +309,19 @@ def accumulate(
     scratch = np.zeros(TILE, np.float32)
     before = np.zeros(TILE, np.float32)
     aside = np.zeros(TILE, np.float32)
-    origins = np.zeros(TILE + GROUP, np.float32)
-    origin_signs = np.zeros(TILE + GROUP, np.int8)
+    origins = np.zeros(TILE, np.float32)
+    origin_signs = np.zeros(TILE, np.int8)
     signs = np.zeros(TILE, np.int8)
     others = np.zeros(TILE, np.int8)
     total = np.empty((sums.shape[0], LANES), np.float64)
-    flat_total = total.reshape(total.size)
+    product = np.empty((products.shape[0], LANES), np.float64)
     count = np.empty((counts.shape[0], LANES), np.int64)
     extreme = np.empty(2 * LANES, np.float32)
     few = np.empty(LANES, np.int8)
     for s in range(segments.shape[0]):
         group, low, high = segments[s]
         total[:] = 0
+        product[:] = 0
         count[:] = 0
         extreme[:LANES] = np.inf
         extreme[LANES:] = -np.inf
@@ -337,27 +336,33 @@ def accumulate(
             else:
                 _fill(chunk, start, columns, rows, pitch, scratch)
             _shift(now, real, pitch, rows, carry, before)
+            _keep_last(now, columns, pitch, rows, carry)
             # Beyond the last row: no extreme, nothing to sum.
             scratch[real:size] = np.nan
             _add_extremes(now, size, extreme)
             scratch[real:size] = 0
             before[real:size] = 0
             _add_sums(now, before, size, total)
-            if product:
-                _add_product(now, before, size, total[SUMS - 1])
             _sign(now, size, signs)
-            _shift_signs(signs, pitch, rows, carry, others)
+            _shift_signs(signs, before, pitch, rows.size, others)
             _add_signed(signs, size, few, count[0])
             _add_flips(signs, others, size, few, count[1])
+            if product.shape[0]:
+                _add_plain(now, size, product[0])
+                _add_product(now, before, size, product[1])
             for k in range(references.shape[0]):
-                pair = flat_total[(SUMS + 2 * k) * LANES : (SUMS + 2 * k + 2) * LANES]
                 _pick(references[k], rows, size // pitch, origins, origin_signs)
-                if pitch == LANES:
-                    _add_reference_of_rows(now, origins, size, pair)
+                if pitch == LANES and not product.shape[0]:
+                    _add_distance_to_rows(now, origins, size, total[SUMS + k])
                     _add_flips_of_rows(signs, origin_signs, size, few, count[COUNTS + k])
-                else:
-                    _spread(origins, pitch, size, aside)
-                    _add_reference(now, aside, size, pair)
-                    _sign(aside, size, others)
-                    _add_flips(signs, others, size, few, count[COUNTS + k])
-        _fold(total, count, extreme, pitch, sums[:, group], counts[:, group], extremes[:, group])
+                    continue
+                _spread(origins, pitch, size, aside)
+                _add_distance(now, aside, size, total[SUMS + k])
+                _sign(aside, size, others)
+                _add_flips(signs, others, size, few, count[COUNTS + k])
+                if product.shape[0]:
+                    _add_product(now, aside, size, product[PRODUCTS + k])
+        _fold(total, pitch, sums[:, group])
+        _fold(product, pitch, products[:, group])
+        _fold(count, pitch, counts[:, group])
+        _fold_extremes(extreme, pitch, extremes[:, group])

@@ -10,6 +10,7 @@ the sums themselves.
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,19 +40,36 @@ class Against:
 
     Parameters
     ----------
-    distance, product : ndarray of float64, shape (groups, step)
-        Σ(w−r)² and Σw·r.
+    distance : ndarray of float64, shape (groups, step)
+        Σ(w−r)².
     flips : ndarray of float64, shape (groups, step)
         Weights whose sign is opposite to the reference's; NaN where either has NaN.
-    plain, square : ndarray of float64, shape (groups,) or (groups, step)
-        Σr and Σr².
+    square : ndarray of float64, shape (groups, 1) or (groups, step)
+        Σr².
+    signed : Signed or None
+        If it was asked for.
     """
 
     distance: Array
-    product: Array
     flips: Array
-    plain: Array
     square: Array
+    signed: Signed | None = None
+
+
+@dataclass(frozen=True)
+class Signed:
+    """Sums whose terms may cancel.
+
+    Parameters
+    ----------
+    difference : ndarray of float64, shape (groups, step)
+        Σ(w−r).
+    product : ndarray of float64, shape (groups, step)
+        Σw·r.
+    """
+
+    difference: Array
+    product: Array
 
 
 @dataclass(frozen=True)
@@ -62,8 +80,8 @@ class Moments:
     ----------
     selection : Selection
         Groups and steps.
-    plain, magnitude, square : ndarray of float64, shape (groups, step)
-        Σw, Σ|w| and Σw².
+    magnitude, square : ndarray of float64, shape (groups, step)
+        Σ|w| and Σw².
     zeros, nan : ndarray of int64, shape (groups, step)
         Weights that are zero; that are NaN.
     low, high : ndarray of float64, shape (groups, step)
@@ -77,7 +95,6 @@ class Moments:
     """
 
     selection: Selection
-    plain: Array
     magnitude: Array
     square: Array
     zeros: Array
@@ -100,7 +117,7 @@ def compute_moments(
     *,
     array: str = "weights",
     previous: bool = True,
-    product: bool = False,
+    signed: bool = False,
     scheduler: Any = None,
 ) -> Moments:
     """Read the recording once and sum.
@@ -117,8 +134,8 @@ def compute_moments(
         ``weights`` or ``gradients``.
     previous : bool
         Whether to compare with the previous recorded step too; `Moments.previous` is NaN if not.
-    product : bool
-        Whether its `product` is wanted; it is 0 if not.
+    signed : bool
+        Whether `Against.signed` is wanted.
     scheduler : str, distributed.Client or None
         As `open_executor` takes it.
 
@@ -134,12 +151,14 @@ def compute_moments(
     """
     columns = {r.step: r.column for r in references if r.step is not None and r.column is not None}
     snapshots = np.empty((len(columns), len(selection.group)), np.float32)
-    for k, column in enumerate(columns.values()):
-        snapshots[k] = source.column(array, column)
+    with ThreadPoolExecutor(2) as pool:
+        read = pool.map(lambda column: source.column(array, column), columns.values())
+        for k, snapshot in enumerate(read):
+            snapshots[k] = snapshot
     wanted = selection.columns
     if previous:
         wanted = np.union1d(wanted, np.maximum(wanted - 1, 0))
-    piece = _one_pass(source, selection, snapshots, wanted, array, product, scheduler)
+    piece = _one_pass(source, selection, snapshots, wanted, array, signed, scheduler)
     moments = _assemble(source, selection, piece, list(columns), snapshots, previous)
     if array == "weights":
         _warn_of_nan(source, piece)
@@ -152,7 +171,7 @@ def _one_pass(
     snapshots: Array,
     wanted: npt.NDArray[np.int64],
     array: str,
-    product: bool,
+    signed: bool,
     scheduler: Any,
 ) -> Piece:
     from dask.delayed import delayed
@@ -172,7 +191,7 @@ def _one_pass(
                     source.tensor_index[rows],
                     np.ascontiguousarray(snapshots[:, rows]),
                     len(selection.names),
-                    product,
+                    signed,
                 )
             )
             parts = []
@@ -219,7 +238,7 @@ def _assemble(
     snapshots: Array,
     previous: bool,
 ) -> Moments:
-    from ckptlab.analyze.kernel import COUNTS, SUMS
+    from ckptlab.analyze.kernel import COUNTS, PRODUCTS, SUMS
 
     kept = np.searchsorted(piece.columns, selection.columns)
     first = (selection.columns == 0) | (not previous)
@@ -227,31 +246,41 @@ def _assemble(
     nan = piece.nan[:, kept]
     sums, counts = piece.sums[:, :, kept], piece.counts[:, :, kept].astype(float)
     counts[:, nan > 0] = np.nan
-    missing = first | (piece.nan[:, earlier] > 0)
     references = {}
+    products = piece.products[:, :, kept]
     for k, step in enumerate(steps):
         plain, square, bad = _reference_sums(snapshots[k], selection)
-        flips = np.where(bad[:, None], np.nan, counts[COUNTS + k])
-        references[step] = Against(sums[SUMS + 2 * k], sums[SUMS + 2 * k + 1], flips, plain, square)
+        flips = np.where(bad, np.nan, counts[COUNTS + k])
+        signed = Signed(products[0] - plain, products[PRODUCTS + k]) if len(products) else None
+        references[step] = Against(sums[SUMS + k], flips, square, signed)
     extremes = np.where(nan > 0, np.nan, piece.extremes[:, :, kept].astype(float))
     return Moments(
         selection=selection,
-        plain=sums[0],
-        magnitude=sums[1],
-        square=sums[2],
+        magnitude=sums[0],
+        square=sums[1],
         zeros=selection.weights[:, None] - piece.counts[0][:, kept] - nan,
         nan=nan,
         low=extremes[0],
         high=extremes[1],
-        previous=Against(
-            np.where(first, np.nan, sums[pieces.CHANGE]),
-            np.where(first, np.nan, sums[pieces.PRODUCT]),
-            np.where(missing, np.nan, counts[pieces.FLIPS]),
-            np.where(first, np.nan, piece.sums[0][:, earlier]),
-            np.where(first, np.nan, piece.sums[2][:, earlier]),
-        ),
+        previous=_previous(piece, kept, earlier, first),
         references=references,
         interval=np.diff(source.steps, prepend=source.steps[:1])[selection.columns],
+    )
+
+
+def _previous(piece: Piece, kept: Array, earlier: Array, first: Array) -> Against:
+    """Compare with the step before; `first` says where there is none."""
+    missing = first | (piece.nan[:, kept] > 0) | (piece.nan[:, earlier] > 0)
+    signed = None
+    if len(piece.products):
+        difference = piece.products[0][:, kept] - piece.products[0][:, earlier]
+        product = piece.products[pieces.PRODUCT][:, kept]
+        signed = Signed(np.where(first, np.nan, difference), np.where(first, np.nan, product))
+    return Against(
+        np.where(first, np.nan, piece.sums[pieces.CHANGE][:, kept]),
+        np.where(missing, np.nan, piece.counts[pieces.FLIPS][:, kept]),
+        np.where(first, np.nan, piece.sums[1][:, earlier]),
+        signed,
     )
 
 
@@ -266,7 +295,7 @@ def _reference_sums(snapshot: Array, selection: Selection) -> tuple[Array, Array
         plain += np.bincount(group, values, groups)
         square += np.bincount(group, values * values, groups)
         bad[group[np.isnan(values)]] = True
-    return plain, square, bad
+    return plain[:, None], square[:, None], bad[:, None]
 
 
 def _warn_of_nan(source: Source, piece: Piece) -> None:

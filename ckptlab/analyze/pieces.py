@@ -36,18 +36,25 @@ class Stretch:
         Snapshots to compare with.
     groups : int
         Number of groups.
-    product : bool
-        Whether Σw·w_prev is wanted.
+    products : bool
+        Whether signed sums (Σw, Σw·w_prev, Σw·r) are wanted.
     """
 
     group: npt.NDArray[np.int32]
     tensor: npt.NDArray[np.int32]
     references: npt.NDArray[np.float32]
     groups: int
-    product: bool = False
+    products: bool = False
+    _plans: dict[tuple[int, int], tuple[Array, Array]] = field(default_factory=dict, repr=False)
 
     def plan(self, start: int, stop: int) -> tuple[Array, Array]:
         """Order the selected rows of a chunk by group; return them and the segments."""
+        # Every block asks for the same; tasks in threads share what one of them found.
+        if (start, stop) not in self._plans:
+            self._plans[start, stop] = self._plan(start, stop)
+        return self._plans[start, stop]
+
+    def _plan(self, start: int, stop: int) -> tuple[Array, Array]:
         group = self.group[start:stop]
         order = np.flatnonzero(group >= 0).astype(np.int32)
         found = group[order]
@@ -84,7 +91,7 @@ class Piece:
         The recorded steps covered, by position.
     columns : ndarray of int64, shape (wanted,)
         Those of them that sums are kept for.
-    sums, counts, extremes : ndarray, shape (fields, groups, wanted)
+    sums, products, counts, extremes : ndarray, shape (fields, groups, wanted)
         As `kernel.accumulate` makes them.
     nan : ndarray of int64, shape (groups, wanted)
         Number of weights that are NaN.
@@ -98,6 +105,7 @@ class Piece:
     stop: int
     columns: npt.NDArray[np.int64]
     sums: Array
+    products: Array
     counts: Array
     extremes: Array
     nan: Array
@@ -118,12 +126,14 @@ class Accumulator:
     """
 
     def __init__(self, stretch: Stretch, columns: int) -> None:
-        from ckptlab.analyze.kernel import COUNTS, SUMS
+        from ckptlab.analyze.kernel import COUNTS, PRODUCTS, SUMS
 
         references, rows = stretch.references.shape
         shape = (stretch.groups, columns)
         self.stretch = stretch
-        self.sums = np.zeros((SUMS + 2 * references, *shape))
+        self.sums = np.zeros((SUMS + references, *shape))
+        signed = PRODUCTS + references if stretch.products else 0
+        self.products = np.zeros((signed, *shape))
         self.counts = np.zeros((COUNTS + references, *shape), np.int64)
         self.extremes = np.empty((2, *shape), np.float32)
         self.extremes[0] = np.inf
@@ -132,16 +142,13 @@ class Accumulator:
         self.nan_by_tensor: dict[int, npt.NDArray[np.int64]] = {}
         self.carry = np.zeros(rows, np.float32)
         self.first = np.zeros(rows, np.float32)
-        self._plans: dict[int, tuple[Array, Array]] = {}
 
     def visit(self, row: int, chunk: Array, column: int, width: int) -> None:
         """Add `width` steps of a chunk whose first row is `row` and first step is `column`."""
         from ckptlab.analyze.kernel import LANES, accumulate
 
         stop = min(row + len(chunk), len(self.carry))
-        if row not in self._plans:
-            self._plans[row] = self.stretch.plan(row, stop)
-        order, segments = self._plans[row]
+        order, segments = self.stretch.plan(row, stop)
         references = np.ascontiguousarray(self.stretch.references[:, row:stop])
         carry = self.carry[row:stop]
         if column == 0:
@@ -157,12 +164,11 @@ class Accumulator:
                 segments,
                 references,
                 carry,
-                self.stretch.product,
                 self.sums[:, :, part],
+                self.products[:, :, part],
                 self.counts[:, :, part],
                 self.extremes[:, :, part],
             )
-            carry[:] = chunk[: stop - row, offset + count - 1]
         if np.isnan(self.sums[0, :, column : column + width]).any():
             self._find_nan(row, chunk[: stop - row, :width], column)
 
@@ -193,6 +199,7 @@ class Accumulator:
             stop,
             columns,
             self.sums[:, :, kept],
+            self.products[:, :, kept],
             self.counts[:, :, kept],
             self.extremes[:, :, kept],
             self.nan[:, kept],
@@ -260,6 +267,7 @@ def join(left: Piece, right: Piece, stretch: Stretch) -> Piece:
         right.stop,
         np.concatenate([left.columns, right.columns]),
         np.concatenate([left.sums, right.sums], axis=2),
+        np.concatenate([left.products, right.products], axis=2),
         np.concatenate([left.counts, right.counts], axis=2),
         np.concatenate([left.extremes, right.extremes], axis=2),
         np.concatenate([left.nan, right.nan], axis=1),
@@ -288,6 +296,7 @@ def add(left: Piece, right: Piece) -> Piece:
     return replace(
         left,
         sums=left.sums + right.sums,
+        products=left.products + right.products,
         counts=left.counts + right.counts,
         extremes=np.stack([low, high]),
         nan=left.nan + right.nan,
@@ -302,18 +311,19 @@ def _with_border(before: Array, piece: Piece, stretch: Stretch) -> Piece:
     border = Accumulator(alone, 1)
     border.carry[:] = before
     border.visit(0, np.ascontiguousarray(piece.first[:, None]), 0, 1)
-    sums, counts = piece.sums.copy(), piece.counts.copy()
-    for k in (CHANGE, PRODUCT):
-        sums[k, :, 0] = border.sums[k, :, 0]
+    sums, products, counts = piece.sums.copy(), piece.products.copy(), piece.counts.copy()
+    sums[CHANGE, :, 0] = border.sums[CHANGE, :, 0]
+    if stretch.products:
+        products[PRODUCT, :, 0] = border.products[PRODUCT, :, 0]
     counts[FLIPS, :, 0] = border.counts[FLIPS, :, 0]
-    return replace(piece, sums=sums, counts=counts)
+    return replace(piece, sums=sums, products=products, counts=counts)
 
 
-CHANGE = 3
+CHANGE = 2
 """Position of Σ(w−w_prev)² among the sums."""
 
-PRODUCT = 4
-"""Position of Σw·w_prev among the sums."""
+PRODUCT = 1
+"""Position of Σw·w_prev among the products."""
 
 FLIPS = 1
 """Position of the flips since the previous step among the counts."""

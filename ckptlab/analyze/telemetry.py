@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ckptlab.analyze.distance import cosine_of, distance_of, magnitude_of, relative_change_of
+from ckptlab.analyze.distance import (
+    cosine_of,
+    distance_of,
+    magnitude_of,
+    norms_differ_widely,
+    relative_change_of,
+)
 from ckptlab.analyze.gradients import pooled_gradients
 from ckptlab.analyze.moments import Moments, compute_moments
 from ckptlab.analyze.recorded import recorded_series
@@ -54,7 +60,11 @@ def telemetry(
     with suppress(MissingStepError):
         references = {"init": find_reference(source, "init"), **references}
     selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
-    moments = compute_moments(source, selection, tuple(references.values()), scheduler=scheduler)
+    compared = tuple(references.values())
+    moments = compute_moments(source, selection, compared, scheduler=scheduler)
+    if any(norms_differ_widely(moments, reference) for reference in compared):
+        # Rare, as in a diverged run: read again, with the products for the cosines themselves.
+        moments = compute_moments(source, selection, compared, signed=True, scheduler=scheduler)
     variables = weight_variables(moments, references)
     if mask is None:
         variables |= pooled_gradients(source, selection)

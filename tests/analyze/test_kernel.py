@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ckptlab.analyze.kernel import COUNTS, SUMS, accumulate
+from ckptlab.analyze.kernel import COUNTS, PRODUCTS, SUMS, accumulate
 
 VALUES = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-38, -1e-44, 3e38, -3e38]),
@@ -15,8 +15,8 @@ VALUES = st.one_of(
 )
 
 
-def run(chunk, start, columns, group, references, carry, product=True):
-    """Call the kernel as a task does; return sums, counts, extremes."""
+def run(chunk, start, columns, group, references, carry, products=True):
+    """Call the kernel as a task does; return sums and products, counts, extremes."""
     order = np.flatnonzero(group >= 0)
     order = order[np.argsort(group[order], kind="stable")].astype(np.int32)
     groups = int(group.max(initial=-1)) + 1
@@ -29,18 +29,23 @@ def run(chunk, start, columns, group, references, carry, product=True):
         np.int64,
     ).reshape(-1, 3)
     shape = (groups, columns)
-    sums = np.zeros((SUMS + 2 * len(references), *shape))
+    sums = np.zeros((SUMS + len(references), *shape))
+    signed = np.zeros((PRODUCTS + len(references) if products else 0, *shape))
     counts = np.zeros((COUNTS + len(references), *shape), np.int64)
     extremes = np.empty((2, *shape), np.float32)
     extremes[0], extremes[1] = np.inf, -np.inf
     accumulate(
-        chunk, start, columns, order, segments, references, carry, product, sums, counts, extremes
+        *(chunk, start, columns, order, segments, references, carry),
+        *(sums, signed, counts, extremes),
     )
-    return sums, counts, extremes
+    return np.concatenate([sums, signed]), counts, extremes
 
 
-def check(chunk, start, columns, group, references, carry) -> None:
-    sums, counts, extremes = run(chunk, start, columns, group, references, carry)
+def check(chunk, start, columns, group, references, carry, products=True) -> None:
+    after = carry.copy()
+    sums, counts, extremes = run(chunk, start, columns, group, references, after, products)
+    last = chunk[:, start + columns - 1]
+    np.testing.assert_array_equal(after, np.where(group >= 0, last, carry))
     for g in range(sums.shape[1]):
         rows = group == g
         if not rows.any():
@@ -49,8 +54,9 @@ def check(chunk, start, columns, group, references, carry) -> None:
         w = chunk[rows, start : start + columns].astype(float)
         before = np.concatenate([carry[rows, None].astype(float), w[:, :-1]], axis=1)
         others = [before, *(r[rows, None].astype(float) for r in references)]
-        products = [((w - r) ** 2, w * r) for r in others]
-        wanted = [w, np.abs(w), w**2, *(part for pair in products for part in pair)]
+        wanted = [np.abs(w), w**2, *((w - r) ** 2 for r in others)]
+        if products:
+            wanted += [w, *(w * r for r in others)]
         for got, terms in zip(sums[:, g], wanted, strict=True):
             # Relative to the sum of magnitudes, where terms cancel.
             scale = np.abs(terms).sum(axis=0)
@@ -69,7 +75,7 @@ def test_equals_numpy(data: st.DataObject, rows: int, width: int) -> None:
     group = data.draw(arrays(np.int32, rows, elements=st.integers(-1, 2)))
     references = data.draw(arrays(np.float32, (2, rows), elements=VALUES))
     carry = data.draw(arrays(np.float32, rows, elements=VALUES))
-    check(chunk, start, columns, group, references, carry)
+    check(chunk, start, columns, group, references, carry, data.draw(st.booleans()))
 
 
 def test_equals_numpy_over_many_tiles() -> None:
@@ -80,7 +86,8 @@ def test_equals_numpy_over_many_tiles() -> None:
         group = np.sort(rng.integers(0, 3, rows)).astype(np.int32)
         group[rng.random(rows) > kept] = -1
         references = rng.standard_normal((3, rows)).astype(np.float32)
-        check(chunk, 0, width, group, references, references[0].copy())
+        for products in (False, True):
+            check(chunk, 0, width, group, references, references[0].copy(), products)
 
 
 def test_nan_stays_in_its_own_step_and_group() -> None:
@@ -92,8 +99,9 @@ def test_nan_stays_in_its_own_step_and_group() -> None:
     sums, counts, _ = run(chunk, 0, 32, group, none, chunk[:, 0].copy())
     bad = np.zeros((3, 32), bool)
     bad[0, 5] = True
-    for k in range(3):
+    for k in (0, 1, 3):
         np.testing.assert_array_equal(np.isnan(sums[k]), bad)
     bad[0, 6] = True  # what compares 6 with 5
-    np.testing.assert_array_equal(np.isnan(sums[3]), bad)
+    for k in (2, 4):
+        np.testing.assert_array_equal(np.isnan(sums[k]), bad)
     assert counts[0, 0, 5] == 99

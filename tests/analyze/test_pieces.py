@@ -23,7 +23,7 @@ REFERENCES = RNG.standard_normal((1, 90)).astype(np.float32)
 
 def piece(rows: slice, cuts: list[int], wanted: np.ndarray, joined: bool) -> Piece:
     """Measure blocks that end at the cuts, in one task or one task each."""
-    stretch = Stretch(GROUP[rows], TENSOR[rows], REFERENCES[:, rows], 3, product=True)
+    stretch = Stretch(GROUP[rows], TENSOR[rows], REFERENCES[:, rows], 3, products=True)
     edges = [0, *cuts, 40]
     blocks = [MemoryBlock(WEIGHTS[rows, a:b]) for a, b in pairwise(edges)]
     widths = [block.values.shape[1] for block in blocks]
@@ -46,6 +46,7 @@ def same(left: Piece, right: Piece) -> None:
     later = left.columns > 0  # the first step of all has no step before it
     np.testing.assert_array_equal(left.counts[..., later], right.counts[..., later])
     np.testing.assert_allclose(left.sums[..., later], right.sums[..., later], rtol=1e-12)
+    np.testing.assert_allclose(left.products[..., later], right.products[..., later], atol=1e-12)
     assert left.spots == right.spots
 
 
