@@ -41,7 +41,7 @@ def test_selects_recorded_steps(made: Made, steps, selected: list[int]) -> None:
         ({"relative_to": 72}, "step 72 was not recorded; .* Use relative_to=71"),
         ({"relative_to": "initial"}, "Did you mean 'init'"),
         ({"by": "layers"}, "Did you mean 'layer'"),
-        ({"kinds": "conv,linaer"}, "Did you mean 'linear'"),
+        ({"kinds": "conv,linearr"}, "Did you mean 'linear'"),
         ({"kinds": "embedding"}, "select no tensor"),
         ({"kind": "conv"}, "unknown option of sign-flips 'kind'. Did you mean 'kinds'"),
     ],
