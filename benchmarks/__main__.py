@@ -7,7 +7,7 @@ from importlib import import_module
 
 from benchmarks.measure import render, save
 
-BENCHMARKS = ("recording", "storage")
+BENCHMARKS = ("recording", "storage", "telemetry")
 
 
 def main() -> None:

@@ -45,6 +45,7 @@ def interleave(
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             seconds[name].append(variants[name]())
+            print(f"  round {turn + 1}: {name} {seconds[name][-1]:.2f} s", flush=True)
     rows = {}
     for name, measured in seconds.items():
         ratios = [a / b for a, b in zip(measured, seconds[baseline], strict=True)]
