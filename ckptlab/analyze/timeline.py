@@ -136,7 +136,7 @@ def _figures(
         "sign_flips": float(against.flips[0, b] / moments.selection.weights[0]),
         "gradient_norm": float(np.nanmean(part)) if measured else np.nan,
         "gradient_min": float(np.nanmin(part)) if measured else np.nan,
-        "gradient_min_step": float(steps[inside][np.nanargmin(part)]) if measured else np.nan,
+        "gradient_min_step": float(steps[inside][np.nanargmin(np.asarray(part))]) if measured else np.nan,
         "accuracy": float(recorded["accuracy"][before[-1]]) if len(before) else np.nan,
     }
 
