@@ -168,6 +168,17 @@ def restore_state(
         options |= {n.removeprefix(prefix): t for n, t in odd.items() if n.startswith(prefix)}
         packed.append({**options, "params": indices})
     optimizer.load_state_dict({"state": state, "param_groups": packed})
+    _undo_casts(optimizer, state)
+
+
+def _undo_casts(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
+    """Put back what torch cast to its parameter's type on loading, such as NAdam's `mu_product`."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, values in state.items():
+        loaded = optimizer.state[parameters[index]]
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor) and loaded[key].dtype != value.dtype:
+                loaded[key] = value.to(loaded[key].device)
 
 
 def read_row(row: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

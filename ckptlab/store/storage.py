@@ -121,6 +121,7 @@ class LocalStorage:
                 temporary.unlink(missing_ok=True)
                 raise
         except OSError as error:
+            self._require_unmoved()
             raise _write_error(target, parts, error) from error
         if self._fsync:
             self._unsynced_folders.add(target.parent)
@@ -243,10 +244,18 @@ class LocalStorage:
         return found
 
     def _make_folder(self, folder: Path) -> None:
-        # A writer must not bring a store that was removed or replaced back as a torso.
+        if self._folder_id is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        self._require_unmoved()
+        # Not the root itself: a store that was removed must not come back as a torso.
+        for parent in reversed([folder, *folder.parents]):
+            if parent.is_relative_to(self.root) and parent != self.root:
+                parent.mkdir(exist_ok=True)
+
+    def _require_unmoved(self) -> None:
         if self._folder_id is not None and self._folder_id != _identity(self.root):
             raise WriteError(f"{self.root} was removed or replaced while it was being written")
-        folder.mkdir(parents=True, exist_ok=True)
 
 
 def open_storage(path: str | os.PathLike[str] | Storage | Any, *, fsync: bool = True) -> Storage:
