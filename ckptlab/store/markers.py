@@ -68,6 +68,10 @@ def read_markers(storage: Storage, documents: Mapping[str, Document]) -> Markers
     anchors = [s for s in _leading(storage, "anchor", documents["anchor"]) if s <= last]
     evaluations = [s for s in _leading(storage, "eval_step", documents["eval_step"]) if s <= last]
     for name, values in (("step", steps), ("anchor", anchors), ("eval_step", evaluations)):
+        if len(values) < documents[name]["shape"][-1]:
+            raise CorruptError(
+                f"{storage.path}: `{name}` goes past the last step; run ckptlab verify"
+            )
         if any(b <= a for a, b in itertools.pairwise(values)):
             raise CorruptError(f"{storage.path}: `{name}` does not increase; run ckptlab verify")
     if not set(anchors) <= set(steps):

@@ -368,6 +368,10 @@ class StoreWriter:
         self._grow("step", block.stop)
         self._grow("anchor", len(self.anchors) + (block.anchor is not None))
         self._grow("eval_step", len(self.evaluations) + len(block.evaluations))
+        if block.anchor is not None and self._add_states(block.anchor):
+            # Whoever resumes after the marker but before the view must know of them.
+            self._storage.sync()
+            self._write_root()
 
     def _write_rows(self, name: str, rows: npt.NDArray[Any], column: int) -> None:
         grid = Grid.of(self._documents[name])
@@ -384,27 +388,32 @@ class StoreWriter:
         if self.anchors and self.anchors[-1] >= anchor.step:
             return  # a partial block that is closed without a new step
         column = len(self.anchors)
-        codec = self.attributes["codec"]
         for key, values in anchor.states.items():
-            name = schema.OPTIMIZER + key
-            if name not in self._documents:
-                document = schema.optimizer_document(self.layout.parameters, codec)
-                self._add_document(name, document)
-            self._write_rows(name, values[None], column)
+            self._write_rows(schema.OPTIMIZER + key, values[None], column)
         row = struct.pack("<Q", len(anchor.row)) + anchor.row
-        document = schema.optimizer_row_document(len(row))
-        stored = self._documents.get(schema.OPTIMIZER_ROW)
-        if stored is None or stored["shape"][0] < document["shape"][0]:
-            self._add_document(schema.OPTIMIZER_ROW, document)
         width = self._documents[schema.OPTIMIZER_ROW]["shape"][0]
         padded = np.frombuffer(row.ljust(width, b"\0"), np.uint8)
         self._write_rows(schema.OPTIMIZER_ROW, padded[None], column)
         self._growing["anchor"].write(column, np.array([anchor.step], "<i8"))
         self.anchors.append(anchor.step)
 
-    def _add_document(self, name: str, document: Document) -> None:
-        self._documents[name] = document
-        self._write_document(name)
+    def _add_states(self, anchor: Anchor) -> bool:
+        """Describe optimizer states that are new, and byte rows that are longer than any before."""
+        found = {schema.OPTIMIZER_ROW: schema.optimizer_row_document(8 + len(anchor.row))}
+        for key in anchor.states:
+            found[schema.OPTIMIZER + key] = schema.optimizer_document(
+                self.layout.parameters, self.attributes["codec"]
+            )
+        added = {
+            name: document
+            for name, document in found.items()
+            if name not in self._documents
+            or self._documents[name]["shape"][0] < document["shape"][0]
+        }
+        self._documents |= added
+        for name in added:
+            self._write_document(name)
+        return bool(added)
 
     def _append_evaluations(self, evaluations: list[Evaluation]) -> None:
         if not evaluations:

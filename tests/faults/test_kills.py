@@ -1,0 +1,49 @@
+"""`kill -9` at random moments: what is there is right, and going on makes it complete."""
+
+import pytest
+
+from tests.faults.kills import Campaign, train_command, train_loop
+
+DIGITS = (
+    "model.name='mlp'",
+    "train.steps=60",
+    "train.threads=1",
+    "train.device='cpu'",
+    "record.fsync=false",
+    "eval.steps='0::20'",
+)
+RESNET = (
+    "model.name='resnet20'",
+    "data.batch_size=8",
+    "train.steps=60",
+    "train.threads=1",
+    "train.device='cpu'",
+)
+
+
+def test_twenty_kills_of_a_loop_of_ones_own(tmp_path):
+    campaign = Campaign(train_loop, (100, 0.002), tmp_path, seed=1)
+    campaign.kill(20)
+    print(campaign.tally)
+
+
+def test_twenty_kills_of_the_command_line(tmp_path):
+    campaign = Campaign(train_command, (DIGITS,), tmp_path, seed=2)
+    campaign.kill(20)
+    print(campaign.tally)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("name", "target", "arguments", "count"),
+    [
+        ("own loop", train_loop, (200, 0.002), 300),
+        ("ckptlab record, mlp", train_command, (DIGITS,), 100),
+        ("ckptlab record, ResNet-20", train_command, (RESNET,), 120),
+    ],
+)
+def test_hundreds_of_kills(tmp_path, name, target, arguments, count):
+    campaign = Campaign(target, arguments, tmp_path, seed=3)
+    campaign.kill(count)
+    print(f"\nFIGURE kills, {name}: {campaign.tally}")
