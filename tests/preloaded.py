@@ -1,8 +1,17 @@
-"""What forked processes have imported from the start; one thread each."""
+"""What forked processes have imported, and compiled, from the start; one thread each."""
 
+import numpy as np
+import pytest  # noqa: F401
+import sklearn.datasets  # noqa: F401
 import torch
+import torch._dynamo  # imported by the first optimizer, and slow
 
-import ckptlab.record.recorder  # noqa: F401
-import tests.record.loops  # noqa: F401
+import ckptlab.cli.record
+import ckptlab.train.trainer  # noqa: F401
+import tests.faults.kills
+import tests.record.test_recorder  # noqa: F401
+from ckptlab.record.gather import segment_norms
 
 torch.set_num_threads(1)
+one = np.ones(1, np.float32)
+segment_norms(one, np.array([0, 1]), one.copy(), one.copy())

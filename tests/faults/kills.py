@@ -43,13 +43,19 @@ def train_command(path: str, resume: bool, progress: Any, arguments: tuple[str, 
     from ckptlab.record.recorder import Recorder
 
     torch.set_num_threads(1)
-    step = Recorder.step
+    enter, step = Recorder.__enter__, Recorder.step
+
+    def entered(self: Recorder) -> Recorder:
+        enter(self)
+        progress.value = self.step_number
+        return self
 
     def noted(self: Recorder, **options: Any) -> None:
         step(self, **options)
         progress.value = self.step_number
 
-    Recorder.step = noted  # to know how far it was; nothing is changed
+    # To know how far it was; nothing is changed.
+    Recorder.__enter__, Recorder.step = entered, noted
     settings = [part for argument in arguments for part in ("-S", argument)]
     main(["record", "--resume", path] if resume else ["record", "-o", path, *settings])
 
@@ -89,8 +95,9 @@ class Campaign:
         self._folder = folder
         self._rng = np.random.default_rng(seed)
         self.reference = folder / "reference.zarr"
+        process, progress = self._start(self.reference, resume=False)
+        _wait_until_entered(process, progress)
         began = time.perf_counter()
-        process, _ = self._start(self.reference, resume=False)
         process.join()
         assert process.exitcode == 0
         self._duration = time.perf_counter() - began
@@ -119,7 +126,10 @@ class Campaign:
     def _run_until_killed(self, path: Path, may_kill: bool) -> bool:
         """Go on with a run; say whether it was killed before its end."""
         process, progress = self._start(path, resume=(path / "zarr.json").exists())
-        process.join(self._rng.uniform(0, 0.9 * self._duration) if may_kill else None)
+        # Mostly while it records; now and then while it starts, creates or restores.
+        if self._rng.random() < 0.85:
+            _wait_until_entered(process, progress)
+        process.join(self._rng.uniform(0, 0.6 * self._duration) if may_kill else None)
         process.kill()
         process.join()
         if process.exitcode == 0:
@@ -141,7 +151,12 @@ class Campaign:
         assert report.ok, str(report)
         self.tally.verified += 1
         assert_same_run(path, self.reference, upto=0)
-        if reached >= 0:
+        if reached >= 0:  # not known of one killed while it restored
             lost = reached + 1 - len(stored.steps)
             assert lost <= 2 * self._block
             self.tally.lost.append(max(lost, 0))
+
+
+def _wait_until_entered(process: Any, progress: Any) -> None:
+    while progress.value < 0 and process.is_alive():
+        time.sleep(0.0005)

@@ -5,19 +5,21 @@ import pytest
 from tests.faults.kills import Campaign, train_command, train_loop
 
 DIGITS = (
-    "model.name='mlp'",
-    "train.steps=60",
+    "model.name=mlp",
+    "train.steps=80",
     "train.threads=1",
-    "train.device='cpu'",
-    "record.fsync=false",
-    "eval.steps='0::20'",
+    "train.device=cpu",
+    "record.memory=5MB",  # blocks of 8
+    "eval.steps=0::20",
 )
 RESNET = (
-    "model.name='resnet20'",
-    "data.batch_size=8",
-    "train.steps=60",
+    "model.name=resnet20",
+    "train.batch_size=8",
+    "train.steps=80",
     "train.threads=1",
-    "train.device='cpu'",
+    "train.device=cpu",
+    "record.memory=27MB",  # blocks of 8
+    "eval.steps=40",
 )
 
 
