@@ -127,6 +127,7 @@ def _figures(
     gradient = recorded["gradient"]
     part = np.zeros(0) if gradient is None else gradient[inside]
     measured = np.isfinite(part).any()
+    lowest = steps[inside][np.nanargmin(np.asarray(part))] if measured else np.nan
     before = np.flatnonzero(recorded["eval_step"] <= steps[b])
     return {
         "start": float(steps[a]),
@@ -136,7 +137,7 @@ def _figures(
         "sign_flips": float(against.flips[0, b] / moments.selection.weights[0]),
         "gradient_norm": float(np.nanmean(part)) if measured else np.nan,
         "gradient_min": float(np.nanmin(part)) if measured else np.nan,
-        "gradient_min_step": float(steps[inside][np.nanargmin(np.asarray(part))]) if measured else np.nan,
+        "gradient_min_step": float(lowest),
         "accuracy": float(recorded["accuracy"][before[-1]]) if len(before) else np.nan,
     }
 

@@ -91,7 +91,7 @@ class Filler:
         self._flush_seconds = flush_seconds
         self._evaluations: list[Evaluation] = []
         self._stall = 0.0
-        self._base_time = float(writer.read_series("wall_time")[-1]) if writer.steps else 0.0
+        self._base_time = _last_time(writer)
         self._warned = False
         self._side = torch.cuda.Stream() if cuda else None
         self._norms = GradientNorms(captured.parameters)
@@ -205,6 +205,10 @@ class Filler:
         self._committer.put(Job(buffer, buffer.count, state, evaluations, full))
         if full:
             self._buffer = None
+
+
+def _last_time(writer: StoreWriter) -> float:
+    return float(writer.stored().small("wall_time")[-1]) if writer.steps else 0.0
 
 
 def encoding_threads() -> int:

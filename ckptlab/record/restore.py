@@ -102,9 +102,9 @@ def restore(
         return 0, 0
     step = writer.anchors[-1]
     position = writer.steps.index(step)
-    start = position // writer.block * writer.block
-    load_model(captured, lambda name: writer.read_rows(name, start)[position - start])
-    anchor = writer.read_anchor(step)
+    stored = writer.stored()
+    load_model(captured, lambda name: stored.snapshot(step, name))
+    anchor = stored.anchor(step)
     if anchor is not None:
         restore_state(optimizer, captured, anchor)
     # A last state outside the schedule would not be there had the run gone on.
@@ -146,12 +146,13 @@ def refill(buffer: Buffer, writer: StoreWriter) -> None:
     buffer.count = kept - buffer.start
     if not buffer.count:
         return
+    stored = writer.stored()
     for name, rows in buffer.device_rows.items():
         if name in buffer.views:
-            values = writer.read_rows(name, buffer.start)
+            values = stored.array(name).read_block(buffer.start // writer.block)
         else:
-            series = writer.read_series(name)[..., buffer.start :]
+            series = stored.small(name)[..., buffer.start :]
             values = np.atleast_2d(series).T if series.ndim == 2 else series[:, None]
         rows[: buffer.count].copy_(torch.from_numpy(np.ascontiguousarray(values)))
     for name in HOST_SERIES:
-        buffer.series[name][: buffer.count] = writer.read_series(name)[buffer.start :]
+        buffer.series[name][: buffer.count] = stored.small(name)[buffer.start :]

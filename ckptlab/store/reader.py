@@ -6,7 +6,6 @@ digest is wrong, arrays that are not as format 1 says, committed shards that are
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -14,40 +13,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ckptlab.errors import (
-    CorruptError,
-    FormatVersionError,
-    MissingStepError,
-    StoreError,
-    unknown_name,
-)
+from ckptlab.errors import CorruptError, MissingStepError, unknown_name
 from ckptlab.store import schema
 from ckptlab.store.anchors import read_anchor
-from ckptlab.store.arrays import STEP_AXES, Document, metadata_digest, with_length
+from ckptlab.store.arrays import Document, with_length
 from ckptlab.store.block import Anchor
 from ckptlab.store.growing import read_all
 from ckptlab.store.layout import Layout
 from ckptlab.store.markers import read_markers
+from ckptlab.store.root import read_root
 from ckptlab.store.shards import Grid, is_sharded
-from ckptlab.store.storage import ROOT, MissingObjectError, Storage, open_storage
+from ckptlab.store.storage import Storage, open_storage
 from ckptlab.store.stored import StoredArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = [
-    "StoredArray",
-    "StoredRun",
-    "check_root",
-    "load_root",
-    "open_latest",
-    "open_store",
-    "read_root",
-]
-
-STATES = ("recording", "complete", "interrupted")
-BLOCKS = (1, 2, 4, 8, 16, 32)
-MAX_ROOT_BYTES = 2**28
+__all__ = ["StoredArray", "StoredRun", "open_latest", "open_store", "read_root"]
 
 
 def open_store(path: str | os.PathLike[str]) -> StoredRun:
@@ -95,76 +77,6 @@ def open_latest(storage: Storage) -> StoredRun:
     lengths = read_markers(storage, metadata).lengths()
     latest = {name: with_length(document, lengths) for name, document in metadata.items()}
     return StoredRun(storage, attributes, latest)
-
-
-def read_root(storage: Storage) -> tuple[dict[str, Any], dict[str, Document]]:
-    """Read and check the root metadata.
-
-    Parameters
-    ----------
-    storage : Storage
-        Where the run lies.
-
-    Returns
-    -------
-    attributes : dict
-        Root attributes.
-    metadata : dict of str to dict
-        Documents of the arrays, cut at what is committed.
-
-    Raises
-    ------
-    StoreError
-        If there is no run, it was written in a newer format, or the metadata is damaged.
-    """
-    return check_root(storage, load_root(storage))
-
-
-def check_root(
-    storage: Storage, root: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Document]]:
-    """Check the root metadata.
-
-    Parameters
-    ----------
-    storage : Storage
-        Where the run lies.
-    root : dict
-        As `load_root` gives it.
-
-    Returns
-    -------
-    attributes : dict
-        Root attributes.
-    metadata : dict of str to dict
-        Documents of the arrays, cut at what is committed.
-
-    Raises
-    ------
-    StoreError
-        If it is of no run, of a newer format, or damaged.
-    """
-    attributes = root.get("attributes")
-    if not isinstance(attributes, dict) or "format" not in attributes:
-        raise StoreError(f"{storage.path} is a Zarr group, but no ckptlab run")
-    version = attributes["format"]
-    if not isinstance(version, int) or version > schema.FORMAT or version < 1:
-        raise FormatVersionError(
-            f"{storage.path} is of format {version!r:.40}; this ckptlab reads up to "
-            f"{schema.FORMAT}. Update ckptlab."
-        )
-    try:
-        metadata = root["consolidated_metadata"]["metadata"]
-        digest = metadata_digest(attributes, metadata)
-        if digest != attributes["metadata_digest"]:
-            raise CorruptError(f"{storage.path}/zarr.json is damaged: its digest is wrong")
-        _check_metadata(metadata, attributes)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
-        raise CorruptError(
-            f"{storage.path}/zarr.json is not as format {schema.FORMAT} says: "
-            f"{type(error).__name__} {error}"
-        ) from error
-    return attributes, metadata
 
 
 class StoredRun:
@@ -308,95 +220,3 @@ class StoredRun:
                 # Asked for again: a listing may miss a file that is being replaced.
                 if not sizes.get(key) and not self._storage.size(key):
                     raise CorruptError(f"{self.path}/{key} is missing or empty; run ckptlab verify")
-
-
-def load_root(storage: Storage) -> dict[str, Any]:
-    """Read the root metadata as it is.
-
-    Parameters
-    ----------
-    storage : Storage
-        Where the run lies.
-
-    Returns
-    -------
-    dict
-        The content of the root ``zarr.json``.
-
-    Raises
-    ------
-    StoreError
-        If there is no Zarr group, or its metadata is no JSON.
-    """
-    try:
-        data = storage.get(ROOT, limit=MAX_ROOT_BYTES)
-    except MissingObjectError as error:
-        what = "is no ckptlab run" if storage.exists() else "does not exist"
-        raise StoreError(f"{storage.path} {what}; record one with: ckptlab record") from error
-    try:
-        root = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"{storage.path}/zarr.json is damaged: {error}") from error
-    if not isinstance(root, dict) or root.get("node_type") != "group":
-        raise StoreError(f"{storage.path} is no Zarr group")
-    return root
-
-
-def _check_metadata(metadata: dict[str, Document], attributes: dict[str, Any]) -> None:
-    """Raise what the caller turns into CorruptError unless the arrays are as format 1 says."""
-    layout = _check_attributes(attributes)
-    expected = schema.documents(
-        layout,
-        block=attributes["block"],
-        codec=attributes["codec"],
-        optional=["gradients"] if "gradients" in metadata else [],
-    )
-    for name, document in expected.items():
-        _require_like(name, metadata[name], document)
-    for name, document in metadata.items():
-        if name in expected:
-            continue
-        if name == schema.OPTIMIZER_ROW:
-            like = schema.optimizer_row_document(document["shape"][0])
-        elif schema.is_optimizer_name(name):
-            like = schema.optimizer_document(layout.parameters, attributes["codec"])
-        else:
-            raise ValueError(f"array {name!r:.80} is not of format {schema.FORMAT}")
-        _require_like(name, document, like)
-    lengths = schema.committed_lengths(metadata)
-    for name, document in metadata.items():
-        axis = document["dimension_names"][-1]
-        if axis in lengths and document["shape"][-1] != lengths[axis]:
-            raise ValueError(f"array {name!r:.80} is not as long as its axis {axis}")
-    if any(not 0 <= length <= 2**40 for length in lengths.values()):
-        raise ValueError("a step axis has an absurd length")
-
-
-def _check_attributes(attributes: dict[str, Any]) -> Layout:
-    if attributes["state"] not in STATES:
-        raise ValueError(f"state {attributes['state']!r:.40} is none of {', '.join(STATES)}")
-    layout = Layout.from_attributes(attributes)
-    if not layout.parameters:
-        raise ValueError("the tensor table holds no parameter")
-    if type(attributes["block"]) is not int or attributes["block"] not in BLOCKS:
-        raise ValueError(f"block {attributes['block']!r:.40} is no power of two up to 32")
-    if attributes["coordinates"] != "tensor_index":
-        raise ValueError(f"coordinates {attributes['coordinates']!r:.40} is not tensor_index")
-    return layout
-
-
-def _require_like(name: str, document: Document, expected: Document) -> None:
-    attributes, units = document["attributes"], expected["attributes"].get("units")
-    if not set(attributes) <= {"long_name", "units"} or attributes.get("units") != units:
-        # Others would have xarray change the values, such as scale_factor.
-        raise ValueError(f"array {name!r:.80} has other attributes")
-    shape, likely = document["shape"], expected["shape"]
-    if not all(type(n) is int for n in shape) or len(shape) != len(likely):
-        raise ValueError(f"array {name!r:.80} has another shape")
-    cut = len(shape) - (expected["dimension_names"][-1] in STEP_AXES)
-    if shape[:cut] != likely[:cut]:
-        raise ValueError(f"array {name!r:.80} has another shape")
-    # As text, for which 1, 1.0 and true are three things.
-    free = {"shape": shape, "attributes": attributes}
-    if json.dumps(document, sort_keys=True) != json.dumps({**expected, **free}, sort_keys=True):
-        raise ValueError(f"array {name!r:.80} is not stored as format {schema.FORMAT} says")

@@ -14,8 +14,8 @@ from ckptlab.errors import CorruptError
 from ckptlab.store.arrays import with_length
 from ckptlab.store.constants import CONSTANTS, write_constants
 from ckptlab.store.markers import committed_keys
-from ckptlab.store.reader import read_root
 from ckptlab.store.report import Finding, Repair, Report
+from ckptlab.store.root import read_root
 from ckptlab.store.schema import SERIES
 from ckptlab.store.storage import ROOT, MissingObjectError, Storage, open_storage
 from ckptlab.store.verify import verify

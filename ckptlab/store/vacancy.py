@@ -1,13 +1,13 @@
 """Whether a new run may be written at a path.
 
-Imports reader, schema, storage and errors.
+Imports root, schema, storage and errors.
 """
 
 from __future__ import annotations
 
 from ckptlab.errors import RunExistsError, StoreError
 from ckptlab.store import schema
-from ckptlab.store.reader import read_root
+from ckptlab.store.root import read_root
 from ckptlab.store.storage import LOCK, PARTIAL, ROOT, Storage
 
 

@@ -25,13 +25,13 @@ from ckptlab.store.constants import CONSTANTS, check_constants
 from ckptlab.store.growing import chunk_key, chunk_length, read_all, read_chunk
 from ckptlab.store.layout import Layout
 from ckptlab.store.markers import committed_keys, read_markers
-from ckptlab.store.reader import check_root, load_root, read_root
+from ckptlab.store.mend import MAX_DOCUMENT_BYTES
 from ckptlab.store.report import Finding, Report
+from ckptlab.store.root import check_root, load_root, read_root
 from ckptlab.store.shards import Grid, Shard, is_sharded, shard_key
 from ckptlab.store.storage import LOCK, ROOT, Storage, open_storage
 from ckptlab.store.stored import StoredArray
 
-_MAX_DOCUMENT = 2**20
 _ATTEMPTS = 3
 
 
@@ -327,7 +327,7 @@ class _Checker:
 
     def _document(self, name: str) -> None:
         try:
-            own = json.loads(self._storage.get(f"{name}/{ROOT}", limit=_MAX_DOCUMENT))
+            own = json.loads(self._storage.get(f"{name}/{ROOT}", limit=MAX_DOCUMENT_BYTES))
         except (ValueError, RecursionError) as error:
             raise CorruptError(f"is damaged ({error})") from error
         if not _same_but_longer(name, own, self._metadata[name]):

@@ -17,17 +17,22 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from ckptlab.errors import StoreError
 from ckptlab.store import schema
-from ckptlab.store.anchors import read_anchor
-from ckptlab.store.arrays import STEP_AXES, Document, root_document, with_length
+from ckptlab.store.arrays import Document, root_document, with_length
 from ckptlab.store.block import Anchor, Block, Evaluation
 from ckptlab.store.constants import CONSTANTS, write_constants
-from ckptlab.store.growing import GrowingArray, read_all
+from ckptlab.store.growing import GrowingArray
 from ckptlab.store.layout import Layout
 from ckptlab.store.lock import Lock
-from ckptlab.store.markers import committed_keys, read_markers
-from ckptlab.store.reader import StoredArray, read_root
+from ckptlab.store.markers import read_markers
+from ckptlab.store.mend import (
+    delete_orphans,
+    mend_documents,
+    read_own_document,
+    write_document,
+)
+from ckptlab.store.reader import StoredRun
+from ckptlab.store.root import read_root
 from ckptlab.store.shards import EncodeMap, Grid, encode_shard, shard_key
 from ckptlab.store.storage import ROOT, Storage
 from ckptlab.store.vacancy import require_free
@@ -211,13 +216,14 @@ class StoreWriter:
         last = self.steps[-1] if self.steps else -1
         self.anchors = [step for step in self.anchors if step <= last]
         self.evaluations = [step for step in self.evaluations if step <= last]
-        self._mend_documents()
+        mend_documents(self._storage, self._documents, self._capacity)
         self._open_growing()
         # The view shrinks first: a reader or a crash in between sees fewer steps, never wrong ones.
         self._write_root()
         for name in ("step", "anchor", "eval_step"):
             self._growing[name].flush()
-        self._delete_orphans()
+        delete_orphans(self._storage, self._view())
+        self._count_shards()
         self._storage.sync()
 
     def write_block(self, block: Block) -> None:
@@ -296,32 +302,9 @@ class StoreWriter:
         """Release the lock and leave everything as it is."""
         self._lock.release()
 
-    def read_anchor(self, step: int) -> Anchor | None:
-        """Read the optimizer's state at an anchor; None if the run has none there."""
-        return read_anchor(self._storage, self._view(), self.anchors, step)
-
-    def read_rows(self, name: str, start: int) -> npt.NDArray[Any]:
-        """Read the committed steps of a large array from position `start`, a block's, on.
-
-        Parameters
-        ----------
-        name : str
-            Name of the array.
-        start : int
-            A multiple of the block size.
-
-        Returns
-        -------
-        ndarray, shape (steps, rows)
-            Step by step.
-        """
-        stored = StoredArray(self._storage.path, name, self._view()[name], storage=self._storage)
-        return stored.read_block(start // self.block)
-
-    def read_series(self, name: str) -> npt.NDArray[Any]:
-        """Read the committed entries of a small array."""
-        axis = SERIES[name].axis
-        return read_all(self._storage, name, self._documents[name], self._lengths()[axis])
+    def stored(self) -> StoredRun:
+        """Return what is committed, for reading."""
+        return StoredRun(self._storage, self.attributes, self._view())
 
     # How it is done.
 
@@ -344,8 +327,7 @@ class StoreWriter:
         self._storage.put(ROOT, [json.dumps(root, allow_nan=False).encode()])
 
     def _write_document(self, name: str) -> None:
-        document = with_length(self._documents[name], self._capacity)
-        self._storage.put(f"{name}/zarr.json", [json.dumps(document).encode()])
+        write_document(self._storage, name, with_length(self._documents[name], self._capacity))
 
     def _open_growing(self) -> None:
         lengths = self._lengths()
@@ -429,46 +411,14 @@ class StoreWriter:
         self.steps, self.anchors = markers.steps, markers.anchors
         self.evaluations = markers.evaluations
         for axis, length in markers.lengths().items():
-            own = self._own_document(axis) or {"shape": [0]}
-            self._capacity[axis] = max(length, int(own["shape"][-1]))
+            own = read_own_document(self._storage, axis, self._documents[axis])
+            self._capacity[axis] = max(length, own["shape"][-1] if own else 0)
         self._count_shards()
-
-    def _own_document(self, name: str) -> Document | None:
-        """Read an array's own metadata; None if that is missing or damaged."""
-        try:
-            document = json.loads(self._storage.get(f"{name}/{ROOT}", limit=2**20))
-        except (StoreError, ValueError, RecursionError):
-            return None
-        expected = self._documents[name]
-        if not isinstance(document, dict) or not isinstance(document.get("shape"), list):
-            return None
-        shape: list[Any] = document["shape"]
-        sound = len(shape) == len(expected["shape"]) and all(type(n) is int for n in shape)
-        return document if sound and {**document, "shape": expected["shape"]} == expected else None
-
-    def _mend_documents(self) -> None:
-        """Make the arrays' own metadata agree: a writer may have died while it grew them."""
-        for name, document in self._documents.items():
-            if self._own_document(name) != with_length(document, self._capacity):
-                self._write_document(name)
 
     def _count_shards(self) -> None:
         listed = self._storage.list("weights").items()
         self._shard_bytes = {key: size for key, size in listed if not key.endswith(ROOT)}
         self.weight_bytes = sum(self._shard_bytes.values())
-
-    def _delete_orphans(self) -> None:
-        """Delete shards past the end: zarr would read them even when it replaces them whole."""
-        view = self._view()
-        kept = {key for name, doc in view.items() for key in committed_keys(name, doc)}
-        # Markers first: they never name what is gone.
-        for key in sorted(self._storage.list(), key=lambda k: k.split("/")[0] not in STEP_AXES):
-            name, _, rest = key.partition("/")
-            is_chunk = name in view and rest.startswith("c/")
-            never_committed = name not in view and name.startswith(schema.OPTIMIZER)
-            if never_committed or (is_chunk and key not in kept):
-                self._storage.delete(key)
-        self._count_shards()
 
 
 def _little(row: npt.NDArray[Any]) -> npt.NDArray[Any]:

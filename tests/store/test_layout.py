@@ -63,7 +63,7 @@ def test_selection_by_kind():
     with pytest.raises(LayoutError, match="present: bias, conv"):
         layout.select(["norm"])
     with pytest.raises(UnknownNameError, match="Did you mean 'linear'"):
-        layout.select(["linaer"])
+        layout.select(["linear_"])
 
 
 def test_a_tensor_is_found_by_name_and_alias():
