@@ -42,7 +42,8 @@ def load_mask(mask: Any, source: Source) -> Mask | None:
     ----------
     mask : ndarray, DataArray, str, path or None
         Bool over `param`; or ``FILE.npy``; or ``FILE.zarr[@LEVEL]`` with an array ``mask``
-        (param, level), whose last level is taken unless one is named.
+        (param, level), whose last level is taken unless one is named, or (param,), as the run of a
+        sparse training has it.
     source : Source
         The recording it is for.
 
@@ -114,8 +115,12 @@ def _read_zarr(path: str, level: str) -> tuple[npt.NDArray[Any], Any]:
         array = group["mask"]
     except (KeyError, FileNotFoundError, ValueError) as error:
         raise DataError(f"{path} holds no array `mask` (param, level)") from error
-    if not isinstance(array, zarr.Array) or array.ndim != 2:
+    if not isinstance(array, zarr.Array) or array.ndim not in (1, 2):
         raise DataError(f"`mask` in {path} is no array (param, level)")
+    if array.ndim == 1:
+        if level:
+            raise DataError(f"{path} has one mask and no levels; leave @{level} out")
+        return np.asarray(array[:]), group.attrs.get("tensors")
     levels = group["level"][:] if "level" in group else np.arange(array.shape[1])  # type: ignore[index]
     names = [str(int(n)) for n in np.asarray(levels)]
     if level and level not in names:

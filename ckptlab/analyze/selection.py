@@ -203,7 +203,8 @@ def find_reference(source: Source, relative_to: Any) -> Reference:
     source : Source
         The recording.
     relative_to : str or int
-        ``init`` (step 0), ``final`` (the last recorded step), ``previous`` or a step.
+        ``init`` (step 0, or where a branch begins), ``final`` (the last recorded step),
+        ``previous`` or a step.
 
     Returns
     -------
@@ -227,7 +228,9 @@ def find_reference(source: Source, relative_to: Any) -> Reference:
         raise MissingStepError(f"{source.path} holds no recorded step yet")
     if name == "final":
         return Reference(name, len(recorded) - 1, int(recorded[-1]))
-    step = 0 if name == "init" else parse_step(name, steps_per_epoch(source))
+    # A run that branched from another begins there.
+    first = int(source.attributes.get("start_step", 0))
+    step = first if name == "init" else parse_step(name, steps_per_epoch(source))
     position = int(np.searchsorted(recorded, step))
     if position < len(recorded) and recorded[position] == step:
         return Reference(name, position, step)

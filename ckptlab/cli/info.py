@@ -5,11 +5,14 @@ Imports store; neither torch nor xarray, so that it answers at once.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckptlab.cli.options import human_bytes, json_option, print_json
+
+if TYPE_CHECKING:
+    from ckptlab.store.reader import StoredRun
 
 
 @click.command()
@@ -50,11 +53,23 @@ def info(run: str, as_json: bool) -> None:
         "device": stored.attributes.get("device", {}),
         "versions": stored.attributes.get("versions", {}),
         "started": stored.attributes.get("started"),
+        "branch": stored.attributes.get("branch"),
+        "density": _density(stored),
     }
     if as_json:
         print_json(facts)
     else:
         _print(facts)
+
+
+def _density(stored: StoredRun) -> float | None:
+    """Return the share of prunable weights that a sparse training kept."""
+    mask = stored.mask()
+    if mask is None:
+        return None
+    prunable = [mask[t.offset : t.offset + t.size] for t in stored.layout.tensors if t.prunable]
+    count = sum(len(part) for part in prunable)
+    return sum(int(part.sum()) for part in prunable) / count if count else 1.0
 
 
 def _print(facts: dict[str, Any]) -> None:
@@ -79,6 +94,10 @@ def _print(facts: dict[str, Any]) -> None:
         "versions": ", ".join(f"{name} {v}" for name, v in facts["versions"].items()),
         "started": str(facts["started"]),
     }
+    if facts["branch"]:
+        rows["branch"] = " ".join(f"{key}={value}" for key, value in facts["branch"].items())
+    if facts["density"] is not None:
+        rows["density"] = f"{facts['density']:.3f} of the prunable weights"
     for section, settings in facts["config"].items():
         if isinstance(settings, dict):
             chosen = [f"{key}={value}" for key, value in settings.items() if value is not None]

@@ -5,11 +5,13 @@ Imports train when called; settings are checked before torch is imported.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptlab.cli.branch import Branch, parse_branch, require_branch
 from ckptlab.cli.options import human_bytes, json_option, print_json
 from ckptlab.errors import ConfigError, RunExistsError
 
@@ -32,6 +34,16 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--output", metavar="RUN.zarr", help="Where the run goes: a path or a URL.")
 @click.option("--resume", metavar="RUN.zarr", help="Take a run up again where it was committed.")
+@click.option("--from", "origin", metavar="RUN@STEP", help="Begin from any step of another run.")
+@click.option(
+    "--at", metavar="STEP", help="With --from: number the step has in the new run [default: STEP]."
+)
+@click.option("--fresh-optimizer", is_flag=True, help="With --from: begin without momentum.")
+@click.option(
+    "--mask",
+    metavar="FILE.zarr[@LEVEL]|FILE.npy",
+    help="With --from: weights kept; the others are zero throughout.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the run at the output path.")
 @click.option("--arrays", metavar="NAMES", help="weights (default) or weights,gradients.")
 @click.option("--memory", metavar="SIZE", help="Memory of the recording buffers, such as 2GiB.")
@@ -45,65 +57,80 @@ def record(
     preset: str | None,
     output: str | None,
     resume: str | None,
+    origin: str | None,
     overwrite: bool,
-    arrays: str | None,
-    memory: str | None,
-    no_fsync: bool,
-    allow_inexact: bool,
     dry_run: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Train a network and record its weights at every step.
 
     Settings come from the defaults (ResNet-20 on digits, 500 steps), then a preset, then CONFIG (a
     TOML file with the sections model, data, task, optim, train, record, eval), then -S. Prints the
     path of the run.
+
+    With --from, settings are those of the run that is left, then CONFIG, then -S; learning rate and
+    order of the images go on from that step. At the end of a block the optimizer goes on exactly,
+    elsewhere the training is repeated from the nearest one before.
     """
     if preset == "list":
         _print_presets()
         return
-    extra = [*overrides]
-    extra += [f"record.arrays={arrays!r}"] if arrays else []
-    extra += [f"record.memory={memory!r}"] if memory else []
-    extra += ["record.fsync=false"] if no_fsync else []
+    inexact = bool(options["allow_inexact"])
+    extra = [*overrides, *_shorthands(options)]
+    branch = None
     if resume is not None:
         given = {
             "a config file": config,
             "--preset": preset,
             "-o": output,
+            "--from": origin,
+            "--mask": options["mask"],
             "--overwrite": overwrite,
         }
-        for name, value in given.items():
-            if value:
-                raise ConfigError(f"--resume takes its settings and path from the run; drop {name}")
-        settings, path = _resumed(resume, extra, allow_inexact), resume
+        _require_none(given, "--resume takes its settings and path from the run")
+        settings, path = _resumed(resume, extra, inexact), resume
     else:
-        settings, path = _fresh(config, extra, preset, output, overwrite, dry_run)
+        if origin is not None:
+            _require_none({"--preset": preset}, "--from takes its settings from the run")
+            branch = parse_branch(origin, config, extra, options)
+            settings, path = branch.config, output or branch.default_path()
+        else:
+            require_branch(options)
+            settings, path = _fresh(config, extra, preset, output)
+        if not overwrite and not dry_run:
+            _require_free(path, settings)
     if dry_run:
         _print_plan(settings, path, as_json)
         return
-    _train(settings, path, resume=resume is not None, overwrite=overwrite, inexact=allow_inexact)
+    _train(settings, path, branch, resume=resume is not None, overwrite=overwrite, inexact=inexact)
     if as_json:
         print_json({"path": path})
     else:
         click.echo(path)
 
 
+def _shorthands(options: Mapping[str, Any]) -> list[str]:
+    """Write the options that stand for a setting as settings."""
+    arrays, memory = options["arrays"], options["memory"]
+    found = [f"record.arrays={arrays!r}"] if arrays else []
+    found += [f"record.memory={memory!r}"] if memory else []
+    return found + (["record.fsync=false"] if options["no_fsync"] else [])
+
+
+def _require_none(given: Mapping[str, object], reason: str) -> None:
+    for name, value in given.items():
+        if value:
+            raise ConfigError(f"{reason}; drop {name}")
+
+
 def _fresh(
-    file: Path | None,
-    overrides: list[str],
-    preset: str | None,
-    output: str | None,
-    overwrite: bool,
-    dry_run: bool,
+    file: Path | None, overrides: list[str], preset: str | None, output: str | None
 ) -> tuple[Config, str]:
     from ckptlab.train.config import default_path, load_config
 
     settings = load_config(file, overrides, preset)
-    path = output or default_path(settings, preset)
-    if not overwrite and not dry_run:
-        _require_free(path, settings)
-    return settings, path
+    return settings, output or default_path(settings, preset)
 
 
 def _require_free(path: str, settings: Config) -> None:
@@ -138,14 +165,25 @@ def _resumed(path: str, overrides: list[str], inexact: bool) -> Config:
     return resume_config(path, overrides, allow_inexact=inexact)
 
 
-def _train(settings: Config, path: str, *, resume: bool, overwrite: bool, inexact: bool) -> None:
+def _train(
+    settings: Config,
+    path: str,
+    branch: Branch | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+    inexact: bool,
+) -> None:
     from ckptlab.cli.progress import RecordProgress
     from ckptlab.train.trainer import train
 
+    start = None if branch is None else branch.start()
     with RecordProgress(path) as progress:
         train(
             settings,
             path,
+            start=start,
+            mask=None if branch is None else branch.mask,
             resume=resume,
             overwrite=overwrite,
             allow_inexact=inexact,

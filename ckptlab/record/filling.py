@@ -81,6 +81,7 @@ class Filler:
         flush_seconds: float,
     ) -> None:
         cuda = captured.device.type == "cuda"
+        self._start = int(writer.attributes.get("start_step", 0))
         self.recorded = len(writer.steps)
         self.last_step = writer.steps[-1] if writer.steps else -1
         self.evaluated = set(writer.evaluations)
@@ -135,10 +136,10 @@ class Filler:
         slot, rows = buffer.count, buffer.device_rows
         for array, gather in self._gathers.items():
             gather.copy(rows[array][slot], buffer.views[array][slot])
-        self._record_gradients(buffer, slot, step)
+        self._record_gradients(buffer, slot, first=step == self._start)
         _put(rows["loss"][slot], observed.loss)
         _put(rows["batch_accuracy"][slot], observed.accuracy)
-        _put(rows["lr"][slot], observed.lr if step else None)
+        _put(rows["lr"][slot], observed.lr)
         now = time.perf_counter()
         buffer.series["step"][slot] = step
         buffer.series["wall_time"][slot] = self._base_time + now - self._clock
@@ -168,9 +169,9 @@ class Filler:
         """Wait until everything handed over is committed, or has failed."""
         self._committer.close()
 
-    def _record_gradients(self, buffer: Buffer, slot: int, step: int) -> None:
+    def _record_gradients(self, buffer: Buffer, slot: int, *, first: bool) -> None:
         rows = buffer.device_rows
-        if not step:
+        if first:  # before any update, there is no gradient of one
             for name in ("gradient_norm", "gradient_mean_abs", "gradients"):
                 if name in rows:
                     rows[name][slot].fill_(torch.nan)

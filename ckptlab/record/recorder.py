@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ckptlab.errors import CkptlabError, ConfigError, RecordingError, unknown_name
@@ -65,8 +67,9 @@ class RecorderStats:
 class Recorder:
     """Record every scheduled step of a training loop into a Zarr store.
 
-    Use it as a context manager: entering records step 0, leaving commits what is left. An exception
-    or a signal in between commits what was recorded and marks the run interrupted.
+    Use it as a context manager: entering records the step it starts at, leaving commits what is
+    left. An exception or a signal in between commits what was recorded and marks the run
+    interrupted.
 
     Parameters
     ----------
@@ -102,6 +105,10 @@ class Recorder:
         Planned updates, where known.
     steps_per_epoch : int, optional
         Lets `steps` use ``ep``.
+    start : int
+        Updates the model has had when recording begins, where it is not at its initialisation.
+    mask : ndarray of bool, shape (param,), optional
+        Which weights a sparse training keeps; it is stored, and the training's to apply.
     config, seeds, attributes : mapping, optional
         JSON, stored in the root attributes.
 
@@ -149,6 +156,8 @@ class Recorder:
         overwrite: bool = False,
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
+        start: int = 0,
+        mask: npt.NDArray[np.bool_] | None = None,
         config: Mapping[str, Any] | None = None,
         seeds: Mapping[str, int] | None = None,
         attributes: Mapping[str, Any] | None = None,
@@ -158,7 +167,8 @@ class Recorder:
                 raise unknown_name("array", array, ARRAYS)
         if codec not in CODECS or not CODECS[codec].public:
             raise unknown_name("codec", codec, (c.name for c in CODECS.values() if c.public))
-        self.step_number = 0
+        self.step_number = self._start = start
+        self._mask = mask
         self._schedule = parse_schedule(steps, steps_per_epoch)
         self._arrays = tuple(arrays)
         self._codec = codec
@@ -179,6 +189,7 @@ class Recorder:
             "seeds": dict(seeds or {}),
             "schedule": steps,
             "steps_per_epoch": steps_per_epoch,
+            "start_step": start,
         }
         # Of several ranks one writes; the others restore and count.
         self._writes = _rank() == 0
@@ -313,9 +324,10 @@ class Recorder:
                 self._optimizer.register_step_post_hook(self._after_update),
             ]
         self._interrupts.install()
-        if self._filler.last_step < 0 and 0 in self._schedule and not self.step_number:
+        first = self._filler.last_step < 0 and self.step_number == self._start
+        if first and self._start in self._schedule:
             try:
-                self._filler.record(0, self._observed)
+                self._filler.record(self._start, self._observed)
             except BaseException as error:
                 self.__exit__(type(error), error, None)
                 raise
@@ -335,13 +347,18 @@ class Recorder:
             codec=self._codec,
             attributes={**self._attributes, **describe_environment(self._captured.device)},
             optional=gradients,
+            mask=self._mask,
             capacity=capacity,
             overwrite=self._overwrite,
         )
 
     def _take_up(self, writer: StoreWriter) -> None:
         require_resumable(writer, self._captured, self._schedule)
-        self.step_number, kept = restore(writer, self._captured, self._optimizer, self._schedule)
+        self.step_number = self._start = int(writer.attributes.get("start_step", 0))
+        kept = 0
+        if writer.anchors:
+            self.step_number = writer.anchors[-1]
+            kept = restore(writer, self._captured, self._optimizer, self._schedule)
         plan = {key: value for key, value in self._plan.items() if value}
         writer.set_attributes(state="recording", **plan)
         writer.cut(kept)
@@ -350,6 +367,7 @@ class Recorder:
         # The first rank goes by the markers, which may be ahead of the view.
         stored = open_latest(self._storage)
         if not len(stored.anchors):
+            self.step_number = int(stored.attributes.get("start_step", 0))
             return
         self.step_number = int(stored.anchors[-1])
         load_model(self._captured, lambda name: stored.snapshot(self.step_number, name))

@@ -77,13 +77,13 @@ def restore(
     captured: Capture,
     optimizer: torch.optim.Optimizer | None,
     schedule: Schedule,
-) -> tuple[int, int]:
+) -> int:
     """Set model and optimizer to the last anchor.
 
     Parameters
     ----------
     writer : StoreWriter
-        Of the run.
+        Of a run that has an anchor.
     captured : Capture
         Live parameters and buffers; overwritten.
     optimizer : Optimizer or None
@@ -93,13 +93,9 @@ def restore(
 
     Returns
     -------
-    step : int
-        Updates done; 0 if the run has no anchor yet, and the model is left as it is.
-    kept : int
+    int
         How many of the recorded steps stay.
     """
-    if not writer.anchors:
-        return 0, 0
     step = writer.anchors[-1]
     position = writer.steps.index(step)
     stored = writer.stored()
@@ -108,7 +104,7 @@ def restore(
     if anchor is not None:
         restore_state(optimizer, captured, anchor)
     # A last state outside the schedule would not be there had the run gone on.
-    return step, position + (step in schedule)
+    return position + (step in schedule)
 
 
 @torch.no_grad()

@@ -100,9 +100,11 @@ def small(
     return {**document, "attributes": dict(attributes or {})}
 
 
-def constant(names: Sequence[str], length: int, dtype: str, codec: Codec) -> Document:
+def constant(
+    names: Sequence[str], length: int, dtype: str, codec: Codec, fill: int | bool = 0
+) -> Document:
     """Describe a one-dimensional array that is written once, in one chunk."""
-    return _document([length], [length], names, dtype, codec.pipeline, 0)
+    return _document([length], [length], names, dtype, codec.pipeline, fill)
 
 
 def strings(name: str, length: int) -> Document:

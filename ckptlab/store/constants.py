@@ -1,24 +1,29 @@
-"""The two arrays that are written once: tensor names, and the tensor of each parameter.
+"""The arrays that are written once: tensor names, the tensor of each parameter, and a mask.
 
-Imports codecs, layout and storage. Both follow from the tensor table; they are there for readers
-that know Zarr alone.
+Imports codecs, layout and storage. The first two follow from the tensor table; they are there for
+readers that know Zarr alone. A mask stands nowhere else; the root metadata holds its digest.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
-from ckptlab.errors import CorruptError
+from ckptlab.errors import CorruptError, StoreError
 from ckptlab.store.codecs import CODECS, checksummed, verified
 from ckptlab.store.layout import Layout
 from ckptlab.store.storage import Storage
 
 NAMES = "tensor/c/0"
 INDEX = "tensor_index/c/0"
+KEPT = "mask/c/0"
 CONSTANTS: tuple[str, ...] = ("tensor", "tensor_index")
+"""Those that can be written again from the tensor table."""
 
 
 def write_constants(storage: Storage, layout: Layout) -> None:
@@ -58,6 +63,55 @@ def check_constants(storage: Storage, layout: Layout, key: str) -> None:
         raise CorruptError(str(error)) from error
     if not same:
         raise CorruptError("it is not what the tensor table says")
+
+
+def write_mask(storage: Storage, mask: npt.NDArray[np.bool_]) -> None:
+    """Write the mask's only chunk."""
+    storage.put(KEPT, [CODECS["zstd"].encode(mask)])
+
+
+def read_mask(
+    storage: Storage, layout: Layout, attributes: Mapping[str, Any]
+) -> npt.NDArray[np.bool_]:
+    """Read the mask of a run that has one.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the run lies.
+    layout : Layout
+        The tensor table.
+    attributes : mapping
+        Root attributes, with the digest of the mask.
+
+    Returns
+    -------
+    ndarray of bool, shape (param,)
+        True keeps.
+
+    Raises
+    ------
+    StoreError
+        If it is missing, damaged or another than the digest says.
+    """
+    try:
+        data = storage.get(KEPT, limit=1024 + 2 * layout.parameters)
+        # As bytes: a bool of another byte than 0 and 1 is none.
+        found = np.empty(layout.parameters, np.uint8)
+        CODECS["zstd"].decode(data, found)
+    except (MemoryError, StoreError):
+        raise
+    except Exception as error:  # the codecs' errors have no common base below Exception
+        raise CorruptError(f"{storage.path}/{KEPT}: {error}") from error
+    mask = found.view(np.bool_)
+    if mask_digest(mask) != attributes.get("mask_digest"):
+        raise CorruptError(f"{storage.path}/{KEPT} is not the mask the run was made with")
+    return mask
+
+
+def mask_digest(mask: npt.NDArray[np.bool_]) -> str:
+    """Return xxh3_64 (seed 0, 16 hex digits) of a mask, a byte a weight."""
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(mask, np.bool_).data)
 
 
 def _names(layout: Layout) -> bytes:

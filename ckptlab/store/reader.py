@@ -18,6 +18,7 @@ from ckptlab.store import schema
 from ckptlab.store.anchors import read_anchor
 from ckptlab.store.arrays import Document, with_length
 from ckptlab.store.block import Anchor
+from ckptlab.store.constants import read_mask
 from ckptlab.store.growing import read_all
 from ckptlab.store.layout import Layout
 from ckptlab.store.markers import read_markers
@@ -145,6 +146,12 @@ class StoredRun:
             raise unknown_name("array", name, [n for n in schema.SERIES if n in self.metadata])
         document = self.metadata[name]
         return read_all(self._storage, name, document, document["shape"][-1])
+
+    def mask(self) -> npt.NDArray[np.bool_] | None:
+        """Read which weights a sparse training kept, shape (param,); None if it was dense."""
+        if schema.MASK not in self.metadata:
+            return None
+        return read_mask(self._storage, self.layout, self.attributes)
 
     def column(self, step: int) -> int:
         """Return the position of a recorded step; MissingStepError names the nearest."""

@@ -129,6 +129,7 @@ def _check_metadata(metadata: dict[str, Document], attributes: dict[str, Any]) -
         block=attributes["block"],
         codec=attributes["codec"],
         optional=["gradients"] if "gradients" in metadata else [],
+        masked=schema.MASK in metadata,
     )
     for name, document in expected.items():
         _require_like(name, metadata[name], document)

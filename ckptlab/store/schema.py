@@ -26,6 +26,9 @@ OPTIMIZER_ROW = "optimizer_state"
 
 OPTIMIZER_ROW_CHUNK = 65536
 
+MASK = "mask"
+"""Which weights a sparse training keeps; the others are zero at every step."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
@@ -139,7 +142,7 @@ def series_document(series: Series, layout: Layout) -> Document:
 
 
 def documents(
-    layout: Layout, *, block: int, codec: str, optional: Iterable[str] = ()
+    layout: Layout, *, block: int, codec: str, optional: Iterable[str] = (), masked: bool = False
 ) -> dict[str, Document]:
     """Return the metadata of all arrays of a new run.
 
@@ -153,6 +156,8 @@ def documents(
         Of weights, buffers and gradients.
     optional : iterable of str
         Optional large arrays, such as ``gradients``.
+    masked : bool
+        Whether it holds a mask.
 
     Returns
     -------
@@ -175,6 +180,8 @@ def documents(
         found[series.name] = series_document(series, layout)
     found["tensor"] = arrays.strings("tensor", len(layout.tensors))
     found["tensor_index"] = arrays.constant(["param"], layout.parameters, "int32", CODECS["zstd"])
+    if masked:
+        found[MASK] = arrays.constant(["param"], layout.parameters, "bool", CODECS["zstd"], False)
     return found
 
 

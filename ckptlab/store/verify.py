@@ -21,7 +21,7 @@ from ckptlab.errors import CorruptError, StoreError
 from ckptlab.store import schema
 from ckptlab.store.anchors import present_states, read_byte_row
 from ckptlab.store.arrays import STEP_AXES, Document, root_document, with_length
-from ckptlab.store.constants import CONSTANTS, check_constants
+from ckptlab.store.constants import CONSTANTS, KEPT, check_constants, read_mask
 from ckptlab.store.growing import chunk_key, chunk_length, read_all, read_chunk
 from ckptlab.store.layout import Layout
 from ckptlab.store.markers import committed_keys, read_markers
@@ -134,6 +134,10 @@ class _Checker:
                 f"{name}/c/0",
                 partial(check_constants, self._storage, layout, f"{name}/c/0"),
                 rebuildable=True,
+            )
+        if schema.MASK in self._metadata:
+            self._try(
+                schema.MASK, KEPT, partial(read_mask, self._storage, layout, self._attributes)
             )
         for name, document in self._metadata.items():
             if name in schema.SERIES and name not in STEP_AXES:

@@ -20,7 +20,7 @@ import xxhash
 from ckptlab.store import schema
 from ckptlab.store.arrays import Document, root_document, with_length
 from ckptlab.store.block import Anchor, Block, Evaluation
-from ckptlab.store.constants import CONSTANTS, write_constants
+from ckptlab.store.constants import CONSTANTS, mask_digest, write_constants, write_mask
 from ckptlab.store.growing import GrowingArray
 from ckptlab.store.layout import Layout
 from ckptlab.store.lock import Lock
@@ -93,6 +93,7 @@ class StoreWriter:
         codec: str,
         attributes: Mapping[str, Any],
         optional: Iterable[str] = (),
+        mask: npt.NDArray[np.bool_] | None = None,
         capacity: int = 1,
         overwrite: bool = False,
     ) -> StoreWriter:
@@ -112,6 +113,8 @@ class StoreWriter:
             Further root attributes, JSON.
         optional : iterable of str
             Optional large arrays.
+        mask : ndarray of bool, shape (param,), optional
+            Which weights the training keeps.
         capacity : int
             Steps to allocate; more are allocated when it is full.
         overwrite : bool
@@ -143,10 +146,16 @@ class StoreWriter:
                 "codec": codec,
                 "state": "recording",
             }
-            documents = schema.documents(layout, block=block, codec=codec, optional=optional)
+            if mask is not None:
+                root["mask_digest"] = mask_digest(mask)
+            documents = schema.documents(
+                layout, block=block, codec=codec, optional=optional, masked=mask is not None
+            )
             writer = cls(storage, lock, json.loads(json.dumps(root, allow_nan=False)), documents)
             write_constants(storage, layout)
-            for name in CONSTANTS:
+            if mask is not None:
+                write_mask(storage, mask)
+            for name in CONSTANTS if mask is None else (*CONSTANTS, schema.MASK):
                 writer._write_document(name)
             writer._open_growing()
             writer._grow("step", capacity)

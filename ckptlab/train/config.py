@@ -41,6 +41,7 @@ __all__ = [
     "RecordConfig",
     "TaskConfig",
     "TrainConfig",
+    "change",
     "config_hash",
     "default_path",
     "load_config",
@@ -108,7 +109,10 @@ def parse_config(settings: Mapping[str, Any]) -> Config:
 
 
 def load_config(
-    path: Path | None = None, overrides: Sequence[str] = (), preset: str | None = None
+    path: Path | None = None,
+    overrides: Sequence[str] = (),
+    preset: str | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> Config:
     """Read the settings of a training.
 
@@ -120,6 +124,8 @@ def load_config(
         Each ``section.key=value``.
     preset : str, optional
         Name of a preset that the file and the overrides change.
+    base : mapping, optional
+        Settings that all of these change, such as those of another run; the defaults if not given.
 
     Returns
     -------
@@ -131,7 +137,7 @@ def load_config(
     ConfigError
         If one of them cannot be read, a key is unknown or a value is not accepted.
     """
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = dict(base or {})
     if preset is not None:
         settings = _merged(settings, find(PRESETS, "preset", preset).settings)
     if path is not None:
@@ -161,10 +167,30 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     ConfigError
         If a key is unknown or a value is not accepted.
     """
-    settings: dict[str, Any] = config.model_dump(mode="json")
-    for text in overrides:
-        settings = _merged(settings, _parse_override(text))
-    return parse_config(settings)
+    return load_config(overrides=overrides, base=config.model_dump(mode="json"))
+
+
+def change(config: Config, **sections: Mapping[str, Any]) -> Config:
+    """Change settings given as values.
+
+    Parameters
+    ----------
+    config : Config
+        The settings to start from.
+    **sections : mapping
+        By section, keys and their new values.
+
+    Returns
+    -------
+    Config
+        The changed and checked settings.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or a value is not accepted.
+    """
+    return parse_config(_merged(config.model_dump(mode="json"), sections))
 
 
 def config_hash(config: Config) -> str:

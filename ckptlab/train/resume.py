@@ -42,12 +42,18 @@ def stored_config(attributes: Mapping[str, Any]) -> Config:
         If the run was not made by the built-in trainer.
     """
     settings = attributes.get("config")
-    if not isinstance(settings, Mapping) or "model" not in settings:
+    if not isinstance(settings, Mapping) or not has_settings(attributes):
         raise ConfigError(
             "the run holds no settings of the built-in trainer: it was recorded from a loop of "
             "one's own, and only Recorder(..., resume=True) in that loop can continue it."
         )
     return parse_config(settings)
+
+
+def has_settings(attributes: Mapping[str, Any]) -> bool:
+    """Say whether a run was made by the built-in trainer, and so can be made again."""
+    settings = attributes.get("config")
+    return isinstance(settings, Mapping) and "model" in settings
 
 
 def resume_config(

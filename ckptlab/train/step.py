@@ -1,6 +1,6 @@
 """One update: batch, forward, backward, optimizer. A pure function of the state and the step.
 
-Imports augment, draws, order and tasks.
+Imports augment, draws, order, sparse and tasks.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ckptlab.train.augment import Augmentation, augment
 from ckptlab.train.draws import derived_seed
 from ckptlab.train.learning_rate import LearningRate
 from ckptlab.train.order import Order
+from ckptlab.train.sparse import Sparsity
 from ckptlab.train.tasks.task import Batch, Task
 
 
@@ -57,6 +58,8 @@ class TrainingStep:
         Of convolutions and matrix products, where it is not float32.
     reseed : bool
         Whether the model draws random numbers itself.
+    sparsity : Sparsity or None
+        Which weights are pruned, where a sub-network is trained.
     """
 
     model: nn.Module
@@ -67,6 +70,7 @@ class TrainingStep:
     augmentation: Augmentation
     autocast: torch.dtype | None = None
     reseed: bool = False
+    sparsity: Sparsity | None = None
 
     def batch_at(self, step: int) -> Batch:
         """Return what the update from `step` to `step` + 1 sees.
@@ -112,6 +116,8 @@ class TrainingStep:
             logits = self.model(batch.images)
             loss = functional.cross_entropy(logits, batch.labels)
         loss.backward()
+        if self.sparsity is not None:
+            self.sparsity.mask_gradients()
         self.optimizer.step()
         with torch.no_grad():
             accuracy = (logits.argmax(1) == batch.labels).float().mean()

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from ckptlab.errors import ConfigError
+import numpy as np
+import numpy.typing as npt
+
+from ckptlab.errors import ConfigError, StepError
 from ckptlab.record.calibrate import choose_codec
 from ckptlab.record.filling import encoding_threads
 from ckptlab.record.recorder import Recorder, RecorderStats
 from ckptlab.record.schedule import parse_schedule, parse_step
-from ckptlab.store.reader import open_store
+from ckptlab.store.reader import StoredRun, open_store
+from ckptlab.train.branch import start_of
 from ckptlab.train.config import Config
 from ckptlab.train.evaluate import Evaluation
 from ckptlab.train.numerics import numerics, resolve_device
 from ckptlab.train.plan import measure_step, recorded_steps
 from ckptlab.train.resume import as_before, require_resumable, require_same_machine
+from ckptlab.train.start import Start, begin
 from ckptlab.train.step import StepResult
 from ckptlab.train.training import Training, build
 
@@ -58,6 +64,9 @@ def train(
     config: Config,
     path: str,
     *,
+    start: Start | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
+    attributes: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     allow_inexact: bool = False,
@@ -71,6 +80,13 @@ def train(
         The settings; when a run is taken up again, its own (`resume_config`).
     path : str
         Where the run is written.
+    start : Start, optional
+        The state to begin from; the initialisation by default. Needed again when a run is taken up
+        that committed nothing, unless it branched from a run that is still there.
+    mask : ndarray of bool, shape (param,), optional
+        Which weights are kept, the others being zero throughout; by default those the start kept.
+    attributes : mapping, optional
+        JSON, stored in the root attributes.
     resume : bool
         Take the run at `path` up; nothing is done if it is complete.
     overwrite : bool
@@ -93,20 +109,54 @@ def train(
         If steps are to be recorded that lie beyond the run.
     """
     used = config
+    if mask is None and start is not None:
+        mask = start.mask
     if resume:
         stored = open_store(path)
         require_resumable(stored.attributes, config, allow_inexact=allow_inexact)
-        if stored.state == "complete" and int(stored.steps[-1]) == _steps(
-            stored.attributes, config
-        ):
+        if _is_done(stored, config):
             return
         used = as_before(stored.attributes, config)
         if not allow_inexact:
             require_same_machine(stored.attributes, resolve_device(used.train))
+        mask = stored.mask()
+        if start is None and not len(stored.anchors):
+            start = start_of(stored.attributes, used, allow_inexact=allow_inexact)
     with numerics(used.train, resolve_device(used.train)):
-        training = build(used)
-        with _recorder(config, path, training, resume=resume, overwrite=overwrite) as recorder:
+        training = build(used, mask)
+        _require_before_end(start, training)
+        about = {**(attributes or {}), **_origin(start, begin(training, start))}
+        first = 0 if start is None else start.step
+        with _recorder(
+            config,
+            path,
+            training,
+            start=first,
+            mask=mask,
+            attributes=about,
+            resume=resume,
+            overwrite=overwrite,
+        ) as recorder:
             _Loop(training, recorder, on_progress).run()
+
+
+def _is_done(stored: StoredRun, config: Config) -> bool:
+    last = _steps(stored.attributes, config)
+    return stored.state == "complete" and int(stored.steps[-1]) == last
+
+
+def _require_before_end(start: Start | None, training: Training) -> None:
+    if start is not None and start.step > training.steps:
+        raise StepError(
+            f"train.steps={training.config.train.steps!r} is before step {start.step}, where the "
+            f"run begins; accepted: at least {start.step}"
+        )
+
+
+def _origin(start: Start | None, fresh: list[str]) -> dict[str, Any]:
+    if start is None or not start.origin:
+        return {}
+    return {"branch": {**start.origin, "new_tensors": fresh}}
 
 
 def _steps(attributes: dict[str, object], config: Config) -> int:
@@ -117,7 +167,15 @@ def _steps(attributes: dict[str, object], config: Config) -> int:
 
 
 def _recorder(
-    config: Config, path: str, training: Training, *, resume: bool, overwrite: bool
+    config: Config,
+    path: str,
+    training: Training,
+    *,
+    start: int,
+    mask: npt.NDArray[np.bool_] | None,
+    attributes: Mapping[str, Any],
+    resume: bool,
+    overwrite: bool,
 ) -> Recorder:
     record, seeds = config.record, training.seeds
     recorded_steps(config, training.steps, training.steps_per_epoch)
@@ -138,7 +196,9 @@ def _recorder(
         steps_per_epoch=training.steps_per_epoch,
         config=config.model_dump(mode="json"),
         seeds={"init": seeds.init, "order": seeds.order, "augment": seeds.augment},
-        attributes={"classes": list(training.task.data.classes)},
+        attributes={**attributes, "classes": list(training.task.data.classes)},
+        start=start,
+        mask=mask,
     )
 
 

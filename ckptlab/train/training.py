@@ -8,6 +8,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -24,6 +26,7 @@ from ckptlab.train.optimizers import build_optimizer
 from ckptlab.train.order import Order
 from ckptlab.train.registry import find, resolve
 from ckptlab.train.seeds import Seeds
+from ckptlab.train.sparse import Sparsity
 from ckptlab.train.step import StepResult, TrainingStep
 from ckptlab.train.tasks.registry import TASKS
 from ckptlab.train.tasks.task import Task
@@ -97,13 +100,15 @@ class Training:
         return evaluate(self.model, self.task, self.config.eval.batch_size, self.update.autocast)
 
 
-def build(config: Config) -> Training:
+def build(config: Config, mask: npt.NDArray[np.bool_] | None = None) -> Training:
     """Put a training together: the model at its initialisation, nothing trained yet.
 
     Parameters
     ----------
     config : Config
         The settings.
+    mask : ndarray of bool, shape (param,), optional
+        Which weights are kept; the others are not zeroed yet (see `start.begin`).
 
     Returns
     -------
@@ -119,10 +124,16 @@ def build(config: Config) -> Training:
     """
     device = resolve_device(config.train)
     seeds = Seeds.resolve(config.train)
-    return assemble(config, load_data(config.data, device), device, seeds)
+    return assemble(config, load_data(config.data, device), device, seeds, mask)
 
 
-def assemble(config: Config, data: Data, device: torch.device, seeds: Seeds) -> Training:
+def assemble(
+    config: Config,
+    data: Data,
+    device: torch.device,
+    seeds: Seeds,
+    mask: npt.NDArray[np.bool_] | None = None,
+) -> Training:
     """Put a training together around data that is there already.
 
     Parameters
@@ -135,6 +146,8 @@ def assemble(config: Config, data: Data, device: torch.device, seeds: Seeds) -> 
         Where it runs.
     seeds : Seeds
         Resolved.
+    mask : ndarray of bool, shape (param,), optional
+        Which weights are kept.
 
     Returns
     -------
@@ -165,6 +178,7 @@ def assemble(config: Config, data: Data, device: torch.device, seeds: Seeds) -> 
         augmentation=Augmentation(flip=data.flip, crop=data.crop, seed=seeds.augment),
         autocast=torch.bfloat16 if config.train.precision == "bf16" else None,
         reseed=reseed,
+        sparsity=None if mask is None else Sparsity(model, mask),
     )
     return Training(
         config=config,
