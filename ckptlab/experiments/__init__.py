@@ -1,0 +1,1 @@
+"""Experiments on the snapshots of a recording: prune, perturb, retrain, connect, as jobs."""

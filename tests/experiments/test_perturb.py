@@ -1,0 +1,67 @@
+import pytest
+
+from ckptlab.errors import ConfigError, UnknownNameError
+from ckptlab.experiments.perturb import PERTURBATIONS, parse_kind
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical", "fresh"),
+    [
+        ("none", "none", False),
+        ("sign:0,magnitude:k", "sign:0,magnitude:k", False),
+        ("sign:fresh,magnitude:k", "sign:fresh,magnitude:k", True),
+        ("constant:fresh", "constant:fresh", True),
+        ("shuffle:global", "shuffle:global", False),
+        ("shuffle:filter,keep-signs", "shuffle:filter,keep-signs", False),
+        (" noise:1 ", "noise:1.0", False),
+        ("noise:0.50", "noise:0.5", False),
+        ("reinit", "reinit", True),
+    ],
+)
+def test_kinds_are_read_and_written_in_one_spelling(text, canonical, fresh):
+    kind = parse_kind(text)
+    assert str(kind) == canonical
+    assert parse_kind(canonical) == kind
+    assert kind.needs_fresh is fresh
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "none:1",
+        "sign:0",
+        "sign:0,magnitude",
+        "sign:0,magnitude:2",
+        "sign:1,magnitude:k",
+        "shuffle",
+        "shuffle:tensor",
+        "shuffle:layer,signs",
+        "noise",
+        "noise:-1",
+        "noise:nan",
+        "noise:inf",
+        "noise:0",
+        "noise:a",
+        "constant",
+        "constant:2",
+        "reinit:0",
+    ],
+)
+def test_what_is_not_of_the_form_is_refused(text):
+    form = PERTURBATIONS[text.partition(":")[0]].form
+    with pytest.raises(ConfigError) as caught:
+        parse_kind(text)
+    assert repr(text) in str(caught.value)
+    assert str(caught.value).endswith(form)
+
+
+def test_unknown_names_suggest_the_nearest():
+    with pytest.raises(UnknownNameError, match="Did you mean 'shuffle'"):
+        parse_kind("shuffel:layer")
+
+
+def test_every_entry_names_a_function():
+    for entry in PERTURBATIONS.values():
+        assert callable(entry.function)
+        assert entry.summary.endswith(".")
+        assert entry.reference
