@@ -62,7 +62,7 @@ def open_executor(scheduler: Any = None) -> Iterator[Executor]:
     elif hasattr(scheduler, "scatter"):
         yield _on_cluster(scheduler)
     elif "://" in str(scheduler):
-        client = _connect(str(scheduler))
+        client = connect(str(scheduler))
         try:
             yield _on_cluster(client)
         finally:
@@ -104,7 +104,26 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
-def _connect(address: str) -> Any:
+def connect(address: str, otherwise: str = "use scheduler=threads") -> Any:
+    """Connect to a cluster that has workers.
+
+    Parameters
+    ----------
+    address : str
+        Of the scheduler, such as ``tcp://host:8786``.
+    otherwise : str
+        What an error advises if there is none.
+
+    Returns
+    -------
+    distributed.Client
+        To be closed by the caller.
+
+    Raises
+    ------
+    ConfigError
+        If nothing answers at the address, or it has no workers.
+    """
     from distributed import Client
 
     try:
@@ -112,7 +131,7 @@ def _connect(address: str) -> Any:
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"no scheduler answers at {address} ({type(error).__name__}); start one with "
-            "`dask scheduler` and `dask worker`, or use scheduler=threads"
+            f"`dask scheduler` and `dask worker`, or {otherwise}"
         ) from error
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)

@@ -22,6 +22,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("ckptlab.cli.info:info", "Say what a run holds."),
     "verify": ("ckptlab.cli.verify:verify", "Check a run for damage."),
     "analyze": ("ckptlab.cli.analyze:analyze", "Measure a run."),
+    "imp": ("ckptlab.cli.experiments:imp", "Prune a run iteratively, with rewinding."),
+    "perturb": ("ckptlab.cli.experiments:perturb", "Perturb a snapshot and train on."),
+    "connect": ("ckptlab.cli.experiments:connect", "Connect two children of a step."),
 }
 """Command name to where it is and what it does; help needs no import."""
 

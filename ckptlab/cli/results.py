@@ -1,14 +1,12 @@
 """How a result is printed and written: tables on stdout, files with their attributes.
 
-Imports errors and rich; xarray only once there is a result.
+Imports analyze.saved, errors and rich; xarray only once there is a result.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
-import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
@@ -88,26 +86,18 @@ def save(result: xr.DataArray | xr.Dataset, path: str) -> str:
     if Path(path).suffix in (".csv", ".parquet"):
         _save_table(result, path)
         return path
-    dataset = _portable(result)
-    # Aside first: what is there may be open, and is whole until the new one is.
-    aside = Path(f"{path}.partial")
-    if path.endswith(".nc"):
-        dataset.to_netcdf(aside)
-    else:
-        with warnings.catch_warnings():
-            # Zarr warns that strings and consolidated metadata are newer than its specification.
-            warnings.simplefilter("ignore")
-            dataset.to_zarr(aside, mode="w", zarr_format=3, consolidated=True)
-        if Path(path).is_dir():
-            shutil.rmtree(path)
-    aside.replace(path)
+    from ckptlab.analyze.saved import save_dataset
+
+    save_dataset(result, path)
     return path
 
 
 def print_result(result: xr.DataArray | xr.Dataset) -> None:
     """Print a result as tables, thinned where they are long, saying how much of them is shown."""
+    from ckptlab.analyze.saved import as_dataset
+
     console = stdout_console()
-    dataset = _as_dataset(result)
+    dataset = as_dataset(result)
     console.print(Text(_title(result)))
     lines = {name: v for name, v in dataset.data_vars.items() if _is_table(v)}
     for axis in dict.fromkeys(_axis(variable) for variable in lines.values()):
@@ -140,7 +130,9 @@ def _print_table(console: Console, dataset: xr.Dataset, axis: str) -> None:
 
 
 def _save_table(result: xr.DataArray | xr.Dataset, path: str) -> None:
-    dataset = _as_dataset(result)
+    from ckptlab.analyze.saved import as_dataset
+
+    dataset = as_dataset(result)
     attrs = {"attributes": dict(result.attrs)}
     attrs |= {str(name): dict(v.attrs) for name, v in dataset.variables.items() if v.attrs}
     frame = dataset.to_dataframe().reset_index()
@@ -152,23 +144,6 @@ def _save_table(result: xr.DataArray | xr.Dataset, path: str) -> None:
     table = pa.Table.from_pandas(frame, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), b"ckptlab": json.dumps(attrs, default=str)}
     pq.write_table(table.replace_schema_metadata(metadata), path)
-
-
-def _portable(result: xr.DataArray | xr.Dataset) -> xr.Dataset:
-    """Make a dataset that netCDF and Zarr can hold: text as variable-length strings."""
-    import numpy as np
-
-    dataset = _as_dataset(result).assign_attrs(result.attrs)
-    for name, variable in dataset.variables.items():
-        if variable.dtype == object:
-            dataset[name] = dataset[name].astype(np.dtypes.StringDType())
-    return dataset
-
-
-def _as_dataset(result: xr.DataArray | xr.Dataset) -> xr.Dataset:
-    import xarray as xr
-
-    return result if isinstance(result, xr.Dataset) else result.to_dataset()
 
 
 def _is_table(variable: xr.DataArray) -> bool:

@@ -35,8 +35,8 @@ class States:
     ----------
     now : ndarray of float32, shape (param,)
         Weights at the step perturbed, w_k.
-    initial : ndarray of float32, shape (param,)
-        Weights at the start of training, w_0.
+    initial : ndarray of float32, shape (param,), or None
+        Weights at the start of training, w_0, where a kind needs them.
     fresh : ndarray of float32, shape (param,), or None
         Another initialisation, where a kind needs one.
     mask : ndarray of bool, shape (param,)
@@ -46,7 +46,7 @@ class States:
     """
 
     now: Vector
-    initial: Vector
+    initial: Vector | None
     fresh: Vector | None
     mask: npt.NDArray[np.bool_]
     layout: Layout
@@ -60,7 +60,7 @@ class States:
         """Return the survivors of the state ``0``, ``k`` or ``fresh``."""
         state = {"0": self.initial, "k": self.now, "fresh": self.fresh}[name]
         if state is None:
-            raise LayoutError("a fresh initialisation is needed, and none was given")
+            raise LayoutError(f"weights of the state {name!r} are needed, and none were given")
         found: Vector = state[self.survivors]
         return found
 

@@ -40,6 +40,8 @@ class Perturbation:
         Reads what stands behind the colon; ValueError if it is not of the form.
     write : callable
         Undoes it, always in the same spelling.
+    states : callable
+        Says which of `STATES` are taken whatever the options name.
     compute : str
         ``"module:function"``, called as ``f(states, generator, **options)``, returns the new
         values of the survivors.
@@ -55,6 +57,7 @@ class Perturbation:
     write: Callable[[Options], str]
     compute: str
     summary: str
+    states: Callable[[Options], tuple[str, ...]] = lambda _: ()
     reference: str = FRANKLE
 
     @property
@@ -84,10 +87,9 @@ class Kind:
         text = self.perturbation.write(self.options)
         return f"{self.perturbation.name}:{text}" if text else self.perturbation.name
 
-    @property
-    def needs_fresh(self) -> bool:
-        """Whether it takes values of a fresh initialisation."""
-        return self.perturbation.name == "reinit" or "fresh" in self.options.values()
+    def needs(self, state: str) -> bool:
+        """Say whether it takes anything of a state, such as ``0`` or ``fresh``."""
+        return state in (*self.options.values(), *self.perturbation.states(self.options))
 
 
 def parse_kind(text: str) -> Kind:
@@ -190,6 +192,7 @@ PERTURBATIONS: Mapping[str, Perturbation] = MappingProxyType(
                 write=lambda o: ",".join(filter(None, (o["group"], o["signs"]))),
                 compute="ckptlab.experiments.changes:shuffled",
                 summary="The weights of each group in another order, signs kept or not.",
+                states=lambda o: ("0",) if o["signs"] == "initial-signs" else (),
             ),
             Perturbation(
                 name="noise",
@@ -206,6 +209,7 @@ PERTURBATIONS: Mapping[str, Perturbation] = MappingProxyType(
                 write=lambda _: "",
                 compute="ckptlab.experiments.changes:reinitialised",
                 summary="The weights of a fresh initialisation.",
+                states=lambda _: ("fresh",),
                 reference="Frankle & Carbin (2019), arXiv:1803.03635, section 2",
             ),
         )

@@ -135,6 +135,7 @@ def take(
     *,
     at: int | None = None,
     fresh_optimizer: bool = False,
+    going_on: bool = True,
     allow_inexact: bool = False,
 ) -> Start:
     """Take the state of a run at a step, as the start of another training.
@@ -151,6 +152,8 @@ def take(
         Number the step has in the new training; the same by default.
     fresh_optimizer : bool
         Begin without the optimizer's state, as rewinding does.
+    going_on : bool
+        Whether what begins is to go on as the run did, bit for bit, if nothing else changes.
     allow_inexact : bool
         Accept another device, torch or number of threads than the run was made with.
 
@@ -169,7 +172,7 @@ def take(
     first = int(stored.attributes.get("start_step", 0))
     recorded = step in stored.steps
     anchored = step in stored.anchors
-    if not fresh_optimizer and not allow_inexact:
+    if going_on and not fresh_optimizer and not allow_inexact:
         require_exact(stored, config)
     if anchored or (recorded and (fresh_optimizer or (step == first and _began_fresh(stored)))):
         state = _read(stored, step, anchored=anchored and not fresh_optimizer)

@@ -75,21 +75,25 @@ def plan(config: Config) -> Plan:
     StepError
         If steps are to be recorded that lie beyond the run.
     """
-    shape = _task_shape(config)
-    steps_per_epoch = -(-shape.train // config.train.batch_size)
-    steps = parse_step(config.train.steps, steps_per_epoch)
-    size = model_size(config.model, shape)
-    recorded = len(recorded_steps(config, steps, steps_per_epoch))
+    epoch = steps_per_epoch(config)
+    steps = parse_step(config.train.steps, epoch)
+    size = model_size(config.model, task_shape(config))
+    recorded = len(recorded_steps(config, steps, epoch))
     vectors = len({"weights", *config.record.arrays})
     return Plan(
         parameters=size.parameters,
         buffers=size.buffers,
         steps=steps,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=epoch,
         recorded_steps=recorded,
         bytes_per_step=4 * (vectors * size.parameters + size.buffers),
         raw_bytes=4 * size.parameters * recorded,
     )
+
+
+def steps_per_epoch(config: Config) -> int:
+    """Return the number of updates of an epoch."""
+    return -(-data_shape(config.data).train // config.train.batch_size)
 
 
 def recorded_steps(config: Config, steps: int, steps_per_epoch: int) -> npt.NDArray[np.int64]:
@@ -160,7 +164,19 @@ def _timed(training: Training, step: int) -> float:
     return time.perf_counter() - start
 
 
-def _task_shape(config: Config) -> DataShape:
+def task_shape(config: Config) -> DataShape:
+    """Return the sizes of a data set with the number of classes of the task.
+
+    Parameters
+    ----------
+    config : Config
+        The settings.
+
+    Returns
+    -------
+    DataShape
+        What the network is built for.
+    """
     shape = data_shape(config.data)
     classes = find(TASKS, "task.name", config.task.name).classes
     return replace(shape, classes=classes or shape.classes)

@@ -22,6 +22,7 @@ from ckptlab.record.schedule import parse_schedule, parse_step
 from ckptlab.store.reader import StoredRun, open_store
 from ckptlab.train.branch import start_of
 from ckptlab.train.config import Config
+from ckptlab.train.data import Data
 from ckptlab.train.evaluate import Evaluation
 from ckptlab.train.numerics import numerics, resolve_device
 from ckptlab.train.plan import measure_step, recorded_steps
@@ -66,6 +67,7 @@ def train(
     *,
     start: Start | None = None,
     mask: npt.NDArray[np.bool_] | None = None,
+    data: Data | None = None,
     attributes: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -85,6 +87,8 @@ def train(
         that committed nothing, unless it branched from a run that is still there.
     mask : ndarray of bool, shape (param,), optional
         Which weights are kept, the others being zero throughout; by default those the start kept.
+    data : Data, optional
+        The data set on the device, where it was read before.
     attributes : mapping, optional
         JSON, stored in the root attributes.
     resume : bool
@@ -123,7 +127,7 @@ def train(
         if start is None and not len(stored.anchors):
             start = start_of(stored.attributes, used, allow_inexact=allow_inexact)
     with numerics(used.train, resolve_device(used.train)):
-        training = build(used, mask)
+        training = build(used, mask, data)
         _require_before_end(start, training)
         about = {**(attributes or {}), **_origin(start, begin(training, start))}
         first = 0 if start is None else start.step

@@ -100,7 +100,9 @@ class Training:
         return evaluate(self.model, self.task, self.config.eval.batch_size, self.update.autocast)
 
 
-def build(config: Config, mask: npt.NDArray[np.bool_] | None = None) -> Training:
+def build(
+    config: Config, mask: npt.NDArray[np.bool_] | None = None, data: Data | None = None
+) -> Training:
     """Put a training together: the model at its initialisation, nothing trained yet.
 
     Parameters
@@ -109,6 +111,8 @@ def build(config: Config, mask: npt.NDArray[np.bool_] | None = None) -> Training
         The settings.
     mask : ndarray of bool, shape (param,), optional
         Which weights are kept; the others are not zeroed yet (see `start.begin`).
+    data : Data, optional
+        The data set on the device, where it was read before.
 
     Returns
     -------
@@ -124,7 +128,8 @@ def build(config: Config, mask: npt.NDArray[np.bool_] | None = None) -> Training
     """
     device = resolve_device(config.train)
     seeds = Seeds.resolve(config.train)
-    return assemble(config, load_data(config.data, device), device, seeds, mask)
+    found = load_data(config.data, device) if data is None else data
+    return assemble(config, found, device, seeds, mask)
 
 
 def assemble(

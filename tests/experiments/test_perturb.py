@@ -5,24 +5,25 @@ from ckptlab.experiments.perturb import PERTURBATIONS, parse_kind
 
 
 @pytest.mark.parametrize(
-    ("text", "canonical", "fresh"),
+    ("text", "canonical", "needs"),
     [
-        ("none", "none", False),
-        ("sign:0,magnitude:k", "sign:0,magnitude:k", False),
-        ("sign:fresh,magnitude:k", "sign:fresh,magnitude:k", True),
-        ("constant:fresh", "constant:fresh", True),
-        ("shuffle:global", "shuffle:global", False),
-        ("shuffle:filter,keep-signs", "shuffle:filter,keep-signs", False),
-        (" noise:1 ", "noise:1.0", False),
-        ("noise:0.50", "noise:0.5", False),
-        ("reinit", "reinit", True),
+        ("none", "none", []),
+        ("sign:0,magnitude:k", "sign:0,magnitude:k", ["0"]),
+        ("sign:fresh,magnitude:k", "sign:fresh,magnitude:k", ["fresh"]),
+        ("constant:fresh", "constant:fresh", ["fresh"]),
+        ("shuffle:global", "shuffle:global", []),
+        ("shuffle:filter,keep-signs", "shuffle:filter,keep-signs", []),
+        ("shuffle:layer,initial-signs", "shuffle:layer,initial-signs", ["0"]),
+        (" noise:1 ", "noise:1.0", []),
+        ("noise:0.50", "noise:0.5", []),
+        ("reinit", "reinit", ["fresh"]),
     ],
 )
-def test_kinds_are_read_and_written_in_one_spelling(text, canonical, fresh):
+def test_kinds_are_read_and_written_in_one_spelling(text, canonical, needs):
     kind = parse_kind(text)
     assert str(kind) == canonical
     assert parse_kind(canonical) == kind
-    assert kind.needs_fresh is fresh
+    assert [state for state in ("0", "fresh") if kind.needs(state)] == needs
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,135 @@
+"""Conducting an experiment: its folder is locked, its jobs are run, its results are gathered.
+
+Imports experiments.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import xarray as xr
+
+from ckptlab.experiments.cluster import open_client
+from ckptlab.experiments.execute import Outcome, execute, survey
+from ckptlab.experiments.folder import Folder
+from ckptlab.experiments.gather import write_results
+from ckptlab.experiments.plan import Plan
+from ckptlab.experiments.spec import write_job
+
+GATHER_SECONDS = 10.0
+"""Results are gathered at most this often while jobs are running."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workforce:
+    """Who does the jobs.
+
+    Parameters
+    ----------
+    scheduler : str or None
+        Address of a cluster; None starts workers here.
+    workers : int or None
+        How many are started here.
+    threads : int
+        Threads each job computes with.
+    """
+
+    scheduler: str | None = None
+    workers: int | None = None
+    threads: int = 1
+
+
+def conduct(
+    plan: Plan,
+    folder: Folder,
+    workforce: Workforce,
+    *,
+    retry_failed: bool = False,
+    on_change: Callable[[Outcome], None] | None = None,
+) -> tuple[Outcome, xr.Dataset]:
+    """Do what is left of an experiment and gather its results.
+
+    Parameters
+    ----------
+    plan : Plan
+        The experiment.
+    folder : Folder
+        Where it lies.
+    workforce : Workforce
+        Who does the jobs.
+    retry_failed : bool
+        Do jobs again that failed the last time.
+    on_change : callable, optional
+        Called with the `Outcome` at the beginning, and whenever a job has ended.
+
+    Returns
+    -------
+    outcome : Outcome
+        How the jobs stand.
+    results : Dataset
+        What was written to ``results.zarr``.
+
+    Raises
+    ------
+    LockedError
+        If another process conducts an experiment in the folder.
+    ConfigError
+        If there are no workers, or they go away; what is done stays.
+    """
+    folder.make()
+    lock = folder.lock()
+    try:
+        outcome = survey(plan, folder, retry_failed=retry_failed)
+        folder.write_document("plan.json", describe(plan))
+        results = write_results(plan, folder, outcome)
+        if on_change is not None:
+            on_change(outcome)
+        if outcome.left(plan):
+            gatherer = _Gatherer(plan, folder, on_change)
+            try:
+                with open_client(
+                    workforce.scheduler, workforce.workers, workforce.threads
+                ) as client:
+                    outcome = execute(
+                        plan, folder, client, retry_failed=retry_failed, on_change=gatherer
+                    )
+            finally:
+                # Whatever ended it, what was done is to be seen.
+                outcome = survey(plan, folder)
+                results = write_results(plan, folder, outcome)
+        return outcome, results
+    finally:
+        lock.release()
+
+
+def describe(plan: Plan) -> dict[str, object]:
+    """Write a plan as JSON, for people and for other programs."""
+    return {
+        "title": plan.title,
+        "kind": plan.kind,
+        "attributes": plan.attributes,
+        "recordings": plan.recordings,
+        "jobs": {key: write_job(job) for key, job in plan.jobs.items()},
+        "cells": [{"at": dict(cell.at), "run": cell.run} for cell in plan.cells],
+    }
+
+
+class _Gatherer:
+    """Gathers results now and then while jobs end."""
+
+    def __init__(
+        self, plan: Plan, folder: Folder, on_change: Callable[[Outcome], None] | None
+    ) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._on_change = on_change
+        self._gathered = time.monotonic()
+
+    def __call__(self, outcome: Outcome) -> None:
+        if time.monotonic() - self._gathered > GATHER_SECONDS:
+            write_results(self._plan, self._folder, outcome)
+            self._gathered = time.monotonic()
+        if self._on_change is not None:
+            self._on_change(outcome)

@@ -1,0 +1,237 @@
+"""The results of an experiment, gathered from its jobs into one Dataset; at any time.
+
+Imports experiments, analyze.saved, store and errors. What is not there yet is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ckptlab.analyze.saved import save_dataset
+from ckptlab.errors import StoreError
+from ckptlab.experiments.execute import Outcome
+from ckptlab.experiments.folder import Folder
+from ckptlab.experiments.plan import Cell, Plan
+from ckptlab.experiments.spec import MeasureJob
+from ckptlab.store.reader import StoredRun, open_store
+
+NUMBERS: Mapping[str, tuple[str, str]] = {
+    "accuracy": ("1", "accuracy on the test set at the end"),
+    "loss": ("nats", "loss on the test set at the end"),
+    "density": ("1", "share of prunable weights kept"),
+    "effective_std": ("weight", "standard deviation of what the perturbation changed"),
+}
+"""What is gathered of a training, with units and long names."""
+
+COORDINATES: Mapping[str, tuple[str, str]] = {
+    "method": ("", "way to the sub-network"),
+    "perturbation": ("", "perturbation"),
+    "task": ("", "task of pre-training"),
+    "rewind": ("optimizer updates", "step that is rewound to"),
+    "level": ("1", "number of prunings"),
+    "length": ("optimizer updates", "length of pre-training"),
+    "onset": ("optimizer updates", "first step with the deficit"),
+    "duration": ("optimizer updates", "steps with the deficit"),
+    "replicate": ("1", "replicate"),
+}
+"""Dims of results, with units and long names."""
+
+
+def gather(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
+    """Gather what is there of the results of an experiment.
+
+    Parameters
+    ----------
+    plan : Plan
+        The experiment.
+    folder : Folder
+        Where it lies.
+    outcome : Outcome
+        How its jobs stand.
+
+    Returns
+    -------
+    Dataset
+        Over the dims of the plan: of trainings `accuracy`, `loss`, `density`, `effective_std`, of
+        measurements what the metric gives; always `job` (id) and `state` (done, failed, blocked or
+        open). `mask` (param, level) where one series of masks was made.
+    """
+    measured = any(isinstance(plan.jobs.get(cell.run), MeasureJob) for cell in plan.cells)
+    values = _measured(plan, folder, outcome) if measured else _trained(plan, folder, outcome)
+    dataset = xr.merge([_states(plan, outcome), values], join="outer", combine_attrs="drop")
+    mask = _mask(plan, folder, outcome)
+    if mask is not None:
+        dataset = dataset.assign(mask=mask[0])
+        dataset.attrs["tensors"] = mask[1]
+    for dim in plan.dims:
+        units, long_name = COORDINATES[dim]
+        dataset[dim].attrs = {"long_name": long_name, **({"units": units} if units else {})}
+    left = len(outcome.left(plan))
+    return dataset.assign_attrs(
+        title=plan.title,
+        kind=plan.kind,
+        complete=int(not left and not outcome.failed and not outcome.blocked),
+        jobs=len(plan.jobs),
+        jobs_done=len(outcome.done),
+        jobs_failed=len(outcome.failed),
+        jobs_open=left,
+        **plan.attributes,
+    )
+
+
+def write_results(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
+    """Gather the results and replace ``results.zarr`` by them; returns them."""
+    dataset = gather(plan, folder, outcome)
+    save_dataset(dataset, folder.results)
+    return dataset
+
+
+def open_cell(plan: Plan, folder: Folder, run: str) -> StoredRun:
+    """Open the recording that a cell names."""
+    if run in plan.recordings:
+        return open_store(plan.recordings[run])
+    return open_store(folder.result(run, plan.jobs[run]))
+
+
+def _states(plan: Plan, outcome: Outcome) -> xr.Dataset:
+    shape = tuple(len(values) for values in plan.dims.values())
+    jobs = np.full(shape, "", object)
+    states = np.full(shape, "none", object)
+    for cell in plan.cells:
+        at = _place(plan, cell)
+        jobs[at], states[at] = cell.run, _state(cell.run, plan, outcome)
+    data = {"job": (tuple(plan.dims), jobs), "state": (tuple(plan.dims), states)}
+    return xr.Dataset(data, coords=_coordinates(plan))
+
+
+def _state(run: str, plan: Plan, outcome: Outcome) -> str:
+    if run in plan.recordings or run in outcome.done:
+        return "done"
+    if run in outcome.failed:
+        return "failed"
+    return "blocked" if run in outcome.blocked else "open"
+
+
+def _trained(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
+    shape = tuple(len(values) for values in plan.dims.values())
+    table = {name: np.full(shape, np.nan) for name in NUMBERS}
+    for cell in plan.cells:
+        if _state(cell.run, plan, outcome) == "done":
+            for name, value in _numbers(open_cell(plan, folder, cell.run)).items():
+                table[name][_place(plan, cell)] = value
+    dims = tuple(plan.dims)
+    return xr.Dataset(
+        {
+            name: (dims, table[name], {"units": units, "long_name": long_name})
+            for name, (units, long_name) in NUMBERS.items()
+            if not np.isnan(table[name]).all() or name == "accuracy"
+        },
+        coords=_coordinates(plan),
+    )
+
+
+def _numbers(stored: StoredRun) -> dict[str, float]:
+    attributes, steps = stored.attributes, stored.small("eval_step")
+    ended = len(steps) > 0 and int(steps[-1]) == int(stored.steps[-1])
+    return {
+        "accuracy": float(stored.small("eval_accuracy")[-1]) if ended else math.nan,
+        "loss": float(stored.small("eval_loss")[-1]) if ended else math.nan,
+        "density": float(attributes.get("density", 1.0)),
+        "effective_std": float(attributes.get("effective_std", math.nan)),
+    }
+
+
+def _measured(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
+    parts = []
+    for cell in plan.cells:
+        if cell.run not in outcome.done:
+            continue
+        path = folder.result(cell.run, plan.jobs[cell.run])
+        result = xr.open_zarr(path, chunks=None, consolidated=True).load()
+        parts.append(result.expand_dims({dim: [value] for dim, value in cell.at.items()}))
+    if not parts:
+        return xr.Dataset(coords=_coordinates(plan))
+    joined: xr.Dataset = xr.combine_by_coords(parts, combine_attrs="drop_conflicts")  # type: ignore[assignment]
+    return joined
+
+
+def _mask(
+    plan: Plan, folder: Folder, outcome: Outcome
+) -> tuple[xr.DataArray, list[dict[str, Any]]] | None:
+    """Stack the masks of a plan that made one series of them, and made all."""
+    from dask import array
+    from dask.delayed import delayed
+
+    others = {name: v for name, v in plan.dims.items() if name not in ("level", "method")}
+    single = all(len(values) == 1 for values in others.values())
+    cells = [cell for cell in plan.cells if cell.at.get("method", "imp") == "imp"]
+    if plan.kind != "imp" or not single or not cells:
+        return None
+    if any(_state(cell.run, plan, outcome) != "done" for cell in cells):
+        return None
+    layout = open_cell(plan, folder, cells[-1].run).layout
+    size = layout.parameters
+    columns = [
+        array.from_delayed(
+            delayed(_kept)(str(open_cell(plan, folder, cell.run).path), size), (size,), bool
+        )
+        for cell in sorted(cells, key=lambda cell: int(cell.at["level"]))
+    ]
+    stacked = xr.DataArray(
+        array.stack(columns, axis=1),
+        dims=("param", "level"),
+        coords={"level": plan.dims["level"]},
+        attrs={"long_name": "which weights are kept"},
+    )
+    return stacked, layout.to_attributes()["tensors"]
+
+
+def _kept(path: str, size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    mask = open_store(path).mask()
+    return np.ones(size, bool) if mask is None else mask
+
+
+def _place(plan: Plan, cell: Cell) -> tuple[int, ...]:
+    return tuple(plan.dims[dim].index(cell.at[dim]) for dim in plan.dims)
+
+
+def _coordinates(plan: Plan) -> dict[str, Any]:
+    return {
+        dim: np.array(values, object if isinstance(values[0], str) else None)
+        for dim, values in plan.dims.items()
+    }
+
+
+def open_results(path: str | Path) -> xr.Dataset:
+    """Open the gathered results of an experiment.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``results.zarr``, or the folder of the experiment.
+
+    Returns
+    -------
+    Dataset
+        Lazily.
+
+    Raises
+    ------
+    StoreError
+        If there are none.
+    """
+    given = Path(path)
+    found = given / "results.zarr" if (given / "results.zarr").is_dir() else given
+    try:
+        dataset: xr.Dataset = xr.open_zarr(found, consolidated=True)
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise StoreError(f"{path} holds no results of an experiment") from error
+    if "kind" not in dataset.attrs or "jobs" not in dataset.attrs:
+        raise StoreError(f"{path} holds no results of an experiment")
+    return dataset

@@ -1,0 +1,230 @@
+"""Doing one job, in a worker process: what it needs is read, its result is written whole.
+
+Imports run, analyze, train, store and experiments. Everything passes through the folder, so that a
+job that was half done is taken up again wherever it is done next.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ckptlab.analyze.saved import save_dataset
+from ckptlab.errors import ConfigError, LayoutError, LockedError, StoreError, WriteError
+from ckptlab.experiments.changes import States, effective_std, perturb
+from ckptlab.experiments.folder import Folder
+from ckptlab.experiments.fresh import fresh_weights, layout_of
+from ckptlab.experiments.masks import density, fit, full_mask, prune_magnitude, prune_random
+from ckptlab.experiments.perturb import parse_kind
+from ckptlab.experiments.spec import (
+    GivenMask,
+    MaskOf,
+    MeasureJob,
+    Perturbed,
+    Pruning,
+    Source,
+    TrainJob,
+    parse_job,
+    write_job,
+)
+from ckptlab.run import open_run
+from ckptlab.store.layout import Layout
+from ckptlab.store.reader import StoredRun, open_store
+from ckptlab.train.branch import take
+from ckptlab.train.data import Data, load_data
+from ckptlab.train.numerics import resolve_device
+from ckptlab.train.sections import DataConfig
+from ckptlab.train.start import Start
+from ckptlab.train.trainer import train
+
+LOCK_SECONDS = 20.0
+"""How long a job waits for the process that held its run before, which may be about to die."""
+
+Mask = npt.NDArray[np.bool_]
+
+# torch's switches are those of a process: two jobs in one would change each other's.
+_one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a job finds what it needs.
+
+    Parameters
+    ----------
+    folder : str
+        Of the experiment.
+    recordings : mapping of str to str
+        Paths of recordings by id.
+    """
+
+    folder: str
+    recordings: Mapping[str, str]
+
+    def open(self, run: str) -> StoredRun:
+        """Open a recording or the result of a training job by its id."""
+        if run in self.recordings:
+            return open_store(self.recordings[run])
+        return open_store(Path(self.folder) / "jobs" / f"{run.removeprefix('job:')}.zarr")
+
+
+def perform(key: str, text: str, place: Place) -> list[str]:
+    """Do a job, or what is left of it.
+
+    Parameters
+    ----------
+    key : str
+        Its id.
+    text : str
+        Its description, as `spec.write_job` writes it.
+    place : Place
+        Where it finds what it needs, and leaves its result.
+
+    Returns
+    -------
+    list of str
+        Warnings to pass on.
+
+    Raises
+    ------
+    CkptlabError
+        If it can not be done.
+    """
+    job, folder = parse_job(text), Folder(place.folder)
+    with _one_at_a_time, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        if not folder.is_done(key, job):
+            if isinstance(job, MeasureJob):
+                _measure(job, folder.result(key, job), place)
+            else:
+                _train(key, job, folder.result(key, job), place)
+    kept = {str(w.message): w for w in caught if w.category.__module__.startswith("ckptlab.exp")}
+    return list(kept)
+
+
+def _measure(job: MeasureJob, path: Path, place: Place) -> None:
+    options = dict(job.options)
+    if job.other is not None:
+        options["other"] = place.open(job.other)
+    run = open_run(place.open(job.run).path)
+    result = run.analyze(job.metric, **options)
+    save_dataset(result, path)
+
+
+def _train(key: str, job: TrainJob, path: Path, place: Place) -> None:
+    start, mask, about = _beginning(job, place)
+    about["job"] = {"id": key, "description": write_job(job)}
+    settings = {
+        "start": start,
+        "mask": mask,
+        "data": _data(job.config.data, resolve_device(job.config.train)),
+        "attributes": about,
+    }
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            _train_or_resume(job, path, settings)
+            return
+        except LockedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def _train_or_resume(job: TrainJob, path: Path, settings: Mapping[str, Any]) -> None:
+    if path.exists():
+        try:
+            train(job.config, str(path), resume=True, **settings)
+            return
+        except (LockedError, WriteError):
+            raise
+        except (ConfigError, LayoutError, StoreError) as error:
+            # Begun on another machine, say, or damaged: nothing is lost by beginning again.
+            warnings.warn(f"{path} is begun again: {error}", UserWarning, stacklevel=2)
+            shutil.rmtree(path)
+    train(job.config, str(path), **settings)
+
+
+def _beginning(job: TrainJob, place: Place) -> tuple[Start | None, Mask | None, dict[str, Any]]:
+    """Put together what a training begins from, and what its results will say of that."""
+    about: dict[str, Any] = {}
+    start = None if job.source is None else _start(job, job.source, place)
+    if start is not None and start.mask is not None and job.mask is None:
+        raise ConfigError("a job that begins from a sparse run must say which mask it keeps")
+    if job.mask is None:
+        layout = None if start is None else start.layout
+        mask = None if layout is None else full_mask(layout)
+    else:
+        mask, layout = _mask(job, job.mask, place)
+        about["density"] = density(mask, layout)
+    if job.perturbation is not None:
+        if job.source is None or start is None or mask is None or layout is None:
+            raise ConfigError("a perturbation needs a source")
+        kept = fit(mask, layout, start.layout)
+        states = _states(job, job.source, job.perturbation, start, kept, place)
+        kind = parse_kind(job.perturbation.kind)
+        generator = np.random.default_rng(job.perturbation.seed)
+        weights = perturb(states, kind, generator)
+        about["effective_std"] = effective_std(states, weights)
+        start = replace(start, vectors={**start.vectors, "weights": weights})
+    if job.mask is None or mask is None or layout is None:
+        return start, None, about
+    return start, fit(mask, layout, layout_of(job.config)), about
+
+
+def _start(job: TrainJob, source: Source, place: Place) -> Start:
+    stored = place.open(source.run)
+    fresh = source.optimizer == "fresh"
+    # The state is exact in any case; whether the job has the run's threads is the user's choice.
+    start = take(
+        stored, source.step, job.config, at=source.at, fresh_optimizer=fresh, going_on=False
+    )
+    return replace(start, origin={**start.origin, "id": source.run})
+
+
+def _mask(job: TrainJob, mask: Pruning | GivenMask | MaskOf, place: Place) -> tuple[Mask, Layout]:
+    if isinstance(mask, GivenMask):
+        layout = layout_of(job.config)
+        return Folder(place.folder).mask(mask.digest, layout.parameters), layout
+    stored = place.open(mask.run)
+    layout, before = stored.layout, stored.mask()
+    before = full_mask(layout) if before is None else before
+    if isinstance(mask, MaskOf):
+        return before, layout
+    amount: dict[str, Any] = {"fraction": mask.fraction, "levels": mask.levels, "scope": mask.scope}
+    if mask.method == "random":
+        generator = np.random.default_rng(mask.seed)
+        return prune_random(before, layout, generator, **amount), layout
+    weights = stored.snapshot(int(stored.steps[-1]))
+    return prune_magnitude(weights, before, layout, **amount), layout
+
+
+def _states(
+    job: TrainJob, source: Source, perturbed: Perturbed, start: Start, mask: Mask, place: Place
+) -> States:
+    stored, kind = place.open(source.run), parse_kind(perturbed.kind)
+    first = int(stored.attributes.get("start_step", 0))
+    return States(
+        now=start.vectors["weights"],
+        initial=stored.snapshot(first) if kind.needs("0") else None,
+        fresh=fresh_weights(job.config, perturbed.fresh_seed) if kind.needs("fresh") else None,
+        mask=mask,
+        layout=start.layout,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _data(config: DataConfig, device: torch.device) -> Data:
+    """Read the data set once for the jobs of a process that share it."""
+    return load_data(config, device)
