@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "imp": ("ckptlab.cli.experiments:imp", "Prune a run iteratively, with rewinding."),
     "perturb": ("ckptlab.cli.experiments:perturb", "Perturb a snapshot and train on."),
     "connect": ("ckptlab.cli.experiments:connect", "Connect two children of a step."),
+    "study": ("ckptlab.cli.study:study", "Run a grid of experiments from a file."),
 }
 """Command name to where it is and what it does; help needs no import."""
 

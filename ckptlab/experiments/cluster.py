@@ -72,6 +72,7 @@ def open_client(
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        client.run(_keep_quiet)
         if gpus:
             client.run(_choose_gpu, gpus)
         yield client
@@ -89,6 +90,13 @@ def count_gpus() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _keep_quiet() -> None:
+    """Keep libraries from warning on the terminal of the driver; jobs hand theirs back."""
+    import warnings
+
+    warnings.simplefilter("ignore")
 
 
 def _choose_gpu(count: int, dask_worker: Any) -> None:

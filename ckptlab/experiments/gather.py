@@ -64,7 +64,9 @@ def gather(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
     """
     measured = any(isinstance(plan.jobs.get(cell.run), MeasureJob) for cell in plan.cells)
     values = _measured(plan, folder, outcome) if measured else _trained(plan, folder, outcome)
-    dataset = xr.merge([_states(plan, outcome), values], join="outer", combine_attrs="drop")
+    dataset = xr.merge(
+        [_states(plan, outcome), values], join="outer", combine_attrs="drop_conflicts"
+    )
     mask = _mask(plan, folder, outcome)
     if mask is not None:
         dataset = dataset.assign(mask=mask[0])

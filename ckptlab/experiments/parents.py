@@ -238,7 +238,7 @@ def made_parent(plan: Plan, config: Config, *, record: str, replicate: int = 0) 
     config : Config
         Settings of the dense training, its seed that of the replicate.
     record : str
-        Which of its steps are recorded.
+        Steps that must be recorded.
     replicate : int
         Which replicate branches from it.
 
@@ -249,6 +249,8 @@ def made_parent(plan: Plan, config: Config, *, record: str, replicate: int = 0) 
     """
     epoch = steps_per_epoch(config)
     steps = parse_step(config.train.steps, epoch)
+    # Some between, too: where a training that is killed is taken up again.
+    record = f"{record},{spread(0, steps)}"
     dense = change(config, record={"steps": record})
     recorded = parse_schedule(record, epoch).steps(steps + 1).tolist()
     return Parent(

@@ -40,6 +40,8 @@ class Perturbation:
         Reads what stands behind the colon; ValueError if it is not of the form.
     write : callable
         Undoes it, always in the same spelling.
+    draws : bool
+        Whether it draws from the generator; if not, every seed gives the same.
     states : callable
         Says which of `STATES` are taken whatever the options name.
     compute : str
@@ -57,6 +59,7 @@ class Perturbation:
     write: Callable[[Options], str]
     compute: str
     summary: str
+    draws: bool = False
     states: Callable[[Options], tuple[str, ...]] = lambda _: ()
     reference: str = FRANKLE
 
@@ -191,6 +194,7 @@ PERTURBATIONS: Mapping[str, Perturbation] = MappingProxyType(
                 parse=_shuffle,
                 write=lambda o: ",".join(filter(None, (o["group"], o["signs"]))),
                 compute="ckptlab.experiments.changes:shuffled",
+                draws=True,
                 summary="The weights of each group in another order, signs kept or not.",
                 states=lambda o: ("0",) if o["signs"] == "initial-signs" else (),
             ),
@@ -200,6 +204,7 @@ PERTURBATIONS: Mapping[str, Perturbation] = MappingProxyType(
                 parse=_scale,
                 write=lambda o: str(o["scale"]),
                 compute="ckptlab.experiments.changes:noisy",
+                draws=True,
                 summary="Gaussian noise of N initial standard deviations √(2/fan_in) of a layer.",
             ),
             Perturbation(

@@ -110,14 +110,16 @@ def _perturbed(
     vary: Sequence[str],
     optimizer: str,
 ) -> str:
-    kind = str(parse_kind(text))
+    kind = parse_kind(text)
     config: Any = parent.branch(step, **parent.varied(vary))
     perturbation = None
-    if kind != "none":
+    if kind.perturbation.name != "none":
+        # A seed that changes nothing is left out, so that replicates share the job.
+        draws, fresh = kind.perturbation.draws, kind.needs("fresh")
         perturbation = Perturbed(
-            kind=kind,
-            seed=parent.seed(f"perturbation {kind}", step),
-            fresh_seed=parent.seed("reinitialisation"),
+            kind=str(kind),
+            seed=parent.seed(f"perturbation {kind}", step) if draws else 0,
+            fresh_seed=parent.seed("reinitialisation") if fresh else 0,
         )
     source = parent.source(step, optimizer=optimizer)
     return plan.add(TrainJob(config=config, source=source, mask=mask, perturbation=perturbation))

@@ -139,11 +139,11 @@ def load_config(
     """
     settings: dict[str, Any] = dict(base or {})
     if preset is not None:
-        settings = _merged(settings, find(PRESETS, "preset", preset).settings)
+        settings = merged(settings, find(PRESETS, "preset", preset).settings)
     if path is not None:
-        settings = _merged(settings, _read_toml(path))
+        settings = merged(settings, _read_toml(path))
     for text in overrides:
-        settings = _merged(settings, _parse_override(text))
+        settings = merged(settings, parse_override(text))
     return parse_config(settings)
 
 
@@ -190,7 +190,7 @@ def change(config: Config, **sections: Mapping[str, Any]) -> Config:
     ConfigError
         If a key is unknown or a value is not accepted.
     """
-    return parse_config(_merged(config.model_dump(mode="json"), sections))
+    return parse_config(merged(config.model_dump(mode="json"), sections))
 
 
 def config_hash(config: Config) -> str:
@@ -229,7 +229,8 @@ def default_path(config: Config, preset: str | None = None) -> str:
     return f"runs/{name}-{config_hash(config)[:8]}.zarr"
 
 
-def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested settings: keys of `changes` win within each section."""
     result = dict(settings)
     for section, values in changes.items():
         before = result.get(section)
@@ -250,7 +251,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {str(path)!r} is not TOML: {error}") from error
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def parse_override(text: str) -> dict[str, Any]:
+    """Read ``section.key=value`` as nested settings; ConfigError if it is something else."""
     key, equals, value = text.partition("=")
     section, dot, name = key.strip().partition(".")
     if not (equals and dot and section and name):
