@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ckptlab.errors import ConfigError
 from ckptlab.record.calibrate import choose_codec
@@ -22,6 +22,7 @@ from ckptlab.train.numerics import numerics, resolve_device
 from ckptlab.train.plan import measure_step, recorded_steps
 from ckptlab.train.resume import as_before, require_resumable, require_same_machine
 from ckptlab.train.step import StepResult
+from ckptlab.train.tasks.build import describe_tasks
 from ckptlab.train.training import Training, build
 
 _REPORT_SECONDS = 0.5
@@ -137,8 +138,11 @@ def _recorder(
         total_steps=training.steps,
         steps_per_epoch=training.steps_per_epoch,
         config=config.model_dump(mode="json"),
-        seeds={"init": seeds.init, "order": seeds.order, "augment": seeds.augment},
-        attributes={"classes": list(training.task.data.classes)},
+        seeds=asdict(seeds),
+        attributes={
+            "classes": list(training.task.answers),
+            "task": describe_tasks(config.task),
+        },
     )
 
 
