@@ -111,8 +111,8 @@ def test_overrides_are_toml_values_or_else_text(text, section, key, value):
         ("task.stages=[3]", ["task.stages[0]=3", "a list of stages"]),
         ("task.stages=[{name = 'blur'}]", ["task.stages[0].steps is missing", '"0:40ep"']),
         (
-            "task.stages=[{name = 'blur', steps = '0:3'}, {nam = 'blur', steps = '3:5'}]",
-            ["'task.stages[1].nam'", "Did you mean 'task.stages[1].name'"],
+            "task.stages=[{name = 'blur', steps = '0:3'}, {names = 'blur', steps = '3:5'}]",
+            ["'task.stages[1].names'", "Did you mean 'task.stages[1].name'"],
         ),
         (
             "task.stages=[{name = 'blurr', steps = '0:3'}]",
