@@ -127,8 +127,8 @@ done
 ```
 """
 
-SEEDS = """A section is a table of a config file and the first part of a setting in `-S`. A dash as the
-default: it depends on other settings, or there is none.
+SEEDS = """A section is a table of a config file and the first part of a setting in `-S`. A dash as
+the default: it depends on other settings, or there is none.
 
 Every random draw is a hash of a seed, a purpose, the step and the sample, the same on CPU and CUDA
 and whatever came before. The seeds of `train` default to `train.seed`; a run stores all of them.
