@@ -114,7 +114,9 @@ def rebuild(attributes: Mapping[str, Any]) -> Training:
 
 
 class TaskExamples:
-    """Images and answers as the network sees them, without augmentation.
+    """Images and answers as the network sees them outside the stages, without augmentation.
+
+    The same for every step, so that steps can be compared.
 
     Parameters
     ----------

@@ -10,8 +10,9 @@ import datetime
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import xxhash
 from pydantic import Field, ValidationError, model_validator
@@ -277,30 +278,59 @@ def _parse_value(text: str) -> Any:
 
 
 def _explain(error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    keys = [str(part) for part in first["loc"][:2]]
-    key = ".".join(keys)
-    if first["type"] == "extra_forbidden":
-        return unknown_name("setting", key, _accepted_keys(keys[:-1]))
-    value = first["input"]
-    if len(keys) < 2:
-        return ConfigError(f"{key}={value!r:.80} is not a section; write {key}.<setting>=value")
-    field = _section_type(keys[0]).model_fields[keys[1]]
-    extra = field.json_schema_extra
+    # A misspelt key first: it is why another one is missing.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    kind, value = first["type"], first["input"]
+    place = _place(first["loc"])
+    if kind == "extra_forbidden":
+        prefix = place.key.rpartition(".")[0]
+        known = [f"{prefix}.{name}" if prefix else name for name in place.owner.model_fields]
+        return unknown_name("setting", place.key, known)
+    if place.owner is Config:
+        return ConfigError(
+            f"{place.key}={value!r:.80} is not a section; write {place.key}.<setting>=value"
+        )
+    extra = place.owner.model_fields[place.field].json_schema_extra
     accepted = extra.get("accepted") if isinstance(extra, dict) else None
-    if first["type"] == "value_error":
-        return ConfigError(f"{key}={value!r:.80}: {first['ctx']['error']}.")
-    return ConfigError(f"{key}={value!r:.80} is not accepted; accepted: {accepted}.")
+    if kind == "missing":
+        return ConfigError(f"{place.key} is missing; accepted: {accepted}.")
+    if kind == "value_error":
+        return ConfigError(f"{place.key}={value!r:.80}: {first['ctx']['error']}.")
+    return ConfigError(f"{place.key}={value!r:.80} is not accepted; accepted: {accepted}.")
 
 
-def _section_type(name: str) -> type[Section]:
-    kind = Config.model_fields[name].annotation
-    if not (isinstance(kind, type) and issubclass(kind, Section)):
-        raise TypeError(f"{name} is no section")
-    return kind
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """Where an error is: the key as users write it, and whose field it concerns."""
+
+    key: str
+    owner: type[Section]
+    field: str
 
 
-def _accepted_keys(section: Sequence[str]) -> list[str]:
-    if not section:
-        return list(Config.model_fields)
-    return [f"{section[0]}.{name}" for name in _section_type(section[0]).model_fields]
+def _place(location: Sequence[int | str]) -> _Place:
+    """Follow the location of an error through sections and lists of tables."""
+    key, field = "", ""
+    owner: type[Section] = Config
+    inner: type[Section] | None = Config
+    for part in location:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif inner is None:
+            # Beyond a plain value come only the names of the types that were tried.
+            break
+        else:
+            key, owner, field = f"{key}.{part}" if key else part, inner, part
+            inner = _section_in(inner, part)
+    return _Place(key=key, owner=owner, field=field)
+
+
+def _section_in(owner: type[Section], field: str) -> type[Section] | None:
+    """Return the section that a field holds, or holds a list of; None for a plain value."""
+    if field not in owner.model_fields:
+        return None
+    annotation = owner.model_fields[field].annotation
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None

@@ -20,9 +20,8 @@ from ckptlab.train.data import Data, augmentation_policy, data_shape
 from ckptlab.train.datasets.registry import DataShape
 from ckptlab.train.models.build import model_size
 from ckptlab.train.numerics import numerics, resolve_device
-from ckptlab.train.registry import find
 from ckptlab.train.seeds import Seeds
-from ckptlab.train.tasks.registry import TASKS
+from ckptlab.train.tasks.fit import count_answers, stage_schedules
 from ckptlab.train.training import Training, assemble
 
 _TIMED_STEPS = 3
@@ -72,11 +71,14 @@ def plan(config: Config) -> Plan:
     ------
     DataError
         If an image folder is not of the expected form.
+    ConfigError
+        If a task or a stage does not fit the data or the run.
     StepError
         If steps are to be recorded that lie beyond the run.
     """
     epoch = steps_per_epoch(config)
     steps = parse_step(config.train.steps, epoch)
+    stage_schedules(config.task, steps, epoch)
     size = model_size(config.model, task_shape(config))
     recorded = len(recorded_steps(config, steps, epoch))
     vectors = len({"weights", *config.record.arrays})
@@ -148,6 +150,8 @@ def measure_step(config: Config) -> float:
     """
     device = resolve_device(config.train)
     shape = replace(data_shape(config.data), train=config.train.batch_size, test=1)
+    # An epoch is one batch here, so that stages would fall on other steps than in the run.
+    config = config.model_copy(update={"task": config.task.model_copy(update={"stages": ()})})
     with numerics(config.train, device):
         training = assemble(
             config, _made_up(config, shape, device), device, Seeds.resolve(config.train)
@@ -178,8 +182,7 @@ def task_shape(config: Config) -> DataShape:
         What the network is built for.
     """
     shape = data_shape(config.data)
-    classes = find(TASKS, "task.name", config.task.name).classes
-    return replace(shape, classes=classes or shape.classes)
+    return replace(shape, classes=count_answers(config.task, shape))
 
 
 def _made_up(config: Config, shape: DataShape, device: torch.device) -> Data:

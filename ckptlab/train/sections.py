@@ -5,18 +5,26 @@ Imports record's schedule and the registries; torch is never imported here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
-from ckptlab.errors import StepError, unknown_name
+from ckptlab.errors import ConfigError, StepError, unknown_name
 from ckptlab.record.schedule import parse_schedule, parse_step
 from ckptlab.train.datasets.registry import DATA_SOURCES
 from ckptlab.train.learning_rate import RATE_SCHEDULES
 from ckptlab.train.models.registry import find_model
 from ckptlab.train.optimizers import OPTIMIZERS
 from ckptlab.train.registry import find
-from ckptlab.train.tasks.registry import TASKS
+from ckptlab.train.tasks.registry import TASKS, TaskEntry
 
 RECORDABLE: tuple[str, ...] = ("weights", "gradients")
 """Large arrays a recording can hold."""
@@ -31,7 +39,7 @@ def setting(default: Any, description: str, accepted: str) -> Any:
     Parameters
     ----------
     default : object
-        Its default.
+        Its default; ``...`` if there is none.
     description : str
         One line of documentation.
     accepted : str
@@ -61,6 +69,16 @@ def _schedule(value: str) -> str:
     return value
 
 
+def _stretches(value: str) -> str:
+    try:
+        schedule = parse_schedule(value, _SOME_EPOCH)
+    except StepError as error:
+        raise ValueError(str(error)) from error
+    if schedule.per_decade or any(part.stride != 1 for part in schedule.ranges):
+        raise ValueError("a stage is every step of its ranges; write A:B, without stride or log")
+    return value
+
+
 def _text(value: object) -> object:
     """Take a bare number for the text it was written as."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -81,6 +99,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Step = Annotated[int | str, AfterValidator(_step)]
 StepSchedule = Annotated[str, BeforeValidator(_text), AfterValidator(_schedule)]
+Stretches = Annotated[str, BeforeValidator(_text), AfterValidator(_stretches)]
 Steps = Annotated[tuple[Step, ...], Field(strict=False), BeforeValidator(_split)]
 Memory = Annotated[
     str, Field(pattern=r"^(?i:\s*\d+(\.\d+)?\s*[kmgt]?(i?b)?\s*)$"), BeforeValidator(_text)
@@ -162,12 +181,76 @@ class DataConfig(Section):
     )
 
 
-class TaskConfig(Section):
+class TaskChoice(Section):
+    """One task, and what only some tasks take."""
+
+    name: str = setting(..., "which task", "a task name")
+    factor: Annotated[int, Field(ge=2)] | None = setting(
+        None,
+        "blur, blur-rotation: images are scaled down by this and up again (default 4)",
+        "a whole number >= 2",
+    )
+
+
+TASK_SETTINGS: tuple[str, ...] = tuple(key for key in TaskChoice.model_fields if key != "name")
+"""Settings that only some tasks take; their registry entries name them."""
+
+
+class StageConfig(TaskChoice):
+    """A task that takes the place of ``task.name`` over a stretch of the training."""
+
+    steps: Stretches = setting(
+        ..., "updates from these steps, half-open", 'ranges A:B such as "0:40ep"'
+    )
+
+
+class TaskConfig(TaskChoice):
     """What the network learns."""
 
     name: Annotated[str, AfterValidator(_task_name)] = setting(
         "supervised", "which task", "a task name"
     )
+    stages: Annotated[tuple[StageConfig, ...], Field(strict=False)] = setting(
+        (),
+        "other tasks over some of the steps; evaluations stay those of task.name",
+        'a list of stages such as [{name = "blur", steps = "0:40ep"}]',
+    )
+
+    @model_validator(mode="after")
+    def _settings_apply(self) -> TaskConfig:
+        entry = find(TASKS, "task.name", self.name)
+        entries = [
+            find(TASKS, f"task.stages[{place}].name", stage.name)
+            for place, stage in enumerate(self.stages)
+        ]
+        for place, stage in enumerate(self.stages):
+            _require_taken(f"task.stages[{place}]", stage, [entries[place]])
+        # What is set for all of them is for those that take it.
+        _require_taken("task", self, [entry, *entries])
+        return self
+
+    @property
+    def filled_stages(self) -> tuple[StageConfig, ...]:
+        """The stages, what they leave open filled in with the settings of the task."""
+        return tuple(
+            stage.model_copy(
+                update={
+                    key: getattr(self, key) for key in TASK_SETTINGS if getattr(stage, key) is None
+                }
+            )
+            for stage in self.stages
+        )
+
+
+def _require_taken(key: str, choice: TaskChoice, entries: Sequence[TaskEntry]) -> None:
+    for setting_name in TASK_SETTINGS:
+        value = getattr(choice, setting_name)
+        if value is not None and not any(setting_name in entry.options for entry in entries):
+            takers = [entry.name for entry in TASKS if setting_name in entry.options]
+            raise ConfigError(
+                f"{key}.{setting_name}={value!r} does not apply to task {choice.name!r}; only "
+                f"{', '.join(takers)} take it."
+            )
 
 
 class OptimConfig(Section):
@@ -201,6 +284,9 @@ class TrainConfig(Section):
     init_seed: Seed | None = setting(None, "initial weights", "a whole number >= 0")
     order_seed: Seed | None = setting(None, "order of the images", "a whole number >= 0")
     augment_seed: Seed | None = setting(None, "crops, flips and dropout", "a whole number >= 0")
+    task_seed: Seed | None = setting(
+        None, "random labels, and the turns of rotated images", "a whole number >= 0"
+    )
     threads: Count | None = setting(None, "CPU threads; default: torch's", "a whole number >= 1")
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "where to train; auto: CUDA if there is one", "auto, cpu or cuda"

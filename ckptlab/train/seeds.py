@@ -1,4 +1,4 @@
-"""The three seeds of a training.
+"""The seeds of a training.
 
 Imports sections only.
 """
@@ -22,11 +22,14 @@ class Seeds:
         Order of the images.
     augment : int
         Crops, flips and what the network draws itself, such as dropout.
+    task : int
+        What a task draws: labels, turns.
     """
 
     init: int
     order: int
     augment: int
+    task: int
 
     @classmethod
     def resolve(cls, config: TrainConfig) -> Seeds:
@@ -40,10 +43,11 @@ class Seeds:
         Returns
         -------
         Seeds
-            All three.
+            All of them.
         """
         return cls(
             init=config.seed if config.init_seed is None else config.init_seed,
             order=config.seed if config.order_seed is None else config.order_seed,
             augment=config.seed if config.augment_seed is None else config.augment_seed,
+            task=config.seed if config.task_seed is None else config.task_seed,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from ckptlab.train.plan import measure_step, recorded_steps
 from ckptlab.train.resume import as_before, require_resumable, require_same_machine
 from ckptlab.train.start import Start, begin
 from ckptlab.train.step import StepResult
+from ckptlab.train.tasks.build import describe_tasks
 from ckptlab.train.training import Training, build
 
 _REPORT_SECONDS = 0.5
@@ -199,8 +200,12 @@ def _recorder(
         total_steps=training.steps,
         steps_per_epoch=training.steps_per_epoch,
         config=config.model_dump(mode="json"),
-        seeds={"init": seeds.init, "order": seeds.order, "augment": seeds.augment},
-        attributes={**attributes, "classes": list(training.task.data.classes)},
+        seeds=asdict(seeds),
+        attributes={
+            **attributes,
+            "classes": list(training.task.answers),
+            "task": describe_tasks(config.task),
+        },
         start=start,
         mask=mask,
     )

@@ -24,11 +24,11 @@ from ckptlab.train.models.build import build_model, draws_randomness
 from ckptlab.train.numerics import numerics, resolve_device
 from ckptlab.train.optimizers import build_optimizer
 from ckptlab.train.order import Order
-from ckptlab.train.registry import find, resolve
 from ckptlab.train.seeds import Seeds
 from ckptlab.train.sparse import Sparsity
 from ckptlab.train.step import StepResult, TrainingStep
-from ckptlab.train.tasks.registry import TASKS
+from ckptlab.train.tasks.build import build_task, with_stages
+from ckptlab.train.tasks.fit import count_answers, stage_schedules
 from ckptlab.train.tasks.task import Task
 
 
@@ -45,7 +45,7 @@ class Training:
     seeds : Seeds
         Resolved.
     task : Task
-        With the data.
+        With the data; the one outside the stages, which `evaluate` uses. That of `update` has them.
     model : Module
         At its initialisation when built.
     optimizer : Optimizer
@@ -124,7 +124,7 @@ def build(
     DataError
         If the data set is missing or incomplete.
     ConfigError
-        If model, data and device do not fit together.
+        If model, task, data and device do not fit together.
     """
     device = resolve_device(config.train)
     seeds = Seeds.resolve(config.train)
@@ -162,22 +162,23 @@ def assemble(
     Raises
     ------
     ConfigError
-        If model and data do not fit together.
+        If model, task and data do not fit together.
     """
-    task: Task = resolve(find(TASKS, "task.name", config.task.name).build)(config.task, data, seeds)
-    shape = replace(task.data.shape, classes=task.classes)
+    shape = replace(data.shape, classes=count_answers(config.task, data.shape))
     order = Order(
         samples=shape.train, batch_size=config.train.batch_size, seed=seeds.order, device=device
     )
+    steps = parse_step(config.train.steps, order.steps_per_epoch)
+    stages = stage_schedules(config.task, steps, order.steps_per_epoch)
+    task = build_task(config.task, data, seeds)
     model = build_model(config.model, shape, seeds.init)
     reseed = draws_randomness(model, shape, _smallest_batch(shape, order.batch_size))
     model.to(device)
     optimizer = build_optimizer(config.optim, model)
-    steps = parse_step(config.train.steps, order.steps_per_epoch)
     update = TrainingStep(
         model=model,
         optimizer=optimizer,
-        task=task,
+        task=with_stages(task, config.task, stages, seeds),
         order=order,
         rate=_learning_rate(config, steps, order.steps_per_epoch),
         augmentation=Augmentation(flip=data.flip, crop=data.crop, seed=seeds.augment),

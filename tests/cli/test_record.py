@@ -71,6 +71,15 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
         (["--preset", "resnet20-cifar"], "resnet20-cifar10"),
         (["--memory", "1KiB"], "record.memory"),
         (["missing.toml"], "missing.toml"),
+        (["-S", "task.name=rotatoin"], "rotation"),
+        (["-S", "task.factor=4"], "task.factor"),
+        (["-S", "task.stages=[{name='rotation', steps='0:9'}]"], "task.stages[0].name"),
+        (["-S", "task.stages=[{name='blur', steps='0:9:3'}]"], "task.stages[0].steps"),
+        (["-S", "task.stages=[{name='blur', steps='900:'}]"], "task.stages[0].steps"),
+        (
+            ["-S", "task.stages=[{name='blur', steps='0:1ep'}, {name='blur', steps='9:'}]"],
+            "task.stages[1].steps",
+        ),
     ],
 )
 def test_bad_settings_are_one_line(

@@ -12,6 +12,8 @@ DIGITS = (
     "record.memory=5MB",  # blocks of 8
     "eval.steps=0::20",
 )
+STAGES = "[{name = 'blur', steps = '0:2ep'}, {name = 'random-labels', steps = '40:60'}]"
+TASKS = (*DIGITS, "task.factor=2", f"task.stages={STAGES}")
 RESNET = (
     "model.name=resnet20",
     "train.batch_size=8",
@@ -32,6 +34,12 @@ def test_twenty_kills_of_a_loop_of_ones_own(tmp_path):
 def test_twenty_kills_of_the_command_line(tmp_path):
     campaign = Campaign(train_command, (DIGITS,), tmp_path, seed=2)
     campaign.kill(20)
+    print(campaign.tally)
+
+
+def test_ten_kills_of_a_run_whose_task_changes(tmp_path):
+    campaign = Campaign(train_command, (TASKS,), tmp_path, seed=4)
+    campaign.kill(10)
     print(campaign.tally)
 
 

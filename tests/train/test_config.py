@@ -17,6 +17,7 @@ from ckptlab.train.config import (
     parse_config,
 )
 from ckptlab.train.presets import PRESETS
+from ckptlab.train.sections import StageConfig
 
 
 def test_defaults_are_those_of_the_design():
@@ -96,12 +97,42 @@ def test_overrides_are_toml_values_or_else_text(text, section, key, value):
         ("optim.lr=-1", ["optim.lr=-1"]),
         ("optim.momentum=1", ["optim.momentum=1", "[0, 1)"]),
         ("optim.milestones=80ep,12ex", ["optim.milestones", "12ex"]),
-        ("optim.betas=[0.1, 2]", ["optim.betas", "[0, 1)"]),
+        ("optim.betas=[0.1, 2]", ["optim.betas[1]=2", "[0, 1)"]),
+        ("optim.betas=[0.1]", ["optim.betas[1] is missing", "[0, 1)"]),
+        ("optim.milestones=[80, -1]", ["optim.milestones[1]=-1"]),
         ("record.steps=10:5", ["record.steps='10:5'", "half-open"]),
         ("record.arrays=weight", ["record.arrays", "Did you mean 'weights'"]),
         ("record.codec=zstd", ["record.codec='zstd'", "dense"]),
         ("record.memory=lots", ["record.memory='lots'", "512MiB"]),
         ("eval.steps=sometimes", ["eval.steps='sometimes'"]),
+        ("task.factor=1", ["task.factor=1", ">= 2"]),
+        ("task.factor=3", ["task.factor=3", "'supervised'", "blur, blur-rotation"]),
+        ("task.stages=blur", ["task.stages='blur'", "a list of stages"]),
+        ("task.stages=[3]", ["task.stages[0]=3", "a list of stages"]),
+        ("task.stages=[{name = 'blur'}]", ["task.stages[0].steps is missing", '"0:40ep"']),
+        (
+            "task.stages=[{name = 'blur', steps = '0:3'}, {names = 'blur', steps = '3:5'}]",
+            ["'task.stages[1].names'", "Did you mean 'task.stages[1].name'"],
+        ),
+        (
+            "task.stages=[{name = 'blurr', steps = '0:3'}]",
+            ["task.stages[0].name 'blurr'", "Did you mean 'blur'"],
+        ),
+        ("task.stages=[{name = 3, steps = '0:3'}]", ["task.stages[0].name=3", "a task name"]),
+        (
+            "task.stages=[{name = 'blur', steps = '0:3', factor = 1.5}]",
+            ["task.stages[0].factor=1.5", ">= 2"],
+        ),
+        (
+            "task.stages=[{name = 'rotation', steps = '0:3', factor = 2}]",
+            ["task.stages[0].factor=2", "'rotation'", "blur, blur-rotation"],
+        ),
+        (
+            "task.stages=[{name = 'blur', steps = '5:3'}]",
+            ["task.stages[0].steps='5:3'", "half-open"],
+        ),
+        ("task.stages=[{name = 'blur', steps = '0:9:2'}]", ["task.stages[0].steps", "stride"]),
+        ("task.stages=[{name = 'blur', steps = 'log:5'}]", ["task.stages[0].steps", "log"]),
         ("steps=3", ["'steps=3'", "section.key=value"]),
         ("train.steps", ["'train.steps'", "section.key=value"]),
     ],
@@ -113,6 +144,26 @@ def test_a_bad_setting_is_one_line_that_says_what_is_accepted(text, said):
     assert "\n" not in message
     for part in said:
         assert part in message
+
+
+def test_stages_in_a_file_and_in_an_override_are_the_same(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(
+        '[task]\nfactor = 2\n[[task.stages]]\nname = "blur"\nsteps = "0:40ep"\n'
+        '[[task.stages]]\nname = "random-labels"\nsteps = 500\n'
+    )
+    stages = "[{name='blur', steps='0:40ep'}, {name='random-labels', steps='500'}]"
+    config = load_config(overrides=["task.factor=2", f"task.stages={stages}"])
+    assert load_config(path) == config
+    assert override(config, ["train.steps=3"]).task == config.task
+    assert parse_config(json.loads(json.dumps(config.model_dump(mode="json")))) == config
+    assert load_config(path, ["task.stages=[]", "task.factor=none"]) == load_config()
+
+
+def test_runs_recorded_before_a_setting_existed_have_its_default():
+    stored = load_config().model_dump(mode="json")
+    del stored["task"]["stages"], stored["task"]["factor"], stored["train"]["task_seed"]
+    assert parse_config(stored) == load_config()
 
 
 def test_a_section_must_be_a_table(tmp_path):
@@ -180,8 +231,9 @@ def test_default_path():
 
 
 def test_every_setting_is_documented():
-    for section in Config.model_fields.values():
-        for name, field in section.annotation.model_fields.items():
+    sections = [section.annotation for section in Config.model_fields.values()]
+    for section in [*sections, StageConfig]:
+        for name, field in section.model_fields.items():
             assert field.description, name
             assert field.json_schema_extra["accepted"], name
 

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptlab.errors import StepError
-from ckptlab.train.config import load_config
+from ckptlab.errors import ConfigError, StepError
+from ckptlab.train.config import load_config, override
 from ckptlab.train.plan import measure_step, plan, recorded_steps
 
 
@@ -48,8 +48,32 @@ def test_a_schedule_may_end_beyond_the_run_but_not_start_there():
         plan(load_config(overrides=["record.steps=0:100, 501:600"]))
 
 
+@pytest.mark.parametrize(("name", "answers"), [("rotation", 4), ("blur", 10)])
+def test_the_network_has_the_answers_of_the_task(name, answers):
+    planned, usual = (
+        plan(load_config(overrides=["model.name=mlp", f"task.name={task}"]))
+        for task in (name, "supervised")
+    )
+    assert usual.parameters - planned.parameters == (10 - answers) * (100 + 1)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("task.stages=[{name = 'rotation', steps = '0:5'}]", r"stages\[0\]\.name.*4.*10"),
+        ("task.stages=[{name = 'blur', steps = '500:'}]", r"stages\[0\]\.steps='500:'"),
+    ],
+)
+def test_tasks_are_checked_without_the_data(override, said):
+    with pytest.raises(ConfigError, match=said):
+        plan(load_config(overrides=["data.name=cifar10", override]))
+
+
 def test_a_step_is_timed_without_the_data():
     config = load_config(
         overrides=["data.name=cifar10", "model.name=resnet8", "model.width=4", "train.batch_size=8"]
     )
     assert 0 < measure_step(config) < 10
+    # These would be empty or overlap if an epoch were as short as the images made up for this.
+    stages = "[{name='blur', steps='0:0.01ep, 391:800'}, {name='random-labels', steps='3ep:4ep'}]"
+    assert 0 < measure_step(override(config, [f"task.stages={stages}"])) < 10

@@ -4,6 +4,7 @@ import torch
 import xarray as xr
 from torch.nn.utils import parameters_to_vector
 
+import ckptlab
 from ckptlab.errors import ConfigError, RunExistsError, StepError, StoreError
 from ckptlab.record.recorder import ARRAYS, Recorder
 from ckptlab.store.reader import open_store
@@ -74,10 +75,30 @@ def test_every_snapshot_is_that_of_a_loop_without_a_recorder(run):
 def test_the_store_says_how_it_was_made(run):
     attributes = open_store(run).attributes
     assert attributes["config"] == small().model_dump(mode="json")
-    assert attributes["seeds"] == {"init": 0, "order": 0, "augment": 0}
+    assert attributes["seeds"] == {"init": 0, "order": 0, "augment": 0, "task": 0}
     assert attributes["threads"] == 1
     assert attributes["steps_per_epoch"] == 12
     assert attributes["classes"] == [str(digit) for digit in range(10)]
+
+
+STAGES = "[{name = 'blur', steps = '0:1ep'}, {name = 'random-labels', steps = '17:25'}]"
+TASKS = {
+    "random-labels": ["task.name=random-labels"],
+    "rotation": ["task.name=rotation"],
+    "blur": ["task.name=blur", "task.factor=2"],
+    "blur-rotation": ["task.name=blur-rotation", "train.task_seed=5"],
+    "stages": [f"task.stages={STAGES}", "task.factor=2"],
+}
+
+
+def test_the_store_says_what_was_learnt(tmp_path):
+    path = str(tmp_path / "a.zarr")
+    train(small("train.steps=1", *TASKS["blur-rotation"]), path)
+    attributes = open_store(path).attributes
+    assert attributes["classes"] == ["0", "90", "180", "270"]
+    assert attributes["seeds"] == {"init": 0, "order": 0, "augment": 0, "task": 5}
+    assert list(attributes["task"]["training"]) == ["blur-rotation"]
+    assert "sharp" in attributes["task"]["evaluation"]
 
 
 def test_names_of_arrays_are_those_of_the_recorder():
@@ -88,9 +109,7 @@ class StoppedError(Exception):
     pass
 
 
-def test_a_stopped_run_taken_up_again_is_the_same(run, tmp_path):
-    path = str(tmp_path / "b.zarr")
-
+def stop_and_resume(config, path):
     def stop(progress):
         if progress.step >= 20:
             raise StoppedError
@@ -98,10 +117,41 @@ def test_a_stopped_run_taken_up_again_is_the_same(run, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ckptlab.train.trainer._REPORT_SECONDS", 0.0)
         with pytest.raises(StoppedError):
-            train(small(), path, on_progress=stop)
+            train(config, path, on_progress=stop)
     assert open_store(path).state == "interrupted"
+    assert open_store(path).steps[-1] == 20
     train(resume_config(path), path, resume=True)
+
+
+def test_a_stopped_run_taken_up_again_is_the_same(run, tmp_path):
+    path = str(tmp_path / "b.zarr")
+    stop_and_resume(small(), path)
     assert_same_run(run, path)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_so_is_one_of_any_task(name, tmp_path):
+    whole, stopped = str(tmp_path / "whole.zarr"), str(tmp_path / "stopped.zarr")
+    train(small(*TASKS[name]), whole)
+    stop_and_resume(small(*TASKS[name]), stopped)
+    assert_same_run(whole, stopped)
+
+
+def test_every_update_of_a_run_with_stages_is_one_of_a_run_without(tmp_path):
+    # No momentum: then a snapshot is all there is to an update.
+    plain, path = "optim.momentum=0", str(tmp_path / "a.zarr")
+    train(small(plain, *TASKS["stages"]), path)
+    run = ckptlab.open_run(path)
+    runs = {name: build(small(plain, *TASKS[name])) for name in ("blur", "random-labels")}
+    runs["supervised"] = build(small(plain))
+    for step in range(30):
+        name = "blur" if step < 12 else "random-labels" if 17 <= step < 25 else "supervised"
+        for other, training in runs.items():
+            training.model.load_state_dict(run.state_dict(step))
+            with training.numerics():
+                training.step(step)
+            after = parameters_to_vector(training.model.parameters()).detach().numpy()
+            assert np.array_equal(after, open_store(path).snapshot(step + 1)) == (other == name)
 
 
 def test_a_finished_run_is_extended_and_a_complete_one_left_alone(run, tmp_path):

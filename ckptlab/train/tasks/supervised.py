@@ -1,22 +1,22 @@
 """The task of predicting the label.
 
-Imports data, sections and task.
+Imports data, sections, seeds and task.
 """
 
 from __future__ import annotations
 
 from ckptlab.train.data import Data
-from ckptlab.train.sections import TaskConfig
+from ckptlab.train.sections import TaskChoice
 from ckptlab.train.seeds import Seeds
-from ckptlab.train.tasks.task import Batch, Task
+from ckptlab.train.tasks.task import Task, unchanged
 
 
-def supervised(config: TaskConfig, data: Data, seeds: Seeds) -> Task:  # noqa: ARG001
+def supervised(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:  # noqa: ARG001
     """Build the task.
 
     Parameters
     ----------
-    config, seeds : object
+    choice, seeds : object
         Unused; every task is built alike.
     data : Data
         The data set.
@@ -26,8 +26,4 @@ def supervised(config: TaskConfig, data: Data, seeds: Seeds) -> Task:  # noqa: A
     Task
         That leaves images and labels as they are.
     """
-    return Task(classes=data.shape.classes, data=data, train=_as_it_is, test=_as_it_is)
-
-
-def _as_it_is(batch: Batch, step: int = 0) -> Batch:  # noqa: ARG001 - every task is called alike
-    return batch
+    return Task(answers=data.classes, data=data, train=unchanged, test=unchanged)

@@ -38,17 +38,41 @@ class Task:
 
     Parameters
     ----------
-    classes : int
-        Number of answers.
+    answers : tuple of str
+        Names of the answers.
     data : Data
-        With training images and labels as the task wants them.
+        Images and labels before the task changes them.
     train : callable
-        ``f(batch, step)`` makes the batch of an update, after augmentation.
+        ``f(batch, step)`` makes the batch of an update, after augmentation. It depends on the
+        seeds, the step and the samples alone, so that any step can be replayed.
     test : callable
-        ``f(batch)`` makes a batch of an evaluation.
+        ``f(batch)`` makes a batch of an evaluation; the same at every step.
     """
 
-    classes: int
+    answers: tuple[str, ...]
     data: Data
     train: Callable[[Batch, int], Batch]
     test: Callable[[Batch], Batch]
+
+    @property
+    def classes(self) -> int:
+        """Number of answers."""
+        return len(self.answers)
+
+
+def unchanged(batch: Batch, step: int = 0) -> Batch:  # noqa: ARG001 - every task is called alike
+    """Leave a batch as it is.
+
+    Parameters
+    ----------
+    batch : Batch
+        Images and labels.
+    step : int
+        Unused.
+
+    Returns
+    -------
+    Batch
+        The same.
+    """
+    return batch

@@ -1,0 +1,104 @@
+"""The task of predicting the label of a blurred image.
+
+Imports data, sections, seeds and task.
+
+References
+----------
+Achille, Rovere & Soatto (2019), Critical Learning Periods in Deep Networks, arXiv:1711.08856;
+Frankle, Schwab & Morcos (2020), arXiv:2002.10365, section 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ckptlab.train.data import Data
+from ckptlab.train.sections import TaskChoice
+from ckptlab.train.seeds import Seeds
+from ckptlab.train.tasks.registry import DEFAULT_FACTOR
+from ckptlab.train.tasks.task import Batch, Task, unchanged
+
+
+def blur(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:  # noqa: ARG001
+    """Build the task.
+
+    Training images are blurred after augmentation, as in the authors' framework; test images stay
+    sharp. Normalisation is that of the sharp images.
+
+    Parameters
+    ----------
+    choice : TaskChoice
+        Its ``factor``.
+    data : Data
+        The data set.
+    seeds : Seeds
+        Unused; nothing is drawn.
+
+    Returns
+    -------
+    Task
+        That leaves labels as they are.
+    """
+    factor, device = choice.factor or DEFAULT_FACTOR, data.train.device
+    rows = blur_matrix(data.shape.height, factor).to(device)
+    columns = blur_matrix(data.shape.width, factor).to(device)
+
+    def train(batch: Batch, step: int) -> Batch:  # noqa: ARG001 - the same at every step
+        return replace(batch, images=blurred(batch.images, rows, columns))
+
+    return Task(answers=data.classes, data=data, train=train, test=unchanged)
+
+
+def blur_matrix(side: int, factor: int) -> torch.Tensor:
+    """Return what scaling a row of pixels down and up again does to it.
+
+    The studies do not say how they scale. Chosen here: bilinear between pixel centres both ways; on
+    the way down with a triangle filter as wide as two new pixels (antialiased, as Pillow does,
+    which the authors' framework used, but without its rounding to bytes); sizes rounded down.
+
+    Parameters
+    ----------
+    side : int
+        Number of pixels.
+    factor : int
+        What it is divided by; at most `side`.
+
+    Returns
+    -------
+    Tensor of float32, shape (side, side)
+        Each row sums to 1. torch's own antialiased `interpolate` is not used: on a CPU it goes
+        wrong where one pixel is left of a row (seen in 2.14).
+    """
+    small = side // factor
+    scale = side / small
+    pixels = torch.arange(side, dtype=torch.float64) + 0.5
+    few = torch.arange(small, dtype=torch.float64) + 0.5
+    down = (1 - (pixels - scale * few[:, None]).abs() / scale).clamp(min=0)
+    down /= down.sum(1, keepdim=True)
+    # Beyond the outermost centres there is nothing to interpolate with.
+    places = (pixels / scale).clamp(0.5, small - 0.5)
+    up = (1 - (few - places[:, None]).abs()).clamp(min=0)
+    return (up @ down).to(torch.float32)
+
+
+def blurred(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Blur images along both sides.
+
+    Parameters
+    ----------
+    images : Tensor of float32, shape (batch, channels, height, width)
+        The images.
+    rows : Tensor of float32, shape (height, height)
+        The `blur_matrix` of the height.
+    columns : Tensor of float32, shape (width, width)
+        That of the width.
+
+    Returns
+    -------
+    Tensor of float32, shape of `images`
+        In memory as `images` are.
+    """
+    # Products of matrices come out rows fastest; convolutions go by the strides they are given.
+    return torch.empty_like(images).copy_(rows @ images @ columns.T)

@@ -1,0 +1,81 @@
+"""The self-supervised task of predicting by how much an image was turned.
+
+Imports data, draws, sections, seeds and task.
+
+References
+----------
+Gidaris, Singh & Komodakis (2018), Unsupervised Representation Learning by Predicting Image
+Rotations, arXiv:1803.07728; Frankle, Schwab & Morcos (2020), arXiv:2002.10365, section 6.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ckptlab.train.data import Data
+from ckptlab.train.draws import derived_seed, integers
+from ckptlab.train.sections import TaskChoice
+from ckptlab.train.seeds import Seeds
+from ckptlab.train.tasks.registry import TURNS
+from ckptlab.train.tasks.task import Batch, Task
+
+
+def rotation(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:  # noqa: ARG001
+    """Build the task.
+
+    Training images are turned after augmentation: mirrored afterwards, an image turned by 90
+    degrees would be its mirror image turned by 270. A turn is drawn for each step and image. Each
+    test image has one turn, drawn once, so that evaluations can be compared.
+
+    Parameters
+    ----------
+    choice : TaskChoice
+        Unused; every task is built alike.
+    data : Data
+        The data set, of square images.
+    seeds : Seeds
+        Its ``task``.
+
+    Returns
+    -------
+    Task
+        Answer k is a turn by k quarters, counter-clockwise.
+    """
+
+    def train(batch: Batch, step: int) -> Batch:
+        return _turned(batch, derived_seed(seeds.task, "turn", step))
+
+    def test(batch: Batch) -> Batch:
+        return _turned(batch, derived_seed(seeds.task, "test turn"))
+
+    return Task(answers=TURNS, data=data, train=train, test=test)
+
+
+def turned(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Turn each image by its number of quarter turns, every pixel kept exactly.
+
+    Parameters
+    ----------
+    images : Tensor, shape (batch, channels, side, side)
+        Square images.
+    turns : Tensor of int64, shape (batch,)
+        0 to 3, counter-clockwise.
+
+    Returns
+    -------
+    Tensor, shape of `images`
+        With the channels fastest.
+    """
+    batch, channels, side, _ = images.shape
+    places = torch.arange(side * side, device=images.device).view(side, side)
+    sources = torch.stack([places.rot90(quarter).flatten() for quarter in range(len(TURNS))])
+    first = torch.arange(batch, device=images.device)[:, None] * (side * side)
+    # One gather of whole pixels, whatever the turns.
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)
+    chosen = pixels.index_select(0, (first + sources.index_select(0, turns)).flatten())
+    return chosen.view(batch, side, side, channels).permute(0, 3, 1, 2)
+
+
+def _turned(batch: Batch, key: int) -> Batch:
+    turns = integers(key, batch.index, len(TURNS))
+    return Batch(turned(batch.images, turns), turns, batch.index)
