@@ -150,17 +150,21 @@ def _numbers(stored: StoredRun) -> dict[str, float]:
 
 
 def _measured(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
-    parts = []
+    parts: dict[str, list[xr.Dataset]] = {}
     for cell in plan.cells:
-        if cell.run not in outcome.done:
-            continue
-        path = folder.result(cell.run, plan.jobs[cell.run])
-        result = xr.open_zarr(path, chunks=None, consolidated=True).load()
-        parts.append(result.expand_dims({dim: [value] for dim, value in cell.at.items()}))
-    if not parts:
-        return xr.Dataset(coords=_coordinates(plan))
-    joined: xr.Dataset = xr.combine_by_coords(parts, combine_attrs="drop_conflicts")  # type: ignore[assignment]
-    return joined
+        job = plan.jobs.get(cell.run)
+        if cell.run in outcome.done and isinstance(job, MeasureJob):
+            found = xr.open_zarr(folder.result(cell.run, job), chunks=None, consolidated=True)
+            part = found.load().expand_dims({dim: [value] for dim, value in cell.at.items()})
+            parts.setdefault(job.metric, []).append(part)
+    joined = [xr.combine_by_coords(p, combine_attrs="drop_conflicts") for p in parts.values()]
+    # What two metrics both tell, such as the evaluations, is the same.
+    return xr.merge(
+        [xr.Dataset(coords=_coordinates(plan)), *joined],
+        join="outer",
+        compat="override",
+        combine_attrs="drop_conflicts",
+    )
 
 
 def _mask(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -118,7 +119,9 @@ def _measure(job: MeasureJob, path: Path, place: Place) -> None:
     if job.other is not None:
         options["other"] = place.open(job.other)
     run = open_run(place.open(job.run).path)
-    result = run.analyze(job.metric, **options)
+    # In a worker dask would hand its tasks to the cluster, and wait for the one thread it waits in.
+    with dask.config.set(scheduler="threads"):
+        result = run.analyze(job.metric, **options)
     save_dataset(result, path)
 
 

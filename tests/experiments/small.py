@@ -1,0 +1,72 @@
+"""A tiny dense run, and what experiments on it are made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ckptlab.experiments.folder import Folder
+from ckptlab.experiments.parents import Parent, recorded_parent
+from ckptlab.experiments.plan import Plan
+from ckptlab.experiments.spec import Job, write_job
+from ckptlab.experiments.work import Place, perform
+from ckptlab.store.reader import StoredRun, open_store
+from ckptlab.train.config import load_config
+from ckptlab.train.trainer import train
+
+SETTINGS = [
+    "model.name=resnet8",
+    "model.width=2",
+    "data.name=synthetic",
+    "data.image_size=8",
+    "data.samples=96",
+    "train.batch_size=32",
+    "train.steps=48",
+    "train.device=cpu",
+    "train.threads=1",
+    "record.fsync=false",
+    "eval.steps=none",
+]
+STEPS = 48
+
+
+def record_dense(path: Path, *overrides: str) -> str:
+    """Train the dense network."""
+    train(load_config(overrides=[*SETTINGS, *overrides]), str(path))
+    return str(path)
+
+
+class Bench:
+    """A plan on one recording, whose jobs are done here, one after the other."""
+
+    def __init__(self, path: str, folder: Path, *overrides: str, replicates: int = 1) -> None:
+        self.plan = Plan(title="test", kind="imp")
+        self.stored = open_store(path)
+        self.folder = Folder(folder)
+        self.folder.make()
+        self.parents: list[Parent] = [
+            recorded_parent(self.plan, self.stored, overrides, threads=1, replicate=r)
+            for r in range(replicates)
+        ]
+
+    @property
+    def parent(self) -> Parent:
+        return self.parents[0]
+
+    @property
+    def place(self) -> Place:
+        return Place(folder=str(self.folder.path), recordings=self.plan.recordings)
+
+    def do(self, job: Job) -> StoredRun:
+        """Do one job, and open what it recorded."""
+        return self.open(self.plan.add(job), do=True)
+
+    def do_all(self) -> None:
+        """Do every job of the plan."""
+        for key, job in self.plan.jobs.items():
+            perform(key, write_job(job), self.place)
+
+    def open(self, key: str, *, do: bool = False) -> StoredRun:
+        """Open what a job recorded."""
+        if do:
+            perform(key, write_job(self.plan.jobs[key]), self.place)
+        return open_store(self.folder.result(key, self.plan.jobs[key]))
