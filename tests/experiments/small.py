@@ -38,8 +38,10 @@ def record_dense(path: Path, *overrides: str) -> str:
 class Bench:
     """A plan on one recording, whose jobs are done here, one after the other."""
 
-    def __init__(self, path: str, folder: Path, *overrides: str, replicates: int = 1) -> None:
-        self.plan = Plan(title="test", kind="imp")
+    def __init__(
+        self, path: str, folder: Path, *overrides: str, replicates: int = 1, kind: str = "imp"
+    ) -> None:
+        self.plan = Plan(title="test", kind=kind)
         self.stored = open_store(path)
         self.folder = Folder(folder)
         self.folder.make()
