@@ -48,7 +48,7 @@ _mask = click.option(
 @click.option("--fraction", type=float, default=0.2, help="Share of survivors pruned each time.")
 @click.option("--scope", default="global", metavar="global|layer", help="What weights compete in.")
 @click.option(
-    "--methods",
+    "--pruning",
     default="imp",
     metavar="NAME,...",
     help="imp, and as controls one-shot, random, reinit.",
@@ -87,7 +87,7 @@ def imp(run: str, **given: Any) -> int:
             parents,
             rewind=_listed(given["rewind"]),
             pruner=pruner,
-            methods=_listed(given["methods"]),
+            pruning=_listed(given["pruning"]),
             vary=_listed(given["vary"]),
         )
     return finish(plan, run, given)
@@ -227,8 +227,8 @@ def _plan_from(plan: Plan, parents: Sequence[Parent], pruner: Any, given: dict[s
     for name in ("rewind", "vary"):
         if given[name]:
             raise ConfigError(f"--from is the rewind point of all levels; drop --{name}")
-    if _listed(given["methods"]) != ["imp"]:
-        raise ConfigError("--from goes with the method imp alone; drop --methods")
+    if _listed(given["pruning"]) != ["imp"]:
+        raise ConfigError("--from goes with imp alone; drop --pruning")
     if len(parents) > 1:
         raise ConfigError("--from goes with one replicate; drop --replicates")
     point = Point.parse(given["origin"])
@@ -237,7 +237,7 @@ def _plan_from(plan: Plan, parents: Sequence[Parent], pruner: Any, given: dict[s
     source = Source(run=plan.add_recording(stored), step=point.resolve(stored))
     runs = plan_pretrained(plan, parents[0], source, pruner=pruner, budget=given["budget"])
     for level, run in enumerate(runs):
-        plan.put(run, method="imp", rewind=source.step, level=level, replicate=0)
+        plan.put(run, pruning="imp", rewind=source.step, level=level, replicate=0)
 
 
 def _given_mask(stored: StoredRun, given: dict[str, Any]) -> GivenMask | None:

@@ -30,7 +30,7 @@ NUMBERS: Mapping[str, tuple[str, str]] = {
 """What is gathered of a training, with units and long names."""
 
 COORDINATES: Mapping[str, tuple[str, str]] = {
-    "method": ("", "way to the sub-network"),
+    "pruning": ("", "way to the sub-network"),
     "perturbation": ("", "perturbation"),
     "task": ("", "task of pre-training"),
     "rewind": ("optimizer updates", "step that is rewound to"),
@@ -174,9 +174,9 @@ def _mask(
     from dask import array
     from dask.delayed import delayed
 
-    others = {name: v for name, v in plan.dims.items() if name not in ("level", "method")}
+    others = {name: v for name, v in plan.dims.items() if name not in ("level", "pruning")}
     single = all(len(values) == 1 for values in others.values())
-    cells = [cell for cell in plan.cells if cell.at.get("method", "imp") == "imp"]
+    cells = [cell for cell in plan.cells if cell.at.get("pruning", "imp") == "imp"]
     if plan.kind != "imp" or not single or not cells:
         return None
     if any(_state(cell.run, plan, outcome) != "done" for cell in cells):

@@ -19,7 +19,7 @@ from ckptlab.experiments.parents import Parent
 from ckptlab.experiments.plan import Plan
 from ckptlab.experiments.spec import Perturbed, Pruning, Source, TrainJob
 
-METHODS: dict[str, str] = {
+PRUNING: dict[str, str] = {
     "imp": "iterative magnitude pruning: each level prunes what the level before ended with",
     "one-shot": "as many weights at once, by the magnitudes the dense network ended with",
     "random": "as many weights, drawn at random",
@@ -113,7 +113,7 @@ def plan_imp(
     *,
     rewind: Sequence[str | int],
     pruner: Pruner,
-    methods: Sequence[str] = ("imp",),
+    pruning: Sequence[str] = ("imp",),
     vary: Sequence[str] = (),
 ) -> None:
     """Prune iteratively from the final weights of dense trainings, rewinding to some steps.
@@ -121,15 +121,15 @@ def plan_imp(
     Parameters
     ----------
     plan : Plan
-        Gets jobs and cells, with dims (method, rewind, level, replicate).
+        Gets jobs and cells, with dims (pruning, rewind, level, replicate).
     parents : sequence of Parent
         One for each replicate.
     rewind : sequence of str or int
         Steps to rewind to.
     pruner : Pruner
         How it is pruned.
-    methods : sequence of str
-        Of `METHODS`.
+    pruning : sequence of str
+        Of `PRUNING`.
     vary : sequence of str
         Seeds that replicates vary.
 
@@ -138,21 +138,21 @@ def plan_imp(
     StepError
         If a step to rewind to was not recorded.
     """
-    for method in methods:
-        if method not in METHODS:
-            raise unknown_name("method", method, METHODS)
+    for way in pruning:
+        if way not in PRUNING:
+            raise unknown_name("pruning", way, PRUNING)
     require_fraction(pruner.fraction)
     for parent in parents:
         sections = parent.varied(vary)
         for text in rewind:
             source = parent.source(parent.step(text))
             chain = imp_chain(plan, parent, source, pruner, dense=parent.run, **sections)
-            for method in methods:
+            for way in pruning:
                 runs = chain
-                if method != "imp":
-                    runs = _control(plan, parent, source, pruner, method, chain, sections)
+                if way != "imp":
+                    runs = _control(plan, parent, source, pruner, way, chain, sections)
                 for level, run in enumerate(runs):
-                    at = {"method": method, "rewind": source.step, "level": level}
+                    at = {"pruning": way, "rewind": source.step, "level": level}
                     plan.put(run, **at, replicate=parent.replicate)
 
 
@@ -211,7 +211,7 @@ def _control(
     parent: Parent,
     source: Source,
     pruner: Pruner,
-    method: str,
+    way: str,
     chain: Sequence[str],
     sections: dict[str, Any],
 ) -> list[str]:
@@ -219,11 +219,11 @@ def _control(
     runs = [parent.run]
     for level in range(1, pruner.levels + 1):
         perturbation = None
-        if method == "reinit":
+        if way == "reinit":
             mask = pruner.once(chain[level - 1])
             fresh = parent.seed("reinitialisation")
             perturbation = Perturbed(kind="reinit", fresh_seed=fresh)
-        elif method == "one-shot":
+        elif way == "one-shot":
             mask = pruner.at_once(parent.run, level)
         else:
             seed = parent.seed("random pruning", level)

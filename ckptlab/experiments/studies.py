@@ -78,7 +78,7 @@ def plan_imp_study(plan: Plan, study: ImpStudy, threads: int) -> None:
         _parents(plan, study, threads, [("rewind", study.rewind)]),
         rewind=study.rewind,
         pruner=_pruner(study),
-        methods=study.methods,
+        pruning=study.pruning,
     )
 
 

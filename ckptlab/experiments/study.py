@@ -55,7 +55,7 @@ class ImpStudy(Pruned):
 
     kind: Literal["imp"]
     rewind: Steps = Field(description="steps to rewind to")
-    methods: Names = Field(("imp",), description="imp, one-shot, random, reinit")
+    pruning: Names = Field(("imp",), description="imp, one-shot, random, reinit")
 
 
 class PerturbStudy(Pruned):
@@ -179,7 +179,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _explain(path: Path, kind: type[Study], error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
+    # A key that is misspelt comes before the one it leaves missing.
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = errors[0]
     key = ".".join(str(part) for part in first["loc"])
     fields = kind.model_fields
     if first["type"] == "extra_forbidden":

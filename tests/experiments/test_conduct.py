@@ -26,7 +26,7 @@ from tests.experiments.small import STEPS, Bench, record_dense
 def command(run: str, folder: Path, levels: int, rewind: str) -> list[str]:
     return [
         *(sys.executable, "-m", "ckptlab", "imp", run, "-o", str(folder)),
-        *("--rewind", rewind, "--levels", str(levels), "--methods", "imp,random"),
+        *("--rewind", rewind, "--levels", str(levels), "--pruning", "imp,random"),
         *("--workers", "2", "--json"),
     ]
 

@@ -36,7 +36,7 @@ def mtimes(bench: Bench) -> dict[str, int]:
 def test_each_job_is_done_once_and_what_it_needs_first(dense, tmp_path, client):
     bench = Bench(dense, tmp_path)
     plan_imp(
-        bench.plan, bench.parents, rewind=[4, 8], pruner=Pruner(levels=2), methods=["imp", "random"]
+        bench.plan, bench.parents, rewind=[4, 8], pruner=Pruner(levels=2), pruning=["imp", "random"]
     )
     assert len(bench.plan.jobs) == 8
     seen = []
@@ -67,10 +67,10 @@ def test_half_of_a_plan_is_not_done_again(dense, tmp_path, client):
 def test_long_chains_begin_first(dense, tmp_path):
     bench = Bench(dense, tmp_path)
     plan_imp(
-        bench.plan, bench.parents, rewind=[4], pruner=Pruner(levels=3), methods=["imp", "random"]
+        bench.plan, bench.parents, rewind=[4], pruner=Pruner(levels=3), pruning=["imp", "random"]
     )
     depths = bench.plan.depths()
-    chain = [cell.run for cell in bench.plan.cells if cell.at["method"] == "imp"][1:]
+    chain = [cell.run for cell in bench.plan.cells if cell.at["pruning"] == "imp"][1:]
     assert [depths[key] for key in chain] == [2, 1, 0]
 
 
