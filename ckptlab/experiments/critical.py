@@ -9,7 +9,8 @@ Achille, Rovere & Soatto (2019), arXiv:1711.08856, section 2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ckptlab.errors import ConfigError
 from ckptlab.experiments.parents import spread
@@ -24,7 +25,7 @@ def plan_critical(
     plan: Plan,
     configs: Sequence[Config],
     *,
-    deficit: str,
+    deficit: str | Mapping[str, Any],
     onsets: Sequence[str | int],
     durations: Sequence[str | int],
     clean: str | int | None,
@@ -37,8 +38,8 @@ def plan_critical(
         Gets jobs and cells, with dims (onset, duration, replicate).
     configs : sequence of Config
         Settings without a deficit, one for each replicate.
-    deficit : str
-        Task that stands for the deficit, such as ``blur``.
+    deficit : str or mapping
+        Task that stands for the deficit, such as ``blur``, or ``{"name": "blur", "factor": 2}``.
     onsets : sequence of str or int
         Steps at which it begins; several of one duration are a sliding window.
     durations : sequence of str or int
@@ -68,15 +69,17 @@ def plan_critical(
                 plan.put(run, onset=onset, duration=duration, replicate=replicate)
 
 
-def with_deficit(config: Config, deficit: str, onset: int, duration: int, steps: int) -> Config:
+def with_deficit(
+    config: Config, deficit: str | Mapping[str, Any], onset: int, duration: int, steps: int
+) -> Config:
     """Return settings with a deficit over some steps.
 
     Parameters
     ----------
     config : Config
         Without it.
-    deficit : str
-        Name of a task.
+    deficit : str or mapping
+        As `plan_critical` takes it.
     onset, duration : int
         First step, and number of steps; 0 is none.
     steps : int
@@ -87,7 +90,8 @@ def with_deficit(config: Config, deficit: str, onset: int, duration: int, steps:
     Config
         With `task.stages`.
     """
-    stages = [{"name": deficit, "steps": f"{onset}:{onset + duration}"}] if duration else []
+    task = {"name": deficit} if isinstance(deficit, str) else dict(deficit)
+    stages = [{**task, "steps": f"{onset}:{onset + duration}"}] if duration else []
     return change(
         config,
         task={"stages": stages},

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptlab.errors import ConfigError, unknown_name
+from ckptlab.experiments.masks import SCOPES, require_share
 from ckptlab.experiments.parents import Parent
 from ckptlab.experiments.plan import Plan
 from ckptlab.experiments.spec import Perturbed, Pruning, Source, TrainJob
@@ -46,11 +47,23 @@ class Pruner:
         Share of the survivors removed each time.
     scope : str
         ``global`` or ``layer``.
+
+    Raises
+    ------
+    ConfigError
+        If the fraction is not between 0 and 1.
+    UnknownNameError
+        If there is no such scope.
     """
 
     levels: int
     fraction: float = 0.2
     scope: str = "global"
+
+    def __post_init__(self) -> None:
+        require_share("fraction", self.fraction)
+        if self.scope not in SCOPES:
+            raise unknown_name("scope", self.scope, SCOPES)
 
     def once(self, run: str) -> Pruning:
         """Prune what a run ended with by one level."""
@@ -63,15 +76,6 @@ class Pruner:
     def _pruning(self, **how: Any) -> Pruning:
         document = {"fraction": float(self.fraction), "scope": self.scope, **how}
         return Pruning.model_validate(document)
-
-
-def require_fraction(fraction: float) -> None:
-    """Raise ConfigError unless a fraction lies between 0 and 1."""
-    if not 0 < fraction < 1:
-        raise ConfigError(
-            f"fraction {fraction!r} is not accepted; accepted: a number between 0 and 1, both "
-            "excluded, such as 0.2"
-        )
 
 
 def imp_chain(
@@ -141,7 +145,6 @@ def plan_imp(
     for way in pruning:
         if way not in PRUNING:
             raise unknown_name("pruning", way, PRUNING)
-    require_fraction(pruner.fraction)
     for parent in parents:
         sections = parent.varied(vary)
         for text in rewind:

@@ -255,11 +255,8 @@ def _counter(
     if (fraction is None) == (density is None):
         raise ConfigError("give either fraction or density: how much is removed, or what is left")
     for name, value in (("fraction", fraction), ("density", density)):
-        if value is not None and not 0 < value < 1:
-            raise ConfigError(
-                f"{name} {value!r} is not accepted; accepted: a number between 0 and 1, both "
-                "excluded, such as 0.2"
-            )
+        if value is not None:
+            require_share(name, value)
     if fraction is not None:
         return lambda survivors, _: survivors_after(survivors, fraction, levels)
     return lambda survivors, total: min(survivors, round((density or 0) * total))
@@ -274,6 +271,15 @@ def _warn_of_empty(result: Mask, before: Mask, layout: Layout) -> None:
                 EmptyTensorWarning,
                 stacklevel=4,
             )
+
+
+def require_share(name: str, value: float) -> None:
+    """Raise ConfigError, naming what it is, unless a value lies between 0 and 1."""
+    if not 0 < value < 1:
+        raise ConfigError(
+            f"{name} {value!r} is not accepted; accepted: a number between 0 and 1, both "
+            "excluded, such as 0.2"
+        )
 
 
 def _require_length(layout: Layout, *vectors: npt.NDArray[Any]) -> None:

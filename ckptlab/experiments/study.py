@@ -92,7 +92,9 @@ class CriticalStudy(Study):
     """A deficit in the data over some steps, then clean data."""
 
     kind: Literal["critical"]
-    deficit: str = Field("blur", description="task that stands for the deficit")
+    deficit: str | dict[str, Any] = Field(
+        "blur", description="task that stands for the deficit; a table gives its settings too"
+    )
     onsets: Steps = Field((0,), description="steps at which it begins")
     durations: Steps = Field(description="how long it lasts")
     clean: Step | None = Field(None, description="length of what follows; none: train.steps")

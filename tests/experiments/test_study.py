@@ -93,6 +93,14 @@ def test_the_figures_of_the_paper_can_be_planned(name, scale):
     assert {cell.run for cell in plan.cells} <= set(plan.jobs)
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES.parent.glob("*.toml")), ids=lambda p: p.stem)
+def test_the_other_examples_can_be_planned_at_every_scale(path):
+    for scale in ("small", "paper"):
+        plan = planned(path, scale)
+        assert plan.jobs
+        assert {cell.run for cell in plan.cells} <= set(plan.jobs)
+
+
 def test_figures_share_what_they_have_in_common():
     plans = [planned(EXAMPLES / f"fig{n}.toml", "small") for n in (4, 5, 6, 7)]
     common = set.intersection(*(set(plan.jobs) for plan in plans))

@@ -1,0 +1,169 @@
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from tests.cli.commands import ckptlab
+from tests.experiments.small import SETTINGS
+
+TRAINING = [part for setting in SETTINGS for part in ("-S", setting)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiments") / "p.zarr"
+    done = ckptlab("record", "-o", path, *TRAINING)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_a_series_its_masks_and_what_they_are_good_for(run, tmp_path):
+    first = ckptlab("imp", run, "--rewind", "8", "--levels", "2", "-o", tmp_path / "imp")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.strip().splitlines()[-1] == str(tmp_path / "imp" / "results.zarr")
+    assert "0.6400" in first.stdout or "0.6403" in first.stdout
+    mask = f"{tmp_path}/imp/results.zarr@2"
+    kinds = ["--kind", "none", "--kind", "shuffle:layer,keep-signs"]
+    second = ckptlab(
+        "perturb",
+        run,
+        "--at",
+        "8",
+        *kinds,
+        "--mask",
+        mask,
+        "--replicates",
+        "2",
+        "--json",
+        "-o",
+        tmp_path / "perturb",
+    )
+    assert second.returncode == 0, second.stderr
+    results = json.loads(second.stdout)
+    assert results["done"] == results["jobs"] == 3
+    assert results["data_vars"]["accuracy"]["dims"] == ["perturbation", "rewind", "replicate"]
+    kept = xr.open_zarr(tmp_path / "imp" / "results.zarr").mask.sel(level=2).values
+    for path in (tmp_path / "perturb" / "jobs").glob("*.zarr"):
+        weights = xr.open_zarr(path).weights.values
+        assert not weights[~kept].any()
+    third = ckptlab(
+        "connect", run, "--at", "8", "--alphas", "3", "--mask", mask, "-o", tmp_path / "connect"
+    )
+    assert third.returncode == 0, third.stderr
+    line = xr.open_zarr(tmp_path / "connect" / "results.zarr").load()
+    assert line.error.sizes == {"rewind": 1, "replicate": 1, "alpha": 3}
+    errors = line.error.values.ravel()
+    assert line.instability.item() == pytest.approx(errors.max() - (errors[0] + errors[2]) / 2)
+
+
+def test_the_same_again_is_a_no_op_and_names_the_same_folder(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["imp", run, "--rewind", "8", "--levels", "1"]
+    before = ckptlab(*arguments, "--dry-run", "--json")
+    facts = json.loads(before.stdout)
+    assert (facts["jobs"], facts["done"], facts["steps"]) == (1, 0, 40)
+    assert not (tmp_path / facts["path"]).exists()
+    first, again = ckptlab(*arguments), ckptlab(*arguments)
+    assert first.stdout == again.stdout
+    assert first.stdout.strip().splitlines()[-1] == facts["path"] + "/results.zarr"
+    after = json.loads(ckptlab(*arguments, "--dry-run", "--json").stdout)
+    assert (after["done"], after["steps"]) == (1, 0)
+
+
+def test_from_a_pre_trained_state(run, tmp_path):
+    pre = tmp_path / "pre.zarr"
+    done = ckptlab(
+        "record",
+        "--from",
+        f"{run}@init",
+        "--fresh-optimizer",
+        "-S",
+        "task.name=rotation",
+        "-S",
+        "train.steps=6",
+        "-o",
+        pre,
+    )
+    assert done.returncode == 0, done.stderr
+    arguments = ["imp", run, "--from", f"{pre}@6", "--levels", "1"]
+    full = ckptlab(*arguments, "-o", tmp_path / "full")
+    assert full.returncode == 0, full.stderr
+    rest = ckptlab(*arguments, "--budget", "remaining", "-o", tmp_path / "rest")
+    assert rest.returncode == 0, rest.stderr
+    for name, first in (("full", 0), ("rest", 6)):
+        paths = list((tmp_path / name / "jobs").glob("*.zarr"))
+        assert len(paths) == 2
+        for path in paths:
+            child = xr.open_zarr(path)
+            assert child.step.values[0] == first
+            assert child.attrs["branch"]["new_tensors"] == ["fc.weight", "fc.bias"]
+
+
+def test_failures_are_reported_and_the_rest_goes_on(run, tmp_path):
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'kind = "critical"\ndeficit = {name = "blur", factor = 2}\ndurations = [0, 4]\n'
+        '[config.model]\nname = "mlp"\n[config.data]\nname = "digits"\n[config.train]\nsteps = 8\n'
+    )
+    fine = ckptlab("study", study, "-o", tmp_path / "fine")
+    assert fine.returncode == 0, fine.stderr
+    text = study.read_text().replace('name = "digits"', 'name = "mnist"\nroot = "nowhere"')
+    study.write_text(text)
+    done = ckptlab("study", study, "-o", tmp_path / "failing", "--json")
+    assert done.returncode == 1
+    assert len(json.loads(done.stdout)["failed"]) == 2
+    assert all(
+        line.startswith(("Error: job ", "2 jobs failed")) for line in done.stderr.splitlines()
+    )
+    assert "--retry-failed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["imp", "RUN", "--rewind", "49"], "step 49 lies outside the run; accepted: 0 to 48"),
+        (["imp", "RUN"], "--rewind STEP is needed"),
+        (["imp", "RUN", "--rewind", "8", "--fraction", "1.5"], "fraction 1.5 is not accepted"),
+        (["imp", "RUN", "--rewind", "8", "--scope", "tensor"], "scope"),
+        (["imp", "RUN", "--rewind", "8", "--pruning", "imq"], "Did you mean 'imp'"),
+        (["imp", "RUN", "--rewind", "8", "--replicates", "2"], "give --vary"),
+        (["imp", "RUN", "--from", "RUN@8", "--budget", "some"], "budget"),
+        (["imp", "RUN", "--from", "RUN@48", "--budget", "remaining"], "leaves nothing"),
+        (["imp", "RUN", "--from", "RUN@8", "--rewind", "4"], "drop --rewind"),
+        (["perturb", "RUN", "--at", "8", "--kind", "shuffle"], "is not of the form shuffle:"),
+        (["perturb", "RUN", "--at", "8", "--kind", "noice:1"], "Did you mean 'noise'"),
+        (["perturb", "RUN", "--at", "8", "--kind", "none", "--vary", "init"], "order"),
+        (["perturb", "RUN", "--at", "8", "--kind", "none", "--mask", "OTHER"], "of another model"),
+        (["connect", "RUN", "--at", "8", "--statistics", "mean"], "recompute"),
+        (["connect", "RUN", "--at", "8", "--scheduler", "threads"], "accepted: tcp://HOST:PORT"),
+        (
+            ["connect", "RUN", "--at", "8", "--scheduler", "tcp://127.0.0.1:1"],
+            "no scheduler answers",
+        ),
+        (["imp", "none.zarr", "--rewind", "8"], "does not exist"),
+        (["study", "none.toml"], "cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line(run, tmp_path, arguments, said):
+    np.save(tmp_path / "other.npy", np.ones(3, bool))
+    words = {"RUN": str(run), "OTHER": str(tmp_path / "other.npy"), "RUN@8": f"{run}@8"}
+    words |= {"RUN@48": f"{run}@48"}
+    done = ckptlab(*(words.get(a, a) for a in arguments), "-o", tmp_path / "folder")
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_runs_that_can_not_be_branched_from(tmp_path):
+    import torch
+
+    import ckptlab as package
+
+    model = torch.nn.Linear(3, 2)
+    with package.Recorder(tmp_path / "own.zarr", model, steps="0:") as recorder:
+        recorder.step()
+    done = ckptlab("imp", tmp_path / "own.zarr", "--rewind", "0")
+    assert done.returncode == 2
+    assert "loop of one's own" in done.stderr
