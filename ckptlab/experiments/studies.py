@@ -77,7 +77,7 @@ def plan_imp_study(plan: Plan, study: ImpStudy, threads: int) -> None:
         plan,
         _parents(plan, study, threads, [("rewind", study.rewind)]),
         rewind=study.rewind,
-        pruner=_pruner(study),
+        pruner=_pruner(study, study.levels),
         pruning=study.pruning,
     )
 
@@ -89,7 +89,7 @@ def plan_perturb_study(plan: Plan, study: PerturbStudy, threads: int) -> None:
         _parents(plan, study, threads, [("rewind", study.rewind)]),
         rewind=study.rewind,
         perturbations=study.perturbations,
-        pruner=_pruner(study, study.at_levels),
+        pruner=_pruner(study, max(study.at_levels)),
         levels=study.at_levels,
     )
 
@@ -101,7 +101,7 @@ def plan_connect_study(plan: Plan, study: ConnectStudy, threads: int) -> None:
         _parents(plan, study, threads, [("rewind", study.rewind)]),
         rewind=study.rewind,
         options=study.options,
-        pruner=_pruner(study, study.at_levels),
+        pruner=_pruner(study, max(study.at_levels)),
         levels=study.at_levels,
     )
 
@@ -115,7 +115,7 @@ def plan_pretrain_study(plan: Plan, study: PretrainStudy, threads: int) -> None:
             parents,
             tasks=study.tasks,
             lengths=study.lengths,
-            pruner=_pruner(study),
+            pruner=_pruner(study, study.levels),
             budget=study.budget,
         )
         return
@@ -124,7 +124,7 @@ def plan_pretrain_study(plan: Plan, study: PretrainStudy, threads: int) -> None:
         parents,
         tasks=study.tasks,
         lengths=study.lengths,
-        pruner=_pruner(study, study.at_levels),
+        pruner=_pruner(study, max(study.at_levels)),
         budget=study.budget,
         rewind=study.rewind,
         levels=study.at_levels,
@@ -159,6 +159,5 @@ def _parents(
     ]
 
 
-def _pruner(study: Pruned, at_levels: tuple[int, ...] | None = None) -> Pruner:
-    levels = study.levels if at_levels is None else max(at_levels)
+def _pruner(study: Pruned, levels: int) -> Pruner:
     return Pruner(levels=levels, fraction=study.fraction, scope=study.scope)

@@ -15,10 +15,10 @@ from pydantic import Field, ValidationError
 
 from ckptlab.errors import ConfigError, unknown_name
 from ckptlab.train.config import parse_override
-from ckptlab.train.sections import Count, Section, Step, Steps
+from ckptlab.train.sections import Count, Section, Step, Steps, Whole
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
-Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
+Levels = Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -37,7 +37,6 @@ class Study(Section):
 class Pruned(Study):
     """What studies of sub-networks say besides."""
 
-    levels: Annotated[int, Field(ge=0)] = Field(10, description="how often is pruned")
     fraction: Share = Field(0.2, description="share of the survivors removed each time")
     scope: Literal["global", "layer"] = Field("global", description="what weights compete in")
 
@@ -54,6 +53,7 @@ class ImpStudy(Pruned):
     """Iterative magnitude pruning with rewinding, and its controls."""
 
     kind: Literal["imp"]
+    levels: Whole = Field(10, description="how often is pruned")
     rewind: Steps = Field(description="steps to rewind to")
     pruning: Names = Field(("imp",), description="imp, one-shot, random, reinit")
 
@@ -80,6 +80,7 @@ class PretrainStudy(Pruned):
     """Pre-training on proxy tasks, dense or with the mask first."""
 
     kind: Literal["pretrain"]
+    levels: Whole = Field(10, description="how often is pruned; sparse: see at_levels")
     tasks: Names = Field(description="tasks of pre-training")
     lengths: Steps = Field(description="lengths of pre-training")
     budget: Literal["full", "remaining"] = Field("full", description="what follows it")

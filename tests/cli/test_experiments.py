@@ -132,7 +132,7 @@ def test_failures_are_reported_and_the_rest_goes_on(run, tmp_path):
         (["imp", "RUN", "--from", "RUN@48", "--budget", "remaining"], "leaves nothing"),
         (["imp", "RUN", "--from", "RUN@8", "--rewind", "4"], "drop --rewind"),
         (["perturb", "RUN", "--at", "8", "--kind", "shuffle"], "is not of the form shuffle:"),
-        (["perturb", "RUN", "--at", "8", "--kind", "noice:1"], "Did you mean 'noise'"),
+        (["perturb", "RUN", "--at", "8", "--kind", "noisy:1"], "Did you mean 'noise'"),
         (["perturb", "RUN", "--at", "8", "--kind", "none", "--vary", "init"], "order"),
         (["perturb", "RUN", "--at", "8", "--kind", "none", "--mask", "OTHER"], "of another model"),
         (["connect", "RUN", "--at", "8", "--statistics", "mean"], "recompute"),
