@@ -246,11 +246,19 @@ class Recorder:
         """Steps for which an evaluation is stored or about to be."""
         return self._filler.evaluated if self._writes else set()
 
+    def begin_update(self) -> None:
+        """Note that an update begins, where the optimizer does not say so, as in a CUDA graph.
+
+        An exception before the next `step` then leaves the state out that it may have torn.
+        """
+        self._updating = True
+
     def step(
         self,
         *,
         loss: Number | None = None,
         accuracy: Number | None = None,
+        lr: Number | None = None,
         skipped: bool | None = None,
     ) -> None:
         """Note that one update was done; record it if the schedule says so.
@@ -261,6 +269,8 @@ class Recorder:
         ----------
         loss, accuracy : float or Tensor, optional
             Of the mini-batch; tensors of one element are copied without waiting for the device.
+        lr : float or Tensor, optional
+            Learning rate of the update; by default that of the optimizer's group 0 when it stepped.
         skipped : bool, optional
             Whether an AMP scaler skipped the update; noticed by itself if the optimizer is known.
 
@@ -274,6 +284,7 @@ class Recorder:
         self._require_open()
         _require_number("loss", loss)
         _require_number("accuracy", accuracy)
+        _require_number("lr", lr)
         self.step_number += 1
         if not self._writes:
             return
@@ -281,7 +292,8 @@ class Recorder:
         if skipped is None:
             skipped = bool(self._hooks) and not self._updates
         self._updates = 0
-        self._observed = Observed(loss, accuracy, self._lr, skipped)
+        self._updating = False
+        self._observed = Observed(loss, accuracy, self._lr if lr is None else lr, skipped)
         if self.step_number in self._schedule:
             self._filler.record(self.step_number, self._observed)
         if self._interrupts.pending is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from ckptlab.train.draws import derived_seed, integers
+from ckptlab.train.draws import Counter, derived_seed, integers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class Augmentation:
 
 
 def augment(
-    images: torch.Tensor, index: torch.Tensor, step: int, augmentation: Augmentation
+    images: torch.Tensor, index: torch.Tensor, step: Counter, augmentation: Augmentation
 ) -> torch.Tensor:
     """Crop a batch at random, then mirror at random.
 
@@ -44,7 +44,7 @@ def augment(
         The originals.
     index : Tensor of int64, shape (batch,)
         Which samples they are.
-    step : int
+    step : int or Tensor
         Step before the update.
     augmentation : Augmentation
         What is done.

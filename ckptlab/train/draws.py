@@ -1,7 +1,8 @@
 """Random draws as a hash of (seed, stream, counters, index), the same on every device.
 
 Imports nothing of ckptlab. There is no state: any draw of any step can be had again, in any
-order. A stream is a name, so that draws for different purposes are independent.
+order. A stream is a name, so that draws for different purposes are independent. A counter may be a
+number on the device, whose value is not known when a CUDA graph is made.
 
 A key is the SplitMix64 hash of seed, stream and counters; draw number i of a key is the i-th output
 of the SplitMix64 generator started there.
@@ -13,8 +14,16 @@ Steele, Lea & Flood (2014), Fast Splittable Pseudorandom Number Generators, OOPS
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 import xxhash
+
+Counter = int | torch.Tensor
+"""A number, or one that lies on the device."""
+
+Key = int | torch.Tensor
+"""What the draws of one purpose depend on."""
 
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -22,7 +31,15 @@ _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
 
 
-def derived_seed(seed: int, stream: str, *counters: int) -> int:
+@overload
+def derived_seed(seed: int, stream: str, *counters: int) -> int: ...
+
+
+@overload
+def derived_seed(seed: int, stream: str, *counters: Counter) -> Key: ...
+
+
+def derived_seed(seed: int, stream: str, *counters: Counter) -> Key:
     """Hash a seed, a stream and counters to one key.
 
     Parameters
@@ -31,26 +48,31 @@ def derived_seed(seed: int, stream: str, *counters: int) -> int:
         The user's seed.
     stream : str
         Purpose of the draws, such as ``"order"``.
-    *counters : int
+    *counters : int or Tensor of int64, shape ()
         Such as the epoch, or the step.
 
     Returns
     -------
-    int
-        In [0, 2**64); also good as a seed of a torch generator.
+    int or Tensor of int64, shape ()
+        In [0, 2**64), also good as a seed of a torch generator; a tensor, of the same 64 bits, if a
+        counter is one.
     """
-    key = _mix(seed & _MASK)
+    key: Key = _mix(seed & _MASK)
     for value in (xxhash.xxh3_64_intdigest(stream.encode()), *counters):
-        key = _mix(key ^ _mix(value & _MASK))
+        mixed = _mixed(value) if isinstance(value, torch.Tensor) else _mix(value & _MASK)
+        if isinstance(mixed, torch.Tensor) or isinstance(key, torch.Tensor):
+            key = _mixed(_bits_of(key) ^ _bits_of(mixed))
+        else:
+            key = _mix(key ^ mixed)
     return key
 
 
-def bits(key: int, index: torch.Tensor) -> torch.Tensor:
+def bits(key: Key, index: torch.Tensor) -> torch.Tensor:
     """Draw 64 random bits for each index.
 
     Parameters
     ----------
-    key : int
+    key : int or Tensor
         From `derived_seed`.
     index : Tensor of int64
         Numbers of the draws, of any shape, on any device.
@@ -60,18 +82,16 @@ def bits(key: int, index: torch.Tensor) -> torch.Tensor:
     Tensor of int64, shape of `index`
         All 64 bits are random, the sign too.
     """
-    z = (index + 1) * _signed(_GOLDEN) + _signed(key)
-    z = (z ^ _shifted(z, 30)) * _signed(_FIRST)
-    z = (z ^ _shifted(z, 27)) * _signed(_SECOND)
-    return z ^ _shifted(z, 31)
+    # SplitMix64 adds the odd constant once for each draw; `_mixed` adds it once itself.
+    return _mixed(index * _signed(_GOLDEN) + _bits_of(key))
 
 
-def integers(key: int, index: torch.Tensor, high: int) -> torch.Tensor:
+def integers(key: Key, index: torch.Tensor, high: int) -> torch.Tensor:
     """Draw whole numbers in [0, high), evenly to one part in 2**31 / high.
 
     Parameters
     ----------
-    key : int
+    key : int or Tensor
         From `derived_seed`.
     index : Tensor of int64
         Numbers of the draws.
@@ -86,12 +106,12 @@ def integers(key: int, index: torch.Tensor, high: int) -> torch.Tensor:
     return (_shifted(bits(key, index), 33) * high) >> 31
 
 
-def uniform(key: int, index: torch.Tensor) -> torch.Tensor:
+def uniform(key: Key, index: torch.Tensor) -> torch.Tensor:
     """Draw multiples of 2**-24 in [0, 1), which float32 holds exactly.
 
     Parameters
     ----------
-    key : int
+    key : int or Tensor
         From `derived_seed`.
     index : Tensor of int64
         Numbers of the draws.
@@ -129,6 +149,18 @@ def _mix(value: int) -> int:
     z = ((z ^ (z >> 30)) * _FIRST) & _MASK
     z = ((z ^ (z >> 27)) * _SECOND) & _MASK
     return z ^ (z >> 31)
+
+
+def _mixed(value: Key) -> torch.Tensor:
+    """Do as `_mix` does with a tensor of int64, whose sums and products wrap around."""
+    z = torch.as_tensor(value + _signed(_GOLDEN))
+    z = (z ^ _shifted(z, 30)) * _signed(_FIRST)
+    z = (z ^ _shifted(z, 27)) * _signed(_SECOND)
+    return z ^ _shifted(z, 31)
+
+
+def _bits_of(value: Key) -> Key:
+    return value if isinstance(value, torch.Tensor) else _signed(value & _MASK)
 
 
 def _signed(value: int) -> int:

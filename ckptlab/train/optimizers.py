@@ -30,12 +30,15 @@ class OptimizerEntry:
         Fields of `OptimConfig` handed to it, besides ``lr``.
     summary : str
         One line of documentation.
+    on_cuda : tuple of str
+        Arguments that must be true for it to be part of a CUDA graph.
     """
 
     name: str
     build: str
     options: tuple[str, ...]
     summary: str
+    on_cuda: tuple[str, ...] = ()
 
 
 OPTIMIZERS: tuple[OptimizerEntry, ...] = (
@@ -50,6 +53,7 @@ OPTIMIZERS: tuple[OptimizerEntry, ...] = (
         build="torch.optim:AdamW",
         options=("betas", "eps", "weight_decay"),
         summary="Adam with decoupled weight decay",
+        on_cuda=("capturable",),
     ),
 )
 
@@ -71,8 +75,13 @@ def build_optimizer(config: OptimConfig, model: torch.nn.Module) -> torch.optim.
     """
     entry = find(OPTIMIZERS, "optim.name", config.name)
     options = {name: getattr(config, name) for name in entry.options}
-    # foreach gives the same numbers as the loop over tensors, without Python for each of them.
+    if next(model.parameters()).is_cuda:
+        # One kernel for all tensors, that takes a learning rate on the device.
+        options |= {"fused": True, **dict.fromkeys(entry.on_cuda, True)}
+    else:
+        # The same numbers as the loop over tensors, without Python for each of them.
+        options |= {"foreach": True}
     optimizer: torch.optim.Optimizer = resolve(entry.build)(
-        model.parameters(), lr=config.lr, foreach=True, **options
+        model.parameters(), lr=config.lr, **options
     )
     return optimizer

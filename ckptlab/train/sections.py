@@ -292,6 +292,7 @@ class TrainConfig(Section):
         "auto", "where to train; auto: CUDA if there is one", "auto, cpu or cuda"
     )
     deterministic: bool = setting(True, "only deterministic algorithms", "true or false")
+    graph: bool = setting(True, "on CUDA: updates as CUDA graphs", "true or false")
     precision: Literal["fp32", "tf32", "bf16"] = setting(
         "fp32", "of matrix products and convolutions; weights stay float32", "fp32, tf32 or bf16"
     )

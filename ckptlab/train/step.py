@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from ckptlab.train.augment import Augmentation, augment
-from ckptlab.train.draws import derived_seed
+from ckptlab.train.draws import Counter, derived_seed
 from ckptlab.train.learning_rate import LearningRate
 from ckptlab.train.order import Order
 from ckptlab.train.sparse import Sparsity
@@ -85,11 +85,7 @@ class TrainingStep:
         Batch
             Augmented and normalised.
         """
-        data = self.task.data
-        index = self.order.batch_at(step)
-        images = augment(data.train.index_select(0, index), index, step, self.augmentation)
-        labels = data.train_labels.index_select(0, index)
-        return self.task.train(Batch(data.normalise(images), labels, index), step)
+        return self._batch(self.task.at(step), self.order.batch_at(step), step)
 
     def __call__(self, step: int) -> StepResult:
         """Do the update from `step` to `step` + 1; the gradients stay in place.
@@ -104,11 +100,30 @@ class TrainingStep:
         StepResult
             Loss and accuracy of the mini-batch.
         """
-        batch = self.batch_at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         if self.reseed:
             torch.manual_seed(derived_seed(self.augmentation.seed, "dropout", step))
+        return self.update(self.task.at(step), self.order.batch_at(step), step)
+
+    def update(self, task: Task, index: torch.Tensor, step: Counter) -> StepResult:
+        """Do one update on some samples: all that runs on the device, and nothing else.
+
+        Parameters
+        ----------
+        task : Task
+            Of this update.
+        index : Tensor of int64, shape (batch,)
+            Which samples it sees.
+        step : int or Tensor
+            Step before the update, which its draws depend on.
+
+        Returns
+        -------
+        StepResult
+            Loss and accuracy of the mini-batch.
+        """
+        batch = self._batch(task, index, step)
         # Here and not after the update, so that a recorder still finds the gradients.
         self.optimizer.zero_grad(set_to_none=True)
         device = batch.images.device.type
@@ -122,3 +137,9 @@ class TrainingStep:
         with torch.no_grad():
             accuracy = (logits.argmax(1) == batch.labels).float().mean()
         return StepResult(loss.detach(), accuracy)
+
+    def _batch(self, task: Task, index: torch.Tensor, step: Counter) -> Batch:
+        data = task.data
+        images = augment(data.train.index_select(0, index), index, step, self.augmentation)
+        labels = data.train_labels.index_select(0, index)
+        return task.train(Batch(data.normalise(images), labels, index), step)

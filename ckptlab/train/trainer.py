@@ -245,8 +245,15 @@ class _Loop:
         recorder, training = self._recorder, self._training
         self._evaluate_if_due()
         while recorder.step_number < training.steps:
+            recorder.begin_update()
             self._last = self._update(recorder.step_number)
-            recorder.step(loss=self._last.loss, accuracy=self._last.accuracy)
+            # Told, since the optimizer's own hooks do not run within a CUDA graph.
+            recorder.step(
+                loss=self._last.loss,
+                accuracy=self._last.accuracy,
+                lr=training.update.rate(recorder.step_number),
+                skipped=False,
+            )
             self._evaluate_if_due()
             self._report_if_due()
         self._report()

@@ -5,6 +5,7 @@ Imports the modules of this layer; knows nothing of recordings.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from ckptlab.train.config import Config
 from ckptlab.train.data import Data, load_data
 from ckptlab.train.datasets.registry import DataShape
 from ckptlab.train.evaluate import Evaluation, evaluate
+from ckptlab.train.graph import GraphedStep
 from ckptlab.train.learning_rate import LearningRate
 from ckptlab.train.models.build import build_model, draws_randomness
 from ckptlab.train.numerics import numerics, resolve_device
@@ -52,6 +54,8 @@ class Training:
         Without state when built.
     update : TrainingStep
         ``update(k)`` turns step k into k + 1.
+    run : callable
+        Does the same as `update`: on a GPU from CUDA graphs.
     steps : int
         Length of the run.
     """
@@ -63,6 +67,7 @@ class Training:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     update: TrainingStep
+    run: Callable[[int], StepResult]
     steps: int
 
     @property
@@ -87,7 +92,7 @@ class Training:
         StepResult
             Loss and accuracy of the mini-batch, on the device.
         """
-        return self.update(step)
+        return self.run(step)
 
     def evaluate(self) -> Evaluation:
         """Evaluate the model on the test set.
@@ -186,6 +191,8 @@ def assemble(
         reseed=reseed,
         sparsity=None if mask is None else Sparsity(model, mask),
     )
+    # Draws of the network itself, such as dropout's, are seeded by the host for each update.
+    graphed = config.train.graph and device.type == "cuda" and not reseed
     return Training(
         config=config,
         device=device,
@@ -194,6 +201,7 @@ def assemble(
         model=model,
         optimizer=optimizer,
         update=update,
+        run=GraphedStep(update) if graphed else update,
         steps=steps,
     )
 

@@ -51,6 +51,15 @@ def test_equals_the_unsigned_arithmetic_of_numpy(seed, stream, counts, index):
     assert np.array_equal(bits(key, torch.tensor(index)).numpy().view(U64), expected)
 
 
+@given(seed=seeds, counts=counters, on_device=st.lists(st.booleans(), min_size=3, max_size=3))
+def test_counters_on_the_device_give_the_same(seed, counts, on_device):
+    mixed = [torch.tensor(c) if d else c for c, d in zip(counts, on_device, strict=False)]
+    key, same = derived_seed(seed, "x", *counts), derived_seed(seed, "x", *mixed)
+    assert int(same) % 2**64 == key
+    index = torch.arange(5)
+    assert torch.equal(bits(same, index), bits(key, index))
+
+
 @given(key=seeds, index=indices, high=st.integers(1, 2**31 - 1))
 def test_numbers_lie_in_range_and_equal_numpy(key, index, high):
     expected = numpy_bits(key, np.array(index))

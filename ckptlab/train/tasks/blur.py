@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 
 from ckptlab.train.data import Data
+from ckptlab.train.draws import Counter
 from ckptlab.train.sections import TaskChoice
 from ckptlab.train.seeds import Seeds
 from ckptlab.train.tasks.registry import DEFAULT_FACTOR
@@ -45,7 +46,7 @@ def blur(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:  # noqa: ARG001
     rows = blur_matrix(data.shape.height, factor).to(device)
     columns = blur_matrix(data.shape.width, factor).to(device)
 
-    def train(batch: Batch, step: int) -> Batch:  # noqa: ARG001 - the same at every step
+    def train(batch: Batch, step: Counter) -> Batch:  # noqa: ARG001 - the same at every step
         return replace(batch, images=blurred(batch.images, rows, columns))
 
     return Task(answers=data.classes, data=data, train=train, test=unchanged)

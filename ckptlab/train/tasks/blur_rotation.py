@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ckptlab.train.data import Data
+from ckptlab.train.draws import Counter
 from ckptlab.train.sections import TaskChoice
 from ckptlab.train.seeds import Seeds
 from ckptlab.train.tasks.blur import blur
@@ -38,7 +39,7 @@ def blur_rotation(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:
     """
     blurring, turning = blur(choice, data, seeds), rotation(choice, data, seeds)
 
-    def train(batch: Batch, step: int) -> Batch:
+    def train(batch: Batch, step: Counter) -> Batch:
         return turning.train(blurring.train(batch, step), step)
 
     return replace(turning, train=train)

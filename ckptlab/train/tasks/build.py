@@ -15,7 +15,7 @@ from ckptlab.train.registry import find, resolve
 from ckptlab.train.sections import TaskChoice, TaskConfig
 from ckptlab.train.seeds import Seeds
 from ckptlab.train.tasks.registry import TASKS
-from ckptlab.train.tasks.task import Batch, Task
+from ckptlab.train.tasks.task import Task
 
 
 def build_task(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:
@@ -70,11 +70,10 @@ def with_stages(
         for schedule, stage in zip(schedules, config.filled_stages, strict=True)
     ]
 
-    def train(batch: Batch, step: int) -> Batch:
-        current = next((stage for schedule, stage in stages if step in schedule), task)
-        return current.train(batch, step)
+    def at(step: int) -> Task:
+        return next((stage for schedule, stage in stages if step in schedule), task)
 
-    return replace(task, train=train)
+    return replace(task, stages=at)
 
 
 def describe_tasks(config: TaskConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ckptlab.train.data import Data
-from ckptlab.train.draws import derived_seed, integers
+from ckptlab.train.draws import Counter, derived_seed, integers
 from ckptlab.train.sections import TaskChoice
 from ckptlab.train.seeds import Seeds
 from ckptlab.train.tasks.task import Batch, Task, unchanged
@@ -44,7 +44,7 @@ def random_labels(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:  # noqa
     key = derived_seed(seeds.task, "label")
     classes = len(data.classes)
 
-    def train(batch: Batch, step: int) -> Batch:  # noqa: ARG001 - the same at every step
+    def train(batch: Batch, step: Counter) -> Batch:  # noqa: ARG001 - the same at every step
         return replace(batch, labels=integers(key, batch.index, classes))
 
     return Task(answers=data.classes, data=data, train=train, test=unchanged)

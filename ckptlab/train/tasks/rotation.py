@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 
 from ckptlab.train.data import Data
-from ckptlab.train.draws import derived_seed, integers
+from ckptlab.train.draws import Counter, Key, derived_seed, integers
 from ckptlab.train.sections import TaskChoice
 from ckptlab.train.seeds import Seeds
 from ckptlab.train.tasks.registry import TURNS
@@ -42,7 +42,7 @@ def rotation(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:  # noqa: ARG
         Answer k is a turn by k quarters, counter-clockwise.
     """
 
-    def train(batch: Batch, step: int) -> Batch:
+    def train(batch: Batch, step: Counter) -> Batch:
         return _turned(batch, derived_seed(seeds.task, "turn", step))
 
     def test(batch: Batch) -> Batch:
@@ -76,6 +76,6 @@ def turned(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return chosen.view(batch, side, side, channels).permute(0, 3, 1, 2)
 
 
-def _turned(batch: Batch, key: int) -> Batch:
+def _turned(batch: Batch, key: Key) -> Batch:
     turns = integers(key, batch.index, len(TURNS))
     return Batch(turned(batch.images, turns), turns, batch.index)

@@ -1,6 +1,6 @@
 """What a task is to the training step.
 
-Imports data only.
+Imports data and draws.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ckptlab.train.data import Data
+from ckptlab.train.draws import Counter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,15 +45,24 @@ class Task:
         Images and labels before the task changes them.
     train : callable
         ``f(batch, step)`` makes the batch of an update, after augmentation. It depends on the
-        seeds, the step and the samples alone, so that any step can be replayed.
+        seeds, the step and the samples alone, so that any step can be replayed. The step may be a
+        number on the device.
     test : callable
         ``f(batch)`` makes a batch of an evaluation; the same at every step.
+    stages : callable or None
+        ``f(step)`` returns the task that takes its place in the update from a step, if it is not
+        the same throughout.
     """
 
     answers: tuple[str, ...]
     data: Data
-    train: Callable[[Batch, int], Batch]
+    train: Callable[[Batch, Counter], Batch]
     test: Callable[[Batch], Batch]
+    stages: Callable[[int], Task] | None = None
+
+    def at(self, step: int) -> Task:
+        """Return the task of the update from a step."""
+        return self if self.stages is None else self.stages(step)
 
     @property
     def classes(self) -> int:
@@ -60,7 +70,7 @@ class Task:
         return len(self.answers)
 
 
-def unchanged(batch: Batch, step: int = 0) -> Batch:  # noqa: ARG001 - every task is called alike
+def unchanged(batch: Batch, step: Counter = 0) -> Batch:  # noqa: ARG001 - every task is called alike
     """Leave a batch as it is.
 
     Parameters
