@@ -327,4 +327,6 @@ class EvalConfig(Section):
     steps: StepSchedule | None = setting(
         "0::1ep", "steps evaluated; none: only the last", "ranges A:B[:stride], log:N or none"
     )
-    batch_size: Count = setting(256, "images at a time", "a whole number >= 1")
+    batch_size: Count | None = setting(
+        None, "images at a time; default: 256, on CUDA 2048", "a whole number >= 1"
+    )

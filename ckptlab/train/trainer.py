@@ -5,9 +5,11 @@ Imports record, store and the modules of this layer.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -113,6 +115,83 @@ def train(
     StepError
         If steps are to be recorded that lie beyond the run.
     """
+    options: dict[str, Any] = {"start": start, "mask": mask, "data": data, "attributes": attributes}
+    options |= {"resume": resume, "overwrite": overwrite, "allow_inexact": allow_inexact}
+    request = prepare(config, path, on_progress=on_progress, **options)
+    if request is None:
+        return
+    with request.numerics(), session(request) as loop:
+        for _ in loop.run():
+            pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Request:
+    """A training that is to be recorded, with everything found out that can be without its data.
+
+    Parameters
+    ----------
+    config : Config
+        The settings, as they are stored.
+    used : Config
+        The same, with device and threads pinned where a run is taken up.
+    path : str
+        Where the run is written.
+    start : Start or None
+        The state to begin from.
+    mask : ndarray of bool, shape (param,), or None
+        Which weights are kept.
+    data : Data or None
+        The data set, where it was read before.
+    attributes : mapping
+        For the root attributes.
+    resume, overwrite : bool
+        As `train` takes them.
+    on_progress : callable or None
+        As `train` takes it.
+    """
+
+    config: Config
+    used: Config
+    path: str
+    start: Start | None
+    mask: npt.NDArray[np.bool_] | None
+    data: Data | None
+    attributes: Mapping[str, Any]
+    resume: bool
+    overwrite: bool
+    on_progress: Callable[[Progress], None] | None
+
+    def numerics(self) -> AbstractContextManager[None]:
+        """Return the context in which it computes."""
+        return numerics(self.used.train, resolve_device(self.used.train))
+
+
+def prepare(
+    config: Config,
+    path: str,
+    *,
+    start: Start | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
+    data: Data | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_inexact: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Request | None:
+    """Find out what a call of `train` has to do; None if it is done already.
+
+    Parameters
+    ----------
+    config, path, start, mask, data, attributes, resume, overwrite, allow_inexact, on_progress
+        As `train` takes them.
+
+    Returns
+    -------
+    Request or None
+        What is left to do.
+    """
     used = config
     if mask is None and start is not None:
         mask = start.mask
@@ -120,29 +199,47 @@ def train(
         stored = open_store(path)
         require_resumable(stored.attributes, config, allow_inexact=allow_inexact)
         if _is_done(stored, config):
-            return
+            return None
         used = as_before(stored.attributes, config)
         if not allow_inexact:
             require_same_machine(stored.attributes, resolve_device(used.train))
         mask = stored.mask()
         if start is None and not len(stored.anchors):
             start = start_of(stored.attributes, used, allow_inexact=allow_inexact)
-    with numerics(used.train, resolve_device(used.train)):
-        training = build(used, mask, data)
-        _require_before_end(start, training)
-        about = {**(attributes or {}), **_origin(start, begin(training, start))}
-        first = 0 if start is None else start.step
-        with _recorder(
-            config,
-            path,
-            training,
-            start=first,
-            mask=mask,
-            attributes=about,
-            resume=resume,
-            overwrite=overwrite,
-        ) as recorder:
-            _Loop(training, recorder, on_progress).run()
+    return Request(
+        config=config,
+        used=used,
+        path=path,
+        start=start,
+        mask=mask,
+        data=data,
+        attributes=attributes or {},
+        resume=resume,
+        overwrite=overwrite,
+        on_progress=on_progress,
+    )
+
+
+@contextlib.contextmanager
+def session(request: Request) -> Iterator[Loop]:
+    """Build a training and open its recording.
+
+    Parameters
+    ----------
+    request : Request
+        As `prepare` gives it.
+
+    Yields
+    ------
+    Loop
+        To be run within; the recording is closed behind it.
+    """
+    start = request.start
+    training = build(request.used, request.mask, request.data)
+    _require_before_end(start, training)
+    about = {**request.attributes, **_origin(start, begin(training, start))}
+    with _recorder(request, training, about) as recorder:
+        yield Loop(training, recorder, request.on_progress)
 
 
 def _is_done(stored: StoredRun, config: Config) -> bool:
@@ -171,21 +268,12 @@ def _steps(attributes: dict[str, object], config: Config) -> int:
     )
 
 
-def _recorder(
-    config: Config,
-    path: str,
-    training: Training,
-    *,
-    start: int,
-    mask: npt.NDArray[np.bool_] | None,
-    attributes: Mapping[str, Any],
-    resume: bool,
-    overwrite: bool,
-) -> Recorder:
+def _recorder(request: Request, training: Training, attributes: Mapping[str, Any]) -> Recorder:
+    config, resume = request.config, request.resume
     record, seeds = config.record, training.seeds
     recorded_steps(config, training.steps, training.steps_per_epoch)
     return Recorder(
-        path,
+        request.path,
         training.model,
         training.optimizer,
         steps=record.steps,
@@ -196,7 +284,7 @@ def _recorder(
         sync_seconds=record.sync_seconds,
         fsync=record.fsync,
         resume=resume,
-        overwrite=overwrite,
+        overwrite=request.overwrite,
         total_steps=training.steps,
         steps_per_epoch=training.steps_per_epoch,
         config=config.model_dump(mode="json"),
@@ -206,8 +294,8 @@ def _recorder(
             "classes": list(training.task.answers),
             "task": describe_tasks(config.task),
         },
-        start=start,
-        mask=mask,
+        start=0 if request.start is None else request.start.step,
+        mask=request.mask,
     )
 
 
@@ -222,8 +310,18 @@ def _codec(config: Config, training: Training, *, resume: bool) -> str:
     return choose_codec(parameters, step_seconds, threads=free, budget=config.record.budget)
 
 
-class _Loop:
-    """From the recorder's step to the last one."""
+class Loop:
+    """From the recorder's step to the last one.
+
+    Parameters
+    ----------
+    training : Training
+        At the recorder's step.
+    recorder : Recorder
+        Within its `with` block.
+    on_progress : callable or None
+        As `train` takes it.
+    """
 
     def __init__(
         self,
@@ -241,7 +339,14 @@ class _Loop:
         self._reported_at = time.perf_counter()
         self._reported_step = recorder.step_number
 
-    def run(self) -> None:
+    def run(self) -> Iterator[None]:
+        """Train to the end.
+
+        Yields
+        ------
+        None
+            After every update, so that several trainings can take turns.
+        """
         recorder, training = self._recorder, self._training
         self._evaluate_if_due()
         while recorder.step_number < training.steps:
@@ -256,6 +361,7 @@ class _Loop:
             )
             self._evaluate_if_due()
             self._report_if_due()
+            yield
         self._report()
 
     def _update(self, step: int) -> StepResult:

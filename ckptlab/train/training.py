@@ -33,6 +33,9 @@ from ckptlab.train.tasks.build import build_task, with_stages
 from ckptlab.train.tasks.fit import count_answers, stage_schedules
 from ckptlab.train.tasks.task import Task
 
+EVALUATED = (256, 2048)
+"""Images evaluated at a time: what fits a CPU's cache, and what fills a GPU."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Training:
@@ -102,7 +105,8 @@ class Training:
         Evaluation
             Loss and accuracy.
         """
-        return evaluate(self.model, self.task, self.config.eval.batch_size, self.update.autocast)
+        size = self.config.eval.batch_size or EVALUATED[self.device.type == "cuda"]
+        return evaluate(self.model, self.task, size, self.update.autocast)
 
 
 def build(
