@@ -38,6 +38,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Processes on this machine [default: one for each GPU, or for the cores].",
     ),
     click.option("--threads", type=click.IntRange(min=1), help="Threads of each job [default: 1]."),
+    click.option(
+        "--together",
+        type=click.IntRange(min=1),
+        help="Trainings that each worker does at once [default: 8 on a GPU, else 1].",
+    ),
     click.option("--retry-failed", is_flag=True, help="Do jobs again that failed the last time."),
     click.option("--dry-run", is_flag=True, help="Print jobs, steps and time, and do nothing."),
     json_option,
@@ -87,7 +92,7 @@ def finish(plan: Plan, run: str, given: dict[str, Any]) -> int:
         folder.make()
         folder.keep_mask(given["mask_values"])
     workforce = Workforce(
-        scheduler=given["scheduler"], workers=given["workers"], threads=given["threads"]
+        **{name: given[name] for name in ("scheduler", "workers", "threads", "together")}
     )
     with JobProgress(plan) as progress:
         outcome, results = conduct(

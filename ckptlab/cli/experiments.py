@@ -192,6 +192,7 @@ CONDUCT: tuple[str, ...] = (
     "scheduler",
     "workers",
     "threads",
+    "together",
     "retry_failed",
     "dry_run",
     "as_json",

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import xarray as xr
 
-from ckptlab.experiments.cluster import open_client
+from ckptlab.experiments.cluster import count_gpus, open_client
 from ckptlab.experiments.execute import Outcome, execute, survey
 from ckptlab.experiments.folder import Folder
 from ckptlab.experiments.gather import write_results
 from ckptlab.experiments.plan import Plan
 from ckptlab.experiments.spec import write_job
+
+TOGETHER = 8
+"""Trainings that a GPU does at once unless told otherwise."""
 
 GATHER_SECONDS = 10.0
 """Results are gathered at most this often while jobs are running."""
@@ -34,11 +37,14 @@ class Workforce:
         How many are started here.
     threads : int
         Threads each job computes with.
+    together : int or None
+        Trainings a worker does at once; by default several on a GPU of this machine, else one.
     """
 
     scheduler: str | None = None
     workers: int | None = None
     threads: int = 1
+    together: int | None = None
 
 
 def conduct(
@@ -93,7 +99,12 @@ def conduct(
                     workforce.scheduler, workforce.workers, workforce.threads
                 ) as client:
                     outcome = execute(
-                        plan, folder, client, retry_failed=retry_failed, on_change=gatherer
+                        plan,
+                        folder,
+                        client,
+                        retry_failed=retry_failed,
+                        together=_together(workforce),
+                        on_change=gatherer,
                     )
             finally:
                 # Whatever ended it, what was done is to be seen.
@@ -114,6 +125,12 @@ def describe(plan: Plan) -> dict[str, object]:
         "jobs": {key: write_job(job) for key, job in plan.jobs.items()},
         "cells": [{"at": dict(cell.at), "run": cell.run} for cell in plan.cells],
     }
+
+
+def _together(workforce: Workforce) -> int:
+    if workforce.together is not None:
+        return workforce.together
+    return TOGETHER if workforce.scheduler is None and count_gpus() else 1
 
 
 class _Gatherer:

@@ -32,7 +32,8 @@ ckptlab study examples/early_phase/fig1.toml                             # a who
 ```
 
 Every command takes `-o DIR`, `--dry-run` (jobs, steps, time), `--json`, `-S section.key=value` for
-the trainings, `--workers N`, `--threads N`, `--scheduler tcp://HOST:PORT` and `--retry-failed`.
+the trainings, `--workers N`, `--threads N`, `--together N`, `--scheduler tcp://HOST:PORT` and
+`--retry-failed`.
 
 ## Jobs
 
@@ -47,9 +48,11 @@ result: settings, the content of the run and step it begins from, mask, perturba
 - a job that fails is reported with its error while the rest go on; what needs it is *blocked*. It
   is tried again with `--retry-failed`. The exit code is 1 as long as any job failed.
 
-Jobs run in processes of this machine, one for each GPU or for as many cores as `--threads` of each
-leave (default 1, which is fastest for small networks), or on any cluster of dask.distributed whose
-workers see the folder under the same path. Bit-identical results need the same number of threads.
+Jobs run in processes of this machine, one for each GPU or for as many cores as `--threads` of
+each leave (default 1, which is fastest for small networks), or on any cluster of dask.distributed
+whose workers see the folder under the same path. A GPU does several trainings at once
+(`--together`, 8 unless told otherwise), each on a stream of its own and with the results it would
+have alone. Bit-identical results need the same device model and number of threads.
 
 `DIR/results.zarr` holds the gathered results, at any time; what is not there yet is NaN. It is a
 Dataset with the dims of the experiment, and `state` (done, failed, blocked, open) and `job` for

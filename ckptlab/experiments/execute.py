@@ -6,15 +6,16 @@ driver that was killed is replaced by the next one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptlab.errors import CkptlabError, ConfigError
+from ckptlab.errors import ConfigError
 from ckptlab.experiments.folder import Folder
 from ckptlab.experiments.plan import Plan
-from ckptlab.experiments.spec import write_job
-from ckptlab.experiments.work import Place, perform
+from ckptlab.experiments.spec import TrainJob, write_job
+from ckptlab.experiments.work import Place, Result, perform, reason
+from ckptlab.train.together import SHARED
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,6 +83,7 @@ def execute(
     client: Any,
     *,
     retry_failed: bool = False,
+    together: int = 1,
     on_change: OnChange | None = None,
 ) -> Outcome:
     """Do what is left of a plan.
@@ -96,6 +98,8 @@ def execute(
         Whose workers do the jobs.
     retry_failed : bool
         Do jobs again that failed the last time.
+    together : int
+        Trainings that a worker does at once, which pays on a GPU.
     on_change : callable, optional
         Called with the `Outcome` whenever a job has ended.
 
@@ -112,7 +116,7 @@ def execute(
     outcome = survey(plan, folder, retry_failed=retry_failed)
     if outcome.left(plan):
         _require_shared(folder, client)
-        _Driver(plan, folder, client, outcome, on_change).run()
+        _Driver(plan, folder, client, outcome, on_change, together).run()
     return outcome
 
 
@@ -120,7 +124,13 @@ class _Driver:
     """Hands jobs to the workers as soon as what they need is there."""
 
     def __init__(
-        self, plan: Plan, folder: Folder, client: Any, outcome: Outcome, on_change: OnChange | None
+        self,
+        plan: Plan,
+        folder: Folder,
+        client: Any,
+        outcome: Outcome,
+        on_change: OnChange | None,
+        together: int,
     ) -> None:
         self._plan = plan
         self._folder = folder
@@ -128,7 +138,8 @@ class _Driver:
         self._outcome = outcome
         self._on_change = on_change
         self._depths = plan.depths()
-        self._running: dict[Any, str] = {}
+        self._together = together
+        self._running: dict[Any, list[str]] = {}
         self._place = Place(folder=str(folder.path.absolute()), recordings=_absolute(plan))
 
     def run(self) -> None:
@@ -147,35 +158,60 @@ class _Driver:
             self._client.cancel(list(self._running), force=True)
 
     def _submit(self, ended: Any) -> None:
-        waiting = set(self._outcome.left(self._plan)) - set(self._running.values())
-        for key in waiting:
-            if self._plan.needs(key) <= self._outcome.done:
-                future = self._client.submit(
-                    perform,
-                    key,
-                    write_job(self._plan.jobs[key]),
-                    self._place,
-                    key=f"{key}-{id(self)}",
-                    pure=False,
-                    # Long chains first, or they are what is left at the end.
-                    priority=self._depths[key],
-                )
-                self._running[future] = key
-                ended.add(future)
+        running = {key for keys in self._running.values() for key in keys}
+        ready = [
+            key
+            for key in self._outcome.left(self._plan)
+            if key not in running and self._plan.needs(key) <= self._outcome.done
+        ]
+        for keys in self._bundles(ready):
+            future = self._client.submit(
+                perform,
+                [(key, write_job(self._plan.jobs[key])) for key in keys],
+                self._place,
+                key=f"{keys[0]}-{id(self)}",
+                pure=False,
+                # Long chains first, or they are what is left at the end.
+                priority=max(self._depths[key] for key in keys),
+            )
+            self._running[future] = keys
+            ended.add(future)
+
+    def _bundles(self, ready: list[str]) -> Iterator[list[str]]:
+        """Put trainings together that one worker does at once, and share them out evenly."""
+        alike: dict[object, list[str]] = {}
+        for key in sorted(ready, key=lambda key: -self._depths[key]):
+            job = self._plan.jobs[key]
+            if self._together > 1 and isinstance(job, TrainJob):
+                train = job.config.train
+                kind = tuple(getattr(train, name) for name in SHARED)
+                alike.setdefault((kind, job.config.data), []).append(key)
+            else:
+                yield [key]
+        workers = len(self._client.scheduler_info()["workers"]) if alike else 1
+        for keys in alike.values():
+            size = min(self._together, -(-len(keys) // max(workers, 1)))
+            yield from (keys[i : i + size] for i in range(0, len(keys), size))
 
     def _settle(self, future: Any) -> None:
-        key = self._running.pop(future)
+        keys = self._running.pop(future)
         if future.status == "cancelled":
             raise _gone()
+        results: list[Result]
         if future.status == "error":
-            reason = _reason(future.exception())
-            self._folder.write_failure(key, reason)
-            self._outcome.failed[key] = reason
-            _block(self._plan, self._outcome)
+            died = _died(future.exception())
+            results = [Result(key=key, error=died, warnings=()) for key in keys]
         else:
-            self._folder.forget_failure(key)
-            self._outcome.done.add(key)
-            self._outcome.warnings += future.result()
+            results = future.result()
+        for result in results:
+            self._outcome.warnings += result.warnings
+            if result.error is None:
+                self._folder.forget_failure(result.key)
+                self._outcome.done.add(result.key)
+            else:
+                self._folder.write_failure(result.key, result.error)
+                self._outcome.failed[result.key] = result.error
+        _block(self._plan, self._outcome)
         if self._on_change is not None:
             self._on_change(self._outcome)
 
@@ -195,14 +231,12 @@ def _absolute(plan: Plan) -> Mapping[str, str]:
     }
 
 
-def _reason(error: BaseException) -> str:
+def _died(error: BaseException) -> str:
     from distributed import KilledWorker
 
     if isinstance(error, KilledWorker):
         return "the worker died each time it was tried; it may lack memory"
-    if isinstance(error, CkptlabError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+    return reason(error)
 
 
 def _gone() -> ConfigError:

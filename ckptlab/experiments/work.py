@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,14 @@ import numpy.typing as npt
 import torch
 
 from ckptlab.analyze.saved import save_dataset
-from ckptlab.errors import ConfigError, LayoutError, LockedError, StoreError, WriteError
+from ckptlab.errors import (
+    CkptlabError,
+    ConfigError,
+    LayoutError,
+    LockedError,
+    StoreError,
+    WriteError,
+)
 from ckptlab.experiments.changes import States, effective_std, perturb
 from ckptlab.experiments.folder import Folder
 from ckptlab.experiments.fresh import fresh_weights, layout_of
@@ -30,6 +37,7 @@ from ckptlab.experiments.masks import density, fit, full_mask, prune_magnitude, 
 from ckptlab.experiments.perturb import parse_kind
 from ckptlab.experiments.spec import (
     GivenMask,
+    Job,
     MaskOf,
     MeasureJob,
     Perturbed,
@@ -47,7 +55,8 @@ from ckptlab.train.data import Data, load_data
 from ckptlab.train.numerics import resolve_device
 from ckptlab.train.sections import DataConfig
 from ckptlab.train.start import Start
-from ckptlab.train.trainer import train
+from ckptlab.train.together import train_together
+from ckptlab.train.trainer import Request, prepare
 
 LOCK_SECONDS = 20.0
 """How long a job waits for the process that held its run before, which may be about to die."""
@@ -80,38 +89,74 @@ class Place:
         return open_store(Path(self.folder) / "jobs" / f"{run.removeprefix('job:')}.zarr")
 
 
-def perform(key: str, text: str, place: Place) -> list[str]:
-    """Do a job, or what is left of it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """How a job ended.
 
     Parameters
     ----------
     key : str
         Its id.
-    text : str
-        Its description, as `spec.write_job` writes it.
+    error : str or None
+        What it failed of.
+    warnings : tuple of str
+        To pass on.
+    """
+
+    key: str
+    error: str | None
+    warnings: tuple[str, ...]
+
+
+def perform(tasks: Sequence[tuple[str, str]], place: Place) -> list[Result]:
+    """Do some jobs at once, or what is left of them.
+
+    Parameters
+    ----------
+    tasks : sequence of (str, str)
+        Ids and descriptions, as `spec.write_job` writes them.
     place : Place
-        Where it finds what it needs, and leaves its result.
+        Where they find what they need, and leave their results.
 
     Returns
     -------
-    list of str
-        Warnings to pass on.
-
-    Raises
-    ------
-    CkptlabError
-        If it can not be done.
+    list of Result
+        How each ended.
     """
-    job, folder = parse_job(text), Folder(place.folder)
     with _one_at_a_time, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        if not folder.is_done(key, job):
-            if isinstance(job, MeasureJob):
-                _measure(job, folder.result(key, job), place)
-            else:
-                _train(key, job, folder.result(key, job), place)
+        failures = _do({key: parse_job(text) for key, text in tasks}, place)
     kept = {str(w.message): w for w in caught if w.category.__module__.startswith("ckptlab.exp")}
-    return list(kept)
+    return [
+        Result(
+            key=key,
+            error=None if key not in failures else reason(failures[key]),
+            warnings=tuple(kept),
+        )
+        for key, _ in tasks
+    ]
+
+
+def reason(error: BaseException) -> str:
+    """Say in a line what a job failed of."""
+    return str(error) if isinstance(error, CkptlabError) else f"{type(error).__name__}: {error}"
+
+
+def _do(jobs: Mapping[str, Job], place: Place) -> dict[str, Exception]:
+    folder = Folder(place.folder)
+    failures: dict[str, Exception] = {}
+    trainings: dict[str, TrainJob] = {}
+    for key, job in jobs.items():
+        if folder.is_done(key, job):
+            continue
+        if isinstance(job, TrainJob):
+            trainings[key] = job
+            continue
+        try:
+            _measure(job, folder.result(key, job), place)
+        except Exception as error:
+            failures[key] = error
+    return failures | _train(trainings, folder, place)
 
 
 def _measure(job: MeasureJob, path: Path, place: Place) -> None:
@@ -125,38 +170,69 @@ def _measure(job: MeasureJob, path: Path, place: Place) -> None:
     save_dataset(result, path)
 
 
-def _train(key: str, job: TrainJob, path: Path, place: Place) -> None:
+def _train(jobs: Mapping[str, TrainJob], folder: Folder, place: Place) -> dict[str, Exception]:
+    """Train until each is done or has failed for good."""
+    failures: dict[str, Exception] = {}
+    deadline = time.monotonic() + LOCK_SECONDS
+    left = dict(jobs)
+    while left:
+        requests: dict[str, Request] = {}
+        failed: dict[str, Exception] = {}
+        for key, job in left.items():
+            try:
+                request = _request(key, job, folder.result(key, job), place)
+            except Exception as error:
+                failed[key] = error
+            else:
+                requests |= {} if request is None else {key: request}
+        ended = train_together(list(requests.values()))
+        failed |= {k: e for k, e in zip(requests, ended, strict=True) if e is not None}
+        again = {}
+        for key, failure in failed.items():
+            path = folder.result(key, left[key])
+            waits = isinstance(failure, LockedError) and time.monotonic() < deadline
+            resumed = key in requests and requests[key].resume
+            if waits or (resumed and _begin_again(path, failure)):
+                again[key] = left[key]
+            else:
+                failures[key] = failure
+        left = again
+        if left:
+            time.sleep(0.5)
+    return failures
+
+
+def _begin_again(path: Path, error: Exception) -> bool:
+    """Drop a run that can not be taken up: begun on another machine, say, or damaged."""
+    if isinstance(error, LockedError | WriteError):
+        return False
+    if not isinstance(error, ConfigError | LayoutError | StoreError):
+        return False
+    warnings.warn(f"{path} is begun again: {error}", JobWarning, stacklevel=2)
+    shutil.rmtree(path)
+    return True
+
+
+class JobWarning(UserWarning):
+    """Something of a job that its results do not show."""
+
+
+def _request(key: str, job: TrainJob, path: Path, place: Place) -> Request | None:
     start, mask, about = _beginning(job, place)
     about["job"] = {"id": key, "description": write_job(job)}
-    settings = {
+    settings: dict[str, Any] = {
         "start": start,
         "mask": mask,
         "data": _data(job.config.data, resolve_device(job.config.train)),
         "attributes": about,
     }
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            _train_or_resume(job, path, settings)
-            return
-        except LockedError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-
-
-def _train_or_resume(job: TrainJob, path: Path, settings: Mapping[str, Any]) -> None:
     if path.exists():
         try:
-            train(job.config, str(path), resume=True, **settings)
-            return
-        except (LockedError, WriteError):
-            raise
+            return prepare(job.config, str(path), resume=True, **settings)
         except (ConfigError, LayoutError, StoreError) as error:
-            # Begun on another machine, say, or damaged: nothing is lost by beginning again.
-            warnings.warn(f"{path} is begun again: {error}", UserWarning, stacklevel=2)
-            shutil.rmtree(path)
-    train(job.config, str(path), **settings)
+            if not _begin_again(path, error):
+                raise
+    return prepare(job.config, str(path), **settings)
 
 
 def _beginning(job: TrainJob, place: Place) -> tuple[Start | None, Mask | None, dict[str, Any]]:

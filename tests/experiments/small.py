@@ -60,15 +60,21 @@ class Bench:
 
     def do(self, job: Job) -> StoredRun:
         """Do one job, and open what it recorded."""
-        return self.open(self.plan.add(job), do=True)
+        key = self.plan.add(job)
+        do(self, key)
+        return self.open(key)
 
     def do_all(self) -> None:
         """Do every job of the plan."""
-        for key, job in self.plan.jobs.items():
-            perform(key, write_job(job), self.place)
+        for key in self.plan.jobs:
+            do(self, key)
 
-    def open(self, key: str, *, do: bool = False) -> StoredRun:
+    def open(self, key: str) -> StoredRun:
         """Open what a job recorded."""
-        if do:
-            perform(key, write_job(self.plan.jobs[key]), self.place)
         return open_store(self.folder.result(key, self.plan.jobs[key]))
+
+
+def do(bench: Bench, key: str) -> None:
+    """Do one job; AssertionError says what it failed of."""
+    (result,) = perform([(key, write_job(bench.plan.jobs[key]))], bench.place)
+    assert result.error is None, result.error

@@ -53,6 +53,18 @@ def test_each_job_is_done_once_and_what_it_needs_first(dense, tmp_path, client):
     assert seen[-1] == 8
 
 
+@pytest.mark.parametrize("together", [2, 16])
+def test_trainings_are_bundled_where_that_is_asked_for(dense, tmp_path, client, together):
+    bench = Bench(dense, tmp_path)
+    plan_imp(bench.plan, bench.parents, rewind=[4, 8], pruner=Pruner(levels=2), pruning=BOTH)
+    seen = []
+    note = lambda outcome: seen.append(len(outcome.done))  # noqa: E731
+    outcome = execute(bench.plan, bench.folder, client, together=together, on_change=note)
+    assert outcome.done == set(bench.plan.jobs)
+    # Six are ready at first: the second level of each series waits for the first.
+    assert seen == ([2, 4, 6, 8] if together == 2 else [6, 8])
+
+
 def test_half_of_a_plan_is_not_done_again(dense, tmp_path, client):
     bench = Bench(dense, tmp_path)
     plan_imp(bench.plan, bench.parents, rewind=[4], pruner=Pruner(levels=1))

@@ -8,10 +8,8 @@ from ckptlab.experiments.gather import gather, open_results, write_results
 from ckptlab.experiments.imp import Pruner, plan_imp
 from ckptlab.experiments.masks import prunable
 from ckptlab.experiments.perturbing import plan_perturb
-from ckptlab.experiments.spec import write_job
 from ckptlab.experiments.summary import summarise
-from ckptlab.experiments.work import perform
-from tests.experiments.small import Bench
+from tests.experiments.small import Bench, do
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +79,7 @@ def test_partial_results_say_what_is_open(dense, tmp_path):
     assert nothing.attrs["complete"] == 0
     assert "mask" not in nothing
     first = next(iter(bench.plan.jobs))
-    perform(first, write_job(bench.plan.jobs[first]), bench.place)
+    do(bench, first)
     partly = gather(bench.plan, bench.folder, outcome_of(bench))
     assert partly.state.values.ravel().tolist() == ["done", "done", "open"]
     assert np.isfinite(partly.accuracy.values.ravel()[:2]).all()
