@@ -1,0 +1,66 @@
+"""How much faster a study is with two workers than with one.
+
+Wall time of the whole command's work: starting the workers, 16 trainings, gathering the results.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import interleave, ratio_table
+from ckptlab.experiments.conduct import Workforce, conduct
+from ckptlab.experiments.folder import Folder
+from ckptlab.experiments.parents import recorded_parent
+from ckptlab.experiments.perturbing import plan_perturb
+from ckptlab.experiments.plan import Plan
+from ckptlab.store.reader import open_store
+from ckptlab.train.config import load_config
+from ckptlab.train.trainer import train
+
+JOBS = 16
+
+
+def run(*, images: str | None, quick: bool) -> dict[str, Any]:
+    """Train a network on from one snapshot under 16 drawings of noise."""
+    data = ["data.name=imagefolder", f"data.root={images}"] if images else []
+    steps, rounds = (12, 1) if quick else (240, 3)
+    folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
+    try:
+        settings = [*data, "model.width=8", f"train.steps={steps}", "train.threads=1"]
+        config = load_config(overrides=[*settings, "record.steps=0,4", "eval.steps=none"])
+        path = str(folder / "dense.zarr")
+        train(config, path)
+        variants = {f"{n} worker{'s' * (n > 1)}": _study(path, folder, n) for n in (1, 2)}
+        rows = interleave(variants, rounds, "1 worker")
+    finally:
+        shutil.rmtree(folder)
+    note = (
+        f"{JOBS} trainings of {steps - 4} steps of a ResNet-20 of width 8, one thread each; dense, "
+        f"fp32, deterministic. {rounds} rounds. The inverse of the ratio is the gain in throughput."
+    )
+    title = f"ResNet-20 of width 8 on {'images' if images else 'digits'}, {JOBS} jobs"
+    return {"question": "Do jobs scale with workers?", "tables": [ratio_table(title, rows, note)]}
+
+
+def _study(path: str, folder: Path, workers: int) -> Callable[[], float]:
+    def conducted() -> float:
+        target = folder / "study"
+        shutil.rmtree(target, ignore_errors=True)
+        plan = Plan(title="16 jobs", kind="perturb")
+        parents = [
+            recorded_parent(plan, open_store(path), threads=1, replicate=r) for r in range(JOBS)
+        ]
+        plan_perturb(plan, parents, rewind=[4], perturbations=["noise:1.0"])
+        began = time.perf_counter()
+        outcome, _ = conduct(plan, Folder(target), Workforce(workers=workers, threads=1))
+        seconds = time.perf_counter() - began
+        if len(outcome.done) != JOBS:
+            raise RuntimeError(f"{len(outcome.done)} of {JOBS} jobs were done: {outcome.failed}")
+        return seconds
+
+    return conducted
