@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from ckptlab.cli.options import human_bytes, json_option, print_json
+from ckptlab.cli.options import json_option, print_json
+from ckptlab.store.facts import human_bytes
 
 
 @click.command()
@@ -17,40 +18,10 @@ from ckptlab.cli.options import human_bytes, json_option, print_json
 @json_option
 def info(run: str, as_json: bool) -> None:
     """Say what RUN holds: steps, tensors, bytes, compression, state, settings."""
+    from ckptlab.store.facts import run_facts
     from ckptlab.store.reader import open_store
 
-    stored = open_store(run)
-    sizes = stored.file_sizes()
-    weight_bytes = sum(
-        size
-        for key, size in sizes.items()
-        if key.startswith("weights/") and not key.endswith("zarr.json")
-    )
-    raw_bytes = 4 * stored.layout.parameters * len(stored.steps)
-    facts: dict[str, Any] = {
-        "path": stored.path,
-        "state": stored.state,
-        "steps": len(stored.steps),
-        "first_step": int(stored.steps[0]) if len(stored.steps) else None,
-        "last_step": int(stored.steps[-1]) if len(stored.steps) else None,
-        "tensors": len(stored.layout.tensors),
-        "parameters": stored.layout.parameters,
-        "buffers": sum(stored.layout.buffer_sizes.values()),
-        "arrays": list(stored.arrays),
-        "raw_bytes": raw_bytes,
-        "stored_bytes": weight_bytes,
-        "ratio": raw_bytes / weight_bytes if weight_bytes else None,
-        "total_stored_bytes": sum(sizes.values()),
-        "codec": stored.attributes["codec"],
-        "block": stored.attributes["block"],
-        "anchors": len(stored.anchors),
-        "config": stored.attributes.get("config", {}),
-        "seeds": stored.attributes.get("seeds", {}),
-        "threads": stored.attributes.get("threads"),
-        "device": stored.attributes.get("device", {}),
-        "versions": stored.attributes.get("versions", {}),
-        "started": stored.attributes.get("started"),
-    }
+    facts = run_facts(open_store(run))
     if as_json:
         print_json(facts)
     else:
