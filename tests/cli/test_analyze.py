@@ -170,7 +170,7 @@ def test_json_is_one_document_without_nan(small_run: Path, name: str) -> None:
         (["sign-flips", "{run}", "--kinds", "conf"], "Did you mean 'conv'"),
         (["sign-flips", "{run}", "--mask", "no.npy"], "does not exist"),
         (["sign-flips", "{run}", "-o", "x.xls"], "must be one of .nc, .zarr, .csv, .parquet"),
-        (["sign-flips", "{run}", "--plot", "x.pdf"], "must be one of .html, .png"),
+        (["sign-flips", "{run}", "--plot", "x.pdf"], "must be one of .html, .png, .svg"),
         (["sign-flips", "{run}", "-o", "no/where.nc"], "folder no does not exist"),
         (["trajectories", "{run}", "--count", "0"], "--count"),
         (["sign-flips", "nowhere.zarr"], "nowhere.zarr"),
