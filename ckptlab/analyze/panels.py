@@ -21,7 +21,9 @@ class Panel:
     about : str
         What is seen, in a sentence or two.
     faint : tuple of str
-        Those that are noisy and stand back.
+        Those that stand back.
+    noisy : bool
+        Neighbouring steps differ much: a page draws their mean, and each of them faintly.
     log_y : bool
         Whether the axis is logarithmic.
     percent : bool
@@ -34,6 +36,7 @@ class Panel:
     title: str
     about: str = ""
     faint: tuple[str, ...] = ()
+    noisy: bool = False
     log_y: bool = False
     percent: bool = False
     if_varied: bool = False
@@ -58,12 +61,14 @@ TELEMETRY: tuple[Panel, ...] = (
         title="Gradient norm",
         about="L2 norm of the mini-batch gradient of the update that led to each step.",
         log_y=True,
+        noisy=True,
     ),
     Panel(
         variables=("gradient_mean_abs",),
         title="Gradient, mean absolute value",
         about="Mean |g| of the same gradient over the selected weights.",
         log_y=True,
+        noisy=True,
     ),
     Panel(
         variables=("weight_distance_init", "weight_distance_final"),
@@ -86,18 +91,21 @@ TELEMETRY: tuple[Panel, ...] = (
         title="Signs flipped since the previous step",
         about="Share of weights whose sign is opposite to the one at the previous recorded step.",
         percent=True,
+        noisy=True,
     ),
     Panel(
         variables=("weight_change",),
         title="Distance moved since the previous step",
         about="Euclidean distance from the weights at the previous recorded step.",
         log_y=True,
+        noisy=True,
     ),
     Panel(
         variables=("relative_change",),
-        title="The same, as a share of the norm",
+        title="Relative change since the previous step",
         about="‖Δw‖ / ‖w‖ since the previous recorded step.",
         log_y=True,
+        noisy=True,
     ),
     Panel(
         variables=("weight_magnitude",),

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("ckptlab.cli.info:info", "Say what a run holds."),
     "verify": ("ckptlab.cli.verify:verify", "Check a run for damage."),
     "analyze": ("ckptlab.cli.analyze:analyze", "Measure a run."),
+    "report": ("ckptlab.cli.report:report", "Draw a run, or several, on one page."),
 }
 """Command name to where it is and what it does; help needs no import."""
 

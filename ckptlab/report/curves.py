@@ -137,6 +137,7 @@ def _parts(
         Panel(
             variables=(name,),
             title=str(values.attrs.get("long_name", name)),
+            about=metric.summary if len(drawable) == 1 else "",
             log_y=metric.plot.log_y,
         )
         for name, values in drawable.items()

@@ -23,8 +23,12 @@ class Theme:
 
     Parameters
     ----------
-    paper, ink, quiet, grid : str
-        Of the background, of text, of text and axes that stand back, of grid lines.
+    paper, ink, quiet : str
+        Of the background, of text, of text that stands back.
+    line, grid : str
+        Of lines that frame, and of grid lines.
+    alert, focus : str
+        Of what must not be missed, and around what has the keyboard.
     colours : tuple of str
         Of lines, in order.
     scale : tuple of str
@@ -36,7 +40,10 @@ class Theme:
     paper: str
     ink: str
     quiet: str
+    line: str
     grid: str
+    alert: str
+    focus: str
     colours: tuple[str, ...]
     scale: tuple[str, ...]
     order: tuple[str, ...]
@@ -47,7 +54,10 @@ THEMES: Mapping[str, Theme] = {
         paper="#FFFFFF",
         ink="#1B1F24",
         quiet="#5B6470",
+        line="#B4BAC2",
         grid="#E7E9EC",
+        alert="#B13D1D",
+        focus="#194BC5",
         colours=(
             "#194BC5",
             "#B13D1D",
@@ -65,7 +75,10 @@ THEMES: Mapping[str, Theme] = {
         paper="#14171C",
         ink="#E8EAED",
         quiet="#9BA4B0",
+        line="#4A525E",
         grid="#2A2F37",
+        alert="#F38F50",
+        focus="#A8D1FF",
         colours=(
             "#4588FC",
             "#F38F50",
@@ -115,13 +128,6 @@ def template(theme: str = "light") -> Any:
         "title": {"standoff": 8, "font": {"color": look.quiet}},
         "automargin": True,
     }
-    scene = {
-        "backgroundcolor": look.paper,
-        "gridcolor": look.grid,
-        "color": look.quiet,
-        "showspikes": False,
-        "zeroline": False,
-    }
     return go.layout.Template(
         layout={
             "font": {"family": FONT, "size": 13, "color": look.ink},
@@ -131,7 +137,6 @@ def template(theme: str = "light") -> Any:
             "plot_bgcolor": look.paper,
             "xaxis": {**axis, "showgrid": False, "showline": True},
             "yaxis": axis,
-            "scene": {"xaxis": scene, "yaxis": scene, "zaxis": scene},
             "hovermode": "x unified",
             "hoverlabel": {"namelength": -1, "bgcolor": look.paper, "bordercolor": look.grid},
             "legend": {"bgcolor": "rgba(0,0,0,0)"},
