@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +14,8 @@ import xarray as xr
 
 import ckptlab as package
 from ckptlab.analyze.metric import METRICS
-from ckptlab.cli import main
 from tests.analyze.recordings import RUN_IS_ENOUGH
 from tests.cli.commands import ckptlab
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Call the command line in this process; return exit code, stdout and stderr."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        return int(stopped.value.code or 0), *capfd.readouterr()
-
-    return run
 
 
 def refuse_constant(text: str) -> None:

@@ -13,12 +13,7 @@ from ckptlab.analyze.metric import METRICS, compute
 from ckptlab.errors import ConfigError
 from ckptlab.report.figures import figure, require_format, write_figure
 from ckptlab.report.template import COLOURS
-from tests.analyze.recordings import RUN_IS_ENOUGH, Made, record
-
-
-@pytest.fixture(scope="session")
-def drawn_run(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return record(tmp_path_factory.mktemp("drawn") / "drawn.zarr", steps=61, schedule="0:")
+from tests.analyze.recordings import RUN_IS_ENOUGH, Made
 
 
 @pytest.mark.parametrize("name", RUN_IS_ENOUGH)
