@@ -52,10 +52,10 @@ LAYERS: tuple[Panel, ...] = (
 )
 """Heat maps of the layers."""
 
-LINE_STEPS = 20_000
+LINE_STEPS = 12_500
 """Steps of all runs together up to which lines keep every one."""
 
-LAYER_CELLS = 300_000
+LAYER_CELLS = 150_000
 """Layers times steps of all runs together up to which heat maps keep every one."""
 
 KEPT = 3_000

@@ -90,7 +90,7 @@ THEMES: Mapping[str, Theme] = {
             "#898A96",
         ),
         scale=("#1B2027", "#1B3553", "#1F5487", "#2F7DB8", "#5FA9D9", "#A5D3F0", "#E9F6FF"),
-        order=("#7C6BE0", "#B865C4", "#E5738B", "#F5A35C", "#F9E27D"),
+        order=("#6A5BD0", "#B060C8", "#E5738B", "#F5A35C", "#F9E27D"),
     ),
 }
 """By name."""

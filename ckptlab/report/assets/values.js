@@ -156,6 +156,9 @@ function means(x, end, z, rows, low, high, bins, log) {
   return { edges, values };
 }
 
+// Steps are whole: what 10 ** log10(step) lacks of one is rounding.
 function unplaced(place, log) {
-  return log ? 10 ** place : place;
+  const step = log ? 10 ** place : place;
+  const whole = Math.round(step);
+  return Math.abs(step - whole) < 1e-9 * whole ? whole : step;
 }
