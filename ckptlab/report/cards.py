@@ -19,7 +19,7 @@ from ckptlab.store.facts import human_bytes
 Groups = dict[str, dict[str, str]]
 """Facts by heading and name."""
 
-VERDICTS = {"yes": ("agrees", "yes"), "no": ("differs", "no")}
+VERDICTS = {"yes": ("✓ agrees", "known"), "no": ("✕ differs", "known")}
 
 SHARES = ("sign_flips", "accuracy")
 """Evidence that is written per cent."""

@@ -112,7 +112,7 @@ def _lines(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
         if len(panels) > 1:
             _head(drawn, axes, legend, number)
     drawn.update_xaxes(type="log" if metric.plot.log_x else "linear")
-    drawn.update_xaxes(title_text=_x_title(panels[-1], metric), row=rows)
+    drawn.update_xaxes(title_text=_x_title(panels[-1], metric), title_font_size=12)
     longest = max(len(axes.curves) for axes in panels) if len(panels) == 1 else 0
     drawn.update_layout(
         height=max(480, 130 + 300 * rows, 150 + LEGEND_ROW * longest),

@@ -224,7 +224,7 @@ def _missing(runs: Sequence[Measured]) -> str:
     wanted = {
         "sign_flips_init": "comparisons with step 0, which was not recorded",
         "gradient_norm": "gradients, which were not recorded",
-        "eval_accuracy": "evaluations on the test set, of which there are none",
+        "eval_loss": "evaluations on the test set, of which there are none",
         "loss": "the loss, which the recorder was not given",
     }
     absent = [text for name, text in wanted.items() if not any(_has(run, name) for run in runs)]

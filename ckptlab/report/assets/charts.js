@@ -42,7 +42,7 @@ function colourOf(chart, trace, position) {
 }
 
 function dashOf(chart, trace) {
-  if (trace.faint || !chart.byRun) return "solid";
+  if (trace.faint || !chart.byRun || isCrowded(chart)) return "solid";
   return page.dashes[trace.style % page.dashes.length];
 }
 

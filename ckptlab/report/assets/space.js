@@ -43,7 +43,7 @@ function spaceLayout(chart, data, width, div) {
     margin: { l: 0, r: 70, t: 0, b: 0 },
     hovermode: "closest",
     dragmode: false,
-    height: 420,
+    height: Math.min(420, width),
   };
 }
 
