@@ -197,7 +197,7 @@ def _by_run(result: xr.Dataset, runs: Sequence[str], path: str) -> dict[int, xr.
         names, parts = [str(result.attrs.get("run", ""))], [result]
     places = {}
     for name, part in zip(names, parts, strict=True):
-        matches = [k for k, run in enumerate(runs) if _same_run(name, run)]
+        matches = _matches(name, runs)
         if len(matches) == 1:
             places[matches[0]] = part
         elif len(names) == 1:
@@ -212,9 +212,9 @@ def _by_run(result: xr.Dataset, runs: Sequence[str], path: str) -> dict[int, xr.
     return places
 
 
-def _same_run(name: str, path: str) -> bool:
-    """Compare by what both have of a path, so that a run may have been opened from elsewhere."""
-    ends = [PurePath(text.rstrip("/")) for text in (name, path)]
-    return (
-        ends[0] == ends[1] or name in (ends[1].name, ends[1].stem) or (ends[0].name == ends[1].name)
-    )
+def _matches(name: str, runs: Sequence[str]) -> list[int]:
+    """Find the runs a result may be of: by its path, else by its name, as it may have moved."""
+    exact = [k for k, run in enumerate(runs) if PurePath(run) == PurePath(name)]
+    last = PurePath(name.rstrip("/")).name
+    ends = [PurePath(run.rstrip("/")) for run in runs]
+    return exact or [k for k, end in enumerate(ends) if last in (end.name, end.stem)]

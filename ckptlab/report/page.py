@@ -144,7 +144,8 @@ def rendered(page: Page) -> Iterator[str]:
     yield '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     yield tag("meta", http_equiv="Content-Security-Policy", content=policy)
     yield tag("meta", name="viewport", content="width=device-width, initial-scale=1")
-    yield tag("title", page.title)
+    yield '<link rel="icon" href="data:,">'
+    yield tag("title", f"{page.title} · ckptlab")
     yield f"<style>\n{_colours()}{_asset('page.css')}</style>\n</head>\n<body>\n"
     yield joined(_header(page), _bar(page))
     yield tag("main", *(_section(page, section) for section in page.sections), id="main")
@@ -205,7 +206,7 @@ def _bar(page: Page) -> Markup:
         _segments("axis", "Step axis", {"log": "log", "linear": "linear"}),
         span,
         _segments("theme", "Theme", {"auto": "auto", "light": "light", "dark": "dark"}),
-        tag("output", class_="at"),
+        tag("output", class_="at", aria_live="off"),
     )
     return tag("div", tag("div", *switches), class_="bar", role="region", aria_label="Switches")
 

@@ -270,7 +270,7 @@ class SpaceChart(PathChart):
 
 def _positive_range(tables: list[Array]) -> tuple[float, float]:
     """Return the ends of a logarithmic scale; all but the smallest per cent of values are on it."""
-    values = np.concatenate([table[table > 0] for table in tables])
+    values = np.concatenate([table[(table > 0) & np.isfinite(table)] for table in tables])
     if not len(values):
         return 0.1, 1.0
     return float(np.quantile(values, 0.01)), float(values.max())

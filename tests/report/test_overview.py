@@ -164,6 +164,24 @@ def test_nan_is_named_and_leaves_gaps(browser: Any, tmp_path: Path) -> None:
         assert shown.console == []
 
 
+def test_a_run_that_diverged_is_drawn_as_far_as_it_is_finite(browser: Any, tmp_path: Path) -> None:
+    model = nn.Linear(30, 20)
+    with ckptlab.Recorder(tmp_path / "wild.zarr", model) as recorder:
+        walk(model, recorder, 20)
+        for power in (1e15, 1e30, 1e38):
+            with torch.no_grad():
+                model.weight.mul_(power)
+            model.weight.grad = torch.full_like(model.weight, power)
+            recorder.step(loss=float("inf"))
+    page = report(tmp_path / "wild.html", tmp_path / "wild.zarr")
+    with opened(browser, page) as shown:
+        assert shown.console == []
+        assert set(shown.all_drawn("plot.dataset.drawn")) == {"true"}
+        spans = shown.all_drawn("(plot.layout.yaxis.range ?? [0]).every(Number.isFinite)")
+        assert all(spans)
+        assert ",Infinity" in shown.tab.evaluate("ckptlab.csv('telemetry-eval-loss')")
+
+
 def test_results_that_were_computed_before_are_drawn(
     browser: Any, tmp_path: Path, drawn_run: Made, second_run: Made
 ) -> None:
@@ -203,6 +221,11 @@ def test_results_of_others_are_refused(tmp_path: Path, drawn_run: Made) -> None:
         LayoutError, match=r"is a result of .*drawn\.zarr.*the report is of x\.zarr"
     ):
         read_results([path], ["x.zarr"])
+    # Of two of one name, the one with the same path.
+    held = read_results([path], ["elsewhere/drawn.zarr", run.path])
+    assert [set(results) for results in held] == [set(), {"effective-std"}]
+    with pytest.raises(LayoutError):
+        read_results([path], ["a/drawn.zarr", "b/drawn.zarr"])
     with pytest.raises(ConfigError, match="another effective-std"):
         read_results([path, path], [run.path])
     with pytest.raises(ConfigError, match="does not exist"):

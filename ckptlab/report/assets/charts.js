@@ -82,7 +82,8 @@ function lineData(chart, width) {
       type: "scatter",
       mode: x.length <= 40 ? "lines+markers" : "lines",
       x: kept.map((i) => (log && x[i] <= 0 ? 0.5 : x[i])),
-      y: kept.map((i) => y[i]),
+      y: kept.map((i) => (Number.isFinite(y[i]) ? y[i] : NaN)),
+      customdata: kept.map((i) => x[i]),
       name: escaped(named.join(", ")),
       ...hoverOf(chart, named.join(": ")),
       opacity: trace.faint ? 0.45 : 1,
@@ -105,7 +106,7 @@ function isCrowded(chart) {
 
 function hoverOf(chart, name) {
   if (!isCrowded(chart)) return { hoverinfo: "none" };
-  return { hovertemplate: `${escaped(name)}<br>%{x}: %{y:.4g}<extra></extra>` };
+  return { hovertemplate: `${escaped(name)}<br>%{customdata}: %{y:.4g}<extra></extra>` };
 }
 
 function lineLayout(chart, data, width) {

@@ -2,6 +2,7 @@
 
 const finger = matchMedia("(pointer: coarse)");
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const SLICE = 100; // milliseconds of drawing between two looks at what the reader does
 const PRINTED = { wide: 688, half: 332 };
 
 let drawing = null;
@@ -48,13 +49,16 @@ function redraw() {
   for (const div of plots()) div.dataset.stale = "true";
   if (drawing) return drawing;
   drawing = (async () => {
+    let began = performance.now();
     for (;;) {
       const stale = plots().filter((div) => div.dataset.stale);
       if (!stale.length) break;
       const middle = innerHeight / 2;
       const away = (div) => Math.abs(div.getBoundingClientRect().top - middle);
       drawOne(stale.reduce((a, b) => (away(b) < away(a) ? b : a)));
+      if (performance.now() - began < SLICE) continue;
       await new Promise((resolve) => setTimeout(resolve));
+      began = performance.now();
     }
     drawing = null;
   })();

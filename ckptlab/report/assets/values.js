@@ -99,7 +99,7 @@ function extremes(x, y, low, high, bins, log) {
     let most = -1;
     let gap = -1;
     for (let i = start; i < stop; i++) {
-      if (Number.isNaN(y[i])) gap = i;
+      if (!Number.isFinite(y[i])) gap = i;
       else {
         if (least < 0 || y[i] < y[least]) least = i;
         if (most < 0 || y[i] > y[most]) most = i;
@@ -121,7 +121,7 @@ function trend(x, y, low, high, log, geometric) {
     const stop = k + 1 < starts.length ? starts[k + 1] : to;
     let [place, sum, count] = [0, 0, 0];
     for (let i = start; i < stop; i++) {
-      if (Number.isNaN(y[i]) || (geometric && y[i] <= 0)) continue;
+      if (!Number.isFinite(y[i]) || (geometric && y[i] <= 0)) continue;
       place += placed(x[i], log);
       sum += geometric ? Math.log(y[i]) : y[i];
       count += 1;
@@ -148,7 +148,7 @@ function means(x, end, z, rows, low, high, bins, log) {
       let count = 0;
       for (let i = start; i < stop; i++) {
         const value = z[row * columns + i];
-        if (!Number.isNaN(value)) { sum += value; count += 1; }
+        if (Number.isFinite(value)) { sum += value; count += 1; }
       }
       return count ? sum / count : NaN;
     }));
