@@ -79,6 +79,7 @@ def test_the_store_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.add_(0.01 * torch.randn_like(parameter))
+                    parameter.grad = torch.ones_like(parameter)
             recorder.step()
     run = ckptlab.open_run(tmp_path / "walk.zarr")
     shards = math.prod(run.stored.weights.grid.shard_grid)
