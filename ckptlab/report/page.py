@@ -277,7 +277,7 @@ def _figure(chart: Chart, arranged: str) -> Markup:
         ),
         tag(
             "div",
-            tag("details", tag("summary", "Table")),
+            tag("button", "Table", type="button", data_do="table", aria_expanded="false"),
             tag("button", "CSV", type="button", data_do="csv"),
             tag("button", "PNG", type="button", data_do="png"),
             tag("button", "SVG", type="button", data_do="svg"),

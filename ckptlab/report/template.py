@@ -138,7 +138,12 @@ def template(theme: str = "light") -> Any:
             "xaxis": {**axis, "showgrid": False, "showline": True},
             "yaxis": axis,
             "hovermode": "x unified",
-            "hoverlabel": {"namelength": -1, "bgcolor": look.paper, "bordercolor": look.grid},
+            "hoverlabel": {
+                "namelength": -1,
+                "bgcolor": look.paper,
+                "bordercolor": look.line,
+                "font": {"color": look.ink},
+            },
             "legend": {"bgcolor": "rgba(0,0,0,0)"},
             "margin": {"l": 70, "r": 20, "t": 60, "b": 60},
             "title": {

@@ -60,7 +60,7 @@ class Opened:
               choose("run-layers", "0");
               const hidden = document.querySelectorAll("input[name=shown]:not(:checked)");
               hidden.forEach((input) => input.click());
-              document.querySelectorAll("details[open]").forEach((e) => { e.open = false; });
+              document.querySelectorAll("[aria-expanded=true]").forEach((e) => e.click());
               document.querySelector("[data-do=reset]").click();
               scrollTo({ top: 0, behavior: "instant" });
             }"""

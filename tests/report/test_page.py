@@ -76,6 +76,8 @@ def test_lines_and_files_hold_what_was_measured(single_page: Opened, drawn_run: 
     text = single_page.tab.evaluate("ckptlab.csv('telemetry-weight-distance-init')")
     rows = list(csv.reader(io.StringIO(text)))
     assert rows[0] == ["step", "to init", "to final"]
+    alone = single_page.tab.evaluate("ckptlab.csv('telemetry-gradient-norm')")
+    assert alone.startswith("step,Gradient norm\r\n0,\r\n1,")
     assert [int(row[0]) for row in rows[1:]] == list(range(61))
     np.testing.assert_array_equal([float(row[1]) for row in rows[1:]], distance)
     with single_page.tab.expect_download() as download:
@@ -242,7 +244,7 @@ def test_the_pointer_reads_the_step_it_is_over(single_page: Opened) -> None:
 def test_everything_is_reached_by_the_keyboard(several_page: Opened) -> None:
     several_page.tab.evaluate(
         """() => {
-          const all = document.querySelectorAll('a[href], button, input, summary, .plot');
+          const all = document.querySelectorAll('a[href], button, input, .plot');
           window.wanted = [...all].filter((e) => e.getClientRects().length
             && (e.type !== 'radio' || e.checked));
           window.met = new Set();
@@ -275,7 +277,7 @@ def test_charts_say_what_they_are(several_page: Opened) -> None:
     ids = several_page.tab.eval_on_selector_all("[id]", "all => all.map(e => e.id)")
     assert len(ids) == len(set(ids))
     unnamed = several_page.tab.eval_on_selector_all(
-        "input, button, summary, a",
+        "input, button, a",
         "all => all.filter(e => !(e.textContent || e.labels?.[0]?.textContent)).length",
     )
     assert unnamed == 0
@@ -335,13 +337,15 @@ def test_a_chart_is_saved_as_an_image(several_page: Opened, ending: str) -> None
 
 
 def test_tables_show_some_rows_and_say_of_how_many(single_page: Opened) -> None:
-    single_page.tab.click("#telemetry-cosine-init summary")
+    single_page.tab.click("#telemetry-cosine-init [data-do=table]")
     single_page.tab.wait_for_selector("#telemetry-cosine-init table")
     assert single_page.tab.inner_text("#telemetry-cosine-init caption").endswith("of 61 rows")
     rows = single_page.tab.locator("#telemetry-cosine-init tbody tr").all_inner_texts()
     assert rows[0].split("\t")[0] == "0"
     assert rows[-1].split("\t")[0] == "60"
     assert len(rows) <= 15
+    single_page.tab.click("#telemetry-cosine-init [data-do=table]")
+    assert single_page.tab.locator("table caption").count() == 0
 
 
 def test_hostile_names_are_text(browser: Any, hostile: Path) -> None:
@@ -365,7 +369,7 @@ def test_hostile_names_are_text(browser: Any, hostile: Path) -> None:
         )
         assert labels[0].startswith("…")
         assert labels[0].endswith("<b>bold")
-        page.tab.click("#layers-sign-flips summary")
+        page.tab.click("#layers-sign-flips [data-do=table]")
         page.tab.wait_for_selector("#layers-sign-flips th")
         heads = page.tab.locator("#layers-sign-flips th").all_inner_texts()
         assert HOSTILE in heads

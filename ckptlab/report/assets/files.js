@@ -4,7 +4,7 @@ function rowsOf(chart) {
   if (chart.kind === "lines") {
     const many = page.runs.length > 1;
     const columns = chart.traces.map((trace) => ({
-      name: many ? `${page.runs[trace.run]}: ${trace.name}` : trace.name,
+      name: [many && page.runs[trace.run], trace.name].filter(Boolean).join(": ") || chart.title,
       x: page.values(trace.x), y: page.values(trace.y),
     }));
     const x = [...new Set(columns.flatMap((column) => [...column.x]))].sort((a, b) => a - b);
@@ -36,7 +36,15 @@ function csv(chart) {
   return `${lines.join("\r\n")}\r\n`;
 }
 
-function fillTable(details, chart) {
+function toggleTable(button, chart) {
+  const tools = button.parentElement;
+  const open = button.getAttribute("aria-expanded") === "true";
+  button.setAttribute("aria-expanded", String(!open));
+  if (open) tools.querySelector(".scroll").remove();
+  else tools.append(tableOf(chart));
+}
+
+function tableOf(chart) {
   const { names, rows } = rowsOf(chart);
   const most = 15;
   const chosen = rows.length <= most ? rows.map((_, i) => i) : [...new Set([
@@ -64,8 +72,7 @@ function fillTable(details, chart) {
   box.className = "scroll";
   box.tabIndex = 0;
   box.append(table);
-  details.querySelector(".scroll")?.remove();
-  details.append(box);
+  return box;
 }
 
 function save(text, name) {
@@ -81,14 +88,16 @@ async function saveImage(div, format) {
   const width = chart.kind === "lines" ? 720 : 900;
   const { data, layout } = figureOf(chart, div, width);
   const runs = page.runs.filter((_, run) => state.shown.has(run));
+  const isLines = chart.kind === "lines";
   layout.height += 90;
   layout.margin = { ...layout.margin, t: (layout.margin.t ?? 0) + 80, l: layout.margin.l + 16 };
-  layout.title = { text: escaped(chart.title) };
-  layout.showlegend = data.length > 1 && data.length <= 12;
+  layout.title = {
+    text: escaped(isLines ? chart.title : `${chart.title} [${chart.unit}]`),
+    y: 1 - 26 / layout.height, yanchor: "middle", pad: { t: 0 },
+  };
+  layout.showlegend = isLines && data.length > 1 && !isCrowded(chart);
   layout.legend = { orientation: "h", y: 1, yanchor: "bottom", x: 0, font: { size: 11 } };
-  if (chart.kind === "lines") {
-    layout.yaxis.title = { text: escaped(chart.unit) };
-  }
+  if (isLines) layout.yaxis.title = { text: escaped(chart.unit) };
   await Plotly.downloadImage(
     { data, layout, config: {} },
     { format, width, height: layout.height, scale: format === "png" ? 2 : 1,

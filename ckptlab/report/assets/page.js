@@ -124,6 +124,7 @@ function act(button) {
   const figure = button.closest("figure");
   const div = figure.querySelector(".plot");
   const chart = chartOf(div);
+  if (button.dataset.do === "table") return toggleTable(button, chart);
   if (button.dataset.do === "csv") return save(csv(chart), `${fileName(page.runs)}-${chart.key}.csv`);
   return saveImage(div, button.dataset.do);
 }
@@ -174,12 +175,6 @@ function start() {
     const button = event.target.closest("[data-do]");
     if (button) act(button);
   });
-  document.addEventListener("toggle", (event) => {
-    const details = event.target;
-    if (details.open && details.matches(".tools details")) {
-      fillTable(details, chartOf(details.closest("figure").querySelector(".plot")));
-    }
-  }, true);
   for (const div of plots()) {
     div.addEventListener("keydown", (event) => keyed(event, div));
     if (!isStep(chartOf(div))) continue;
