@@ -59,7 +59,8 @@ function xAxis(chart, width) {
   const { log, low, high } = spanOf(chart);
   const title = isStep(chart) ? stepTitle(log && width > 400, low) : escaped(chart.axis.name);
   const ticks = log ? logTicks(low, high, false) : {};
-  return { title: { text: title }, type: log ? "log" : "linear", range: [low, high], ...ticks };
+  const type = log ? "log" : "linear";
+  return { title: { text: title }, type, range: [low, high], automargin: false, ...ticks };
 }
 
 const KINDS = {
@@ -112,7 +113,7 @@ function hoverOf(chart, name) {
 function lineLayout(chart, data, width) {
   const positive = data.some((trace) => trace.y.some((value) => value > 0));
   const logY = chart.logY && positive;
-  const yaxis = { type: logY ? "log" : "linear", fixedrange: true, nticks: 6 };
+  const yaxis = { type: logY ? "log" : "linear", fixedrange: true, automargin: false, nticks: 6 };
   if (chart.percent && !logY) yaxis.tickformat = ".3~%";
   if (logY) {
     const values = data.flatMap((trace) => trace.y.filter((value) => value > 0));

@@ -4,7 +4,8 @@ const TYPES = { f8: Float64Array, i4: Int32Array };
 
 function decode(array) {
   const binary = atob(array.data);
-  const bytes = Uint8Array.from(binary, (c) => c.charCodeAt(0));
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
   return new TYPES[array.type](bytes.buffer);
 }
 
@@ -25,9 +26,9 @@ function rounded(value) {
     const [digits, power] = value.toExponential(2).split("e");
     return `${digits.replace("-", "−")} × 10${raised(Number(power))}`;
   }
-  const most = size >= 1000 ? 0 : Math.max(0, 3 - Math.ceil(Math.log10(size || 1) + 1e-9));
-  const text = value.toLocaleString("en", { maximumFractionDigits: Math.min(most, 8) });
-  return text.replace("-", "−");
+  if (size >= 999.5) return Math.round(value).toLocaleString("en").replace("-", "−");
+  const text = value.toFixed(Math.max(0, 2 - Math.floor(Math.log10(size || 1))));
+  return (text.includes(".") ? text.replace(/\.?0+$/, "") : text).replace("-", "−");
 }
 
 function raised(power) {
