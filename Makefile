@@ -1,4 +1,4 @@
-# Everything a user or CI runs. `make demo` and `make test` need only Python >= 3.11.
+# Everything a user or CI runs. `make demo` needs only Python >= 3.11, `make test` Chromium besides.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -22,9 +22,11 @@ demo: install
 	$(BIN)/ckptlab verify $(DEMO)/resnet20-digits.zarr
 	$(BIN)/ckptlab analyze sign-flips $(DEMO)/resnet20-digits.zarr --relative-to init --plot $(DEMO)/sign-flips.html
 	$(BIN)/ckptlab analyze weight-distance $(DEMO)/resnet20-digits.zarr --plot $(DEMO)/weight-distance.html
+	$(BIN)/ckptlab report $(DEMO)/resnet20-digits.zarr -o $(DEMO)/report.html
 	@echo
-	@echo "The run:   $(DEMO)/resnet20-digits.zarr"
-	@echo "The plots: $(DEMO)/sign-flips.html $(DEMO)/weight-distance.html"
+	@echo "The run:    $(DEMO)/resnet20-digits.zarr"
+	@echo "The plots:  $(DEMO)/sign-flips.html $(DEMO)/weight-distance.html"
+	@echo "The report: $(DEMO)/report.html"
 
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"

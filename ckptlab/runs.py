@@ -52,10 +52,8 @@ class Runs:
 
     @property
     def names(self) -> list[str]:
-        """Coordinate of the dim ``run``: file names without ending, or paths if two are alike."""
-        paths = [run.path for run in self.runs]
-        stems = [PurePath(path.rstrip("/")).stem for path in paths]
-        return stems if len(set(stems)) == len(stems) else paths
+        """Coordinate of the dim ``run``: see `run_names`."""
+        return run_names([run.path for run in self.runs])
 
     @cached_property
     def dataset(self) -> xr.Dataset:
@@ -181,13 +179,41 @@ def open_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) 
         If the runs are not of one network.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    return Runs(open_run(path) for path in find_runs(given))
+
+
+def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Find the recordings that paths and patterns name, each once.
+
+    Parameters
+    ----------
+    paths : iterable of str or path-like
+        Local ones may be patterns, whose matches are sorted.
+
+    Returns
+    -------
+    list of str
+        In the order given.
+
+    Raises
+    ------
+    StoreError
+        If a pattern matches nothing.
+    """
     found: list[str] = []
-    for text in (os.fspath(path) for path in given):
+    for text in (os.fspath(path) for path in paths):
         matches = _matches(text)
         if not matches:
             raise StoreError(f"{text} matches no run; see which there are with: ls -d")
         found += matches
-    return Runs(open_run(path) for path in dict.fromkeys(found))
+    return list(dict.fromkeys(found))
+
+
+def run_names(paths: Iterable[str]) -> list[str]:
+    """Name recordings: by their file names without ending, or by their paths if two are alike."""
+    listed = list(paths)
+    stems = [PurePath(path.rstrip("/")).stem for path in listed]
+    return stems if len(set(stems)) == len(stems) else listed
 
 
 def _matches(text: str) -> list[str]:

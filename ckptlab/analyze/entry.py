@@ -1,6 +1,6 @@
 """What the registry of metrics holds: one entry describes one metric.
 
-Imports analyze.option, and nothing heavy: `ckptlab analyze --help` reads this module.
+Imports analyze.{option, panels}, and nothing heavy: `ckptlab analyze --help` reads this module.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ckptlab.analyze.option import OPTIONS
+from ckptlab.analyze.panels import Panel
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,7 +37,7 @@ class Plot:
         ``lines`` over steps, ``path`` in the plane of two components, or ``phases``.
     log_x, log_y : bool
         Whether an axis is logarithmic.
-    panels : tuple of tuple of str
+    panels : tuple of Panel
         Variables drawn one above the other, those of one panel together; all, each on its own, if
         none are named.
     """
@@ -44,7 +45,7 @@ class Plot:
     kind: str = "lines"
     log_x: bool = False
     log_y: bool = False
-    panels: tuple[tuple[str, ...], ...] = ()
+    panels: tuple[Panel, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """The registry of metrics: commands, methods, documentation and figures are generated from it.
 
-Imports analyze.{entry, option} and errors, and nothing heavy: `ckptlab analyze --help` reads it.
+Imports analyze.{entry, option, panels} and errors, and nothing heavy: `ckptlab analyze --help`
+reads it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptlab.analyze.entry import FRANKLE, Metric, Plot
 from ckptlab.analyze.option import OPTIONS
+from ckptlab.analyze.panels import TELEMETRY, Panel
 from ckptlab.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -168,7 +170,23 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 defaults={"steps": "log:2"},
                 inputs=ON_TRAINING,
                 reference=f"{GUR_ARI}; sharpness: Cohen et al. (2021), arXiv:2103.00065",
-                plot=Plot(log_x=True, panels=(("eigenvalues",), ("sharpness", "two_over_lr"))),
+                plot=Plot(
+                    log_x=True,
+                    panels=(
+                        Panel(
+                            variables=("eigenvalues",),
+                            title="Largest Hessian eigenvalues",
+                            about="Of the training loss on a fixed subset, algebraically largest "
+                            "first.",
+                        ),
+                        Panel(
+                            variables=("sharpness", "two_over_lr"),
+                            title="Sharpness",
+                            about="The largest eigenvalue, and 2 / learning rate, beyond which "
+                            "plain gradient descent is unstable.",
+                        ),
+                    ),
+                ),
             ),
             Metric(
                 name="gradient-subspace",
@@ -182,7 +200,21 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 reference=GUR_ARI,
                 plot=Plot(
                     log_x=True,
-                    panels=(("gradient_share",), ("overlap_previous", "overlap_last")),
+                    panels=(
+                        Panel(
+                            variables=("gradient_share",),
+                            title="Gradient within the top Hessian subspace",
+                            about="Share of the squared gradient that lies in the span of the "
+                            "top eigenvectors.",
+                            percent=True,
+                        ),
+                        Panel(
+                            variables=("overlap_previous", "overlap_last"),
+                            title="How the top subspace turns",
+                            about="Overlap of the span of the top eigenvectors with the previous "
+                            "and with the last one; 1 is the same subspace.",
+                        ),
+                    ),
                 ),
             ),
             Metric(
@@ -216,7 +248,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 long_name="telemetry",
                 unit="1",
                 reference=f"{FRANKLE}, section 4",
-                plot=Plot(log_x=True),
+                plot=Plot(log_x=True, panels=TELEMETRY),
             ),
             Metric(
                 name="timeline",

@@ -22,7 +22,7 @@ from ckptlab.analyze.gradients import pooled_gradients
 from ckptlab.analyze.moments import Moments, compute_moments
 from ckptlab.analyze.recorded import recorded_series
 from ckptlab.analyze.results import labelled, share
-from ckptlab.analyze.selection import Reference, find_reference, select
+from ckptlab.analyze.selection import Reference, Selection, find_reference, select
 from ckptlab.analyze.signs import sign_flips_of
 from ckptlab.analyze.source import Source
 from ckptlab.errors import MissingStepError
@@ -55,20 +55,81 @@ def telemetry(
         ``_init``, ``_final``, ``_previous``), change, magnitude, zeros, extremes, gradients and
         the recorded series. What is against init is left out if step 0 was not recorded.
     """
+    selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
+    references = ends(source)
+    moments = compared_moments(source, selection, tuple(references.values()), scheduler)
+    return telemetry_of(source, moments, references)
+
+
+def ends(source: Source) -> dict[str, Reference]:
+    """Return the snapshots that telemetry compares with, by name.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+
+    Returns
+    -------
+    dict of str to Reference
+        ``init``, unless step 0 was not recorded, and ``final``.
+    """
     references = {"final": find_reference(source, "final")}
     # A recording that starts later has no init; everything else can still be measured.
     with suppress(MissingStepError):
         references = {"init": find_reference(source, "init"), **references}
-    selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
-    compared = tuple(references.values())
-    moments = compute_moments(source, selection, compared, scheduler=scheduler)
-    if any(norms_differ_widely(moments, reference) for reference in compared):
+    return references
+
+
+def compared_moments(
+    source: Source, selection: Selection, references: tuple[Reference, ...], scheduler: Any
+) -> Moments:
+    """Read the recording once, and again only if its cosines need more digits.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    selection : Selection
+        Weights and steps.
+    references : tuple of Reference
+        Snapshots to compare with.
+    scheduler : object
+        As `open_executor` takes it.
+
+    Returns
+    -------
+    Moments
+        What every cheap metric is made of.
+    """
+    moments = compute_moments(source, selection, references, scheduler=scheduler)
+    if any(norms_differ_widely(moments, reference) for reference in references):
         # Rare, as in a diverged run: read again, with the products for the cosines themselves.
-        moments = compute_moments(source, selection, compared, signed=True, scheduler=scheduler)
+        moments = compute_moments(source, selection, references, signed=True, scheduler=scheduler)
+    return moments
+
+
+def telemetry_of(source: Source, moments: Moments, references: dict[str, Reference]) -> xr.Dataset:
+    """Turn sums, and what was recorded beside the weights, into every cheap metric.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    moments : Moments
+        The sums.
+    references : dict of str to Reference
+        Resolved references, by the suffix their variables get.
+
+    Returns
+    -------
+    Dataset
+        As `telemetry` returns it.
+    """
     variables = weight_variables(moments, references)
-    if mask is None:
-        variables |= pooled_gradients(source, selection)
-    variables |= recorded_series(source, selection.columns)
+    if moments.selection.mask is None:
+        variables |= pooled_gradients(source, moments.selection)
+    variables |= recorded_series(source, moments.selection.columns)
     return xr.Dataset(variables)
 
 

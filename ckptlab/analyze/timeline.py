@@ -81,19 +81,58 @@ def timeline(
         If the run holds fewer than two steps.
     """
     selection = select(source, kinds=kinds, mask=mask)
+    moments = compute_moments(source, selection, phase_references(selection), scheduler=scheduler)
+    return timeline_of(source, moments)
+
+
+def phase_references(selection: Selection) -> tuple[Reference, ...]:
+    """Return the snapshots that a timeline compares with: the first of each phase.
+
+    Parameters
+    ----------
+    selection : Selection
+        Steps.
+
+    Returns
+    -------
+    tuple of Reference
+        One for each phase that the steps reach.
+    """
+    return tuple(_reference(selection, start) for _, start, _ in _spans(selection))
+
+
+def timeline_of(source: Source, moments: Moments) -> xr.Dataset:
+    """Turn sums into the timeline.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    moments : Moments
+        Over the whole network, against `phase_references` of their selection.
+
+    Returns
+    -------
+    Dataset, dims (phase,)
+        As `timeline` returns it.
+
+    Raises
+    ------
+    StepError
+        If fewer than two steps were selected.
+    """
+    selection = moments.selection
     if len(selection.steps) < 2:
         raise StepError(f"{source.path} holds one step; a timeline needs at least 2")
     spans = _spans(selection)
-    references = tuple(
-        Reference(str(selection.steps[a]), int(selection.columns[a]), int(selection.steps[a]))
-        for _, a, _ in spans
-    )
-    moments = compute_moments(source, selection, references, scheduler=scheduler)
-    rows = [
-        _figures(moments, reference, a, b, _recorded(source, selection, mask))
-        for (_, a, b), reference in zip(spans, references, strict=True)
-    ]
+    recorded = _recorded(source, selection)
+    rows = [_figures(moments, _reference(selection, a), a, b, recorded) for _, a, b in spans]
     return _dataset([phase for phase, _, _ in spans], rows, moments)
+
+
+def _reference(selection: Selection, start: int) -> Reference:
+    step = int(selection.steps[start])
+    return Reference(str(step), int(selection.columns[start]), step)
 
 
 def _spans(selection: Selection) -> list[tuple[Phase, int, int]]:
@@ -107,8 +146,9 @@ def _spans(selection: Selection) -> list[tuple[Phase, int, int]]:
     return spans
 
 
-def _recorded(source: Source, selection: Selection, mask: Any) -> dict[str, Any]:
-    norm = pooled_gradients(source, selection).get("gradient_norm") if mask is None else None
+def _recorded(source: Source, selection: Selection) -> dict[str, Any]:
+    pooled = pooled_gradients(source, selection) if selection.mask is None else {}
+    norm = pooled.get("gradient_norm")
     known = source.has("eval_accuracy")
     return {
         "gradient": None if norm is None else norm.values,

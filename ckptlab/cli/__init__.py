@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("ckptlab.cli.info:info", "Say what a run holds."),
     "verify": ("ckptlab.cli.verify:verify", "Check a run for damage."),
     "analyze": ("ckptlab.cli.analyze:analyze", "Measure a run."),
+    "report": ("ckptlab.cli.report:report", "Draw a run, or several, on one page."),
     "imp": ("ckptlab.cli.experiments:imp", "Prune a run iteratively, with rewinding."),
     "perturb": ("ckptlab.cli.experiments:perturb", "Perturb a snapshot and train on."),
     "connect": ("ckptlab.cli.experiments:connect", "Connect two children of a step."),

@@ -92,7 +92,7 @@ def metric_command(metric: Metric) -> click.Command:
 _output = click.option(
     "-o", "output", metavar="FILE", help="Write the result: .nc, .zarr, .csv (long) or .parquet."
 )
-_plot = click.option("--plot", metavar="FILE", help="Draw a figure: .html (offline) or .png.")
+_plot = click.option("--plot", metavar="FILE", help="Draw a figure: .html (offline), .png or .svg.")
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 
 

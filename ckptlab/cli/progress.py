@@ -1,6 +1,6 @@
 """Progress on stderr of recordings and long measurements: a live line, on a terminal only.
 
-Imports analyze.pace.
+Imports analyze.pace and store.facts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from ckptlab.analyze.pace import watching
-from ckptlab.cli.options import human_bytes
+from ckptlab.store.facts import human_bytes
 
 if TYPE_CHECKING:
     from ckptlab.train.trainer import Progress as TrainingProgress

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptlab.cli.branch import Branch, parse_branch, require_branch
-from ckptlab.cli.options import human_bytes, json_option, print_json
+from ckptlab.cli.options import json_option, print_json
 from ckptlab.errors import ConfigError, RunExistsError
+from ckptlab.store.facts import human_bytes
 
 if TYPE_CHECKING:
     from ckptlab.train.config import Config

@@ -1,14 +1,13 @@
 """A plotly figure for each metric, from its result and the hints in the registry.
 
-Imports analyze.metric, report.template and errors. Whatever comes from a run is escaped: plotly
-reads a little HTML in names and titles.
+Imports analyze.metric, report.{curves, template} and errors. Whatever comes from a run is
+escaped: plotly reads a little HTML in names and titles.
 """
 
 from __future__ import annotations
 
 import html
 import importlib.util
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,24 +17,25 @@ import xarray as xr
 
 from ckptlab.analyze.metric import Metric
 from ckptlab.errors import ConfigError
-from ckptlab.report.template import COLOURS, DASHES, template
+from ckptlab.report.curves import STEP_AXES, Axes, Curve, axes_of
+from ckptlab.report.template import COLOURS, DASHES, THEMES, evenly, template
 
-FORMATS: tuple[str, ...] = (".html", ".png")
+FORMATS: tuple[str, ...] = (".html", ".png", ".svg")
 """Endings of figure files."""
-
-AXES: tuple[str, ...] = ("step", "eval_step", "alpha")
-"""Dims along the x axis."""
 
 MARKERS_UP_TO = 40
 """A line of so few points shows them."""
+
+LEGEND_ROW = 26
+"""Pixels that a line of the legend takes."""
 
 
 def require_format(path: str) -> None:
     """Raise ConfigError unless a figure of this name can be written."""
     if Path(path).suffix not in FORMATS:
         raise ConfigError(f"{path!r}: the ending must be one of {', '.join(FORMATS)}")
-    if path.endswith(".png"):
-        _require_kaleido()
+    if not path.endswith(".html"):
+        _require_kaleido(path)
 
 
 def figure(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
@@ -67,7 +67,7 @@ def write_figure(drawn: Any, path: str) -> str:
     drawn : plotly.graph_objects.Figure
         What to write.
     path : str
-        ``FILE.html`` holds plotly.js and works offline; ``FILE.png`` needs kaleido.
+        ``FILE.html`` holds plotly.js and works offline; ``FILE.png`` and ``.svg`` need kaleido.
 
     Returns
     -------
@@ -77,50 +77,79 @@ def write_figure(drawn: Any, path: str) -> str:
     if path.endswith(".html"):
         drawn.write_html(path, include_plotlyjs=True, full_html=True)
     else:
-        drawn.write_image(path, scale=2)
+        drawn.write_image(path, scale=2, width=1100)
     return path
 
 
 def _lines(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
     from plotly.subplots import make_subplots
 
-    panels = _panels(result, metric)
+    panels = axes_of(result, metric)
     columns = 1 if len(panels) <= 2 else 2
     rows = -(-len(panels) // columns)
     drawn = make_subplots(
-        rows=rows,
-        cols=columns,
-        # Above the panel: a title along a short axis runs into its neighbours'.
-        subplot_titles=[_axis_title(panel) for panel in panels] if len(panels) > 1 else None,
-        horizontal_spacing=0.09,
-        vertical_spacing=0.3 / max(rows, 2),
+        rows=rows, cols=columns, horizontal_spacing=0.12, vertical_spacing=0.4 / max(rows, 2)
     )
-    shared = len({tuple(name for name, _ in _curves(p)) for p in panels}) == 1
-    for number, panel in enumerate(panels):
+    for number, axes in enumerate(panels):
         place = {"row": number // columns + 1, "col": number % columns + 1}
-        curves = list(_curves(panel))
-        for (name, values), (dash, colour) in zip(curves, _styles(len(curves)), strict=True):
-            x, y = _points(_positions(panel[0], metric.plot.log_x), values)
+        legend = f"legend{number + 1}" if number else "legend"
+        for curve, style in zip(axes.curves, _styles(len(axes.curves)), strict=True):
             drawn.add_scatter(
-                x=x,
-                y=y,
-                name=_escaped(name),
-                legendgroup=name,
-                showlegend=len(curves) > 1 and (number == 0 or not shared),
-                mode="lines+markers" if len(x) <= MARKERS_UP_TO else "lines",
-                line={"color": colour, "dash": dash, "width": 2},
+                **_line(curve, axes, style, metric),
+                showlegend=len(axes.curves) > 1,
+                legend=legend,
                 **place,
             )
-        log_y = metric.plot.log_y and any(bool((part.values > 0).any()) for part in panel)
-        title = _axis_title(panel) if len(panels) == 1 else _units(panel)
-        drawn.update_yaxes(title_text=title, type="log" if log_y else "linear", **place)
+        log_y = axes.panel.log_y and any(bool((curve.y > 0).any()) for curve in axes.curves)
+        drawn.update_yaxes(
+            title_text=_y_title(axes, alone=len(panels) == 1),
+            type="log" if log_y else "linear",
+            tickformat=".2~%" if axes.panel.percent else None,
+            **place,
+        )
         # One step axis for all, so that zooming into one panel zooms into every panel.
         drawn.update_xaxes(matches="x" if number else None, **place)
+        if len(panels) > 1:
+            _head(drawn, axes, legend, number)
     drawn.update_xaxes(type="log" if metric.plot.log_x else "linear")
-    drawn.update_xaxes(title_text=_x_title(panels[-1][0], metric), row=rows)
-    drawn.update_annotations(font_size=14)
-    drawn.update_layout(height=max(480, 130 + 240 * rows))
+    drawn.update_xaxes(title_text=_x_title(panels[-1], metric), title_font_size=12)
+    longest = max(len(axes.curves) for axes in panels) if len(panels) == 1 else 0
+    drawn.update_layout(
+        height=max(480, 130 + 300 * rows, 150 + LEGEND_ROW * longest),
+        margin_t=60 if len(panels) == 1 else 110,
+    )
     return drawn
+
+
+def _head(drawn: Any, axes: Axes, legend: str, number: int) -> None:
+    """Write the title over a panel, and its own legend between the two."""
+    suffix = str(number + 1) if number else ""
+    left = drawn.layout[f"xaxis{suffix}"].domain[0]
+    top = drawn.layout[f"yaxis{suffix}"].domain[1]
+    place = {"x": left, "xanchor": "left", "y": top, "yanchor": "bottom"}
+    drawn.add_annotation(
+        text=_escaped(axes.panel.title),
+        font={"size": 15},
+        showarrow=False,
+        xref="paper",
+        yref="paper",
+        yshift=22 if len(axes.curves) > 1 else 6,
+        **place,
+    )
+    drawn.update_layout({legend: {"orientation": "h", "font": {"size": 11}, **place}})
+
+
+def _line(curve: Curve, axes: Axes, style: tuple[str, str], metric: Metric) -> dict[str, Any]:
+    dash, colour = style
+    faint = curve.variable in axes.panel.faint
+    return {
+        "x": positions(curve.x, metric.plot.log_x),
+        "y": np.where(np.isfinite(curve.y), curve.y, np.nan),
+        "name": _escaped(curve.name),
+        "mode": "lines+markers" if len(curve.x) <= MARKERS_UP_TO else "lines",
+        "line": {"color": colour, "dash": "solid" if faint else dash, "width": 1 if faint else 2},
+        "opacity": 0.45 if faint else 1,
+    }
 
 
 def _path(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
@@ -136,10 +165,10 @@ def _path(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
             x=projection[0],
             y=second,
             mode="lines+markers",
-            line={"color": "#BBBBBB"},
+            line={"color": THEMES["light"].grid},
             marker={
                 "color": steps,
-                "colorscale": "Viridis",
+                "colorscale": evenly(THEMES["light"].order),
                 "size": 7,
                 "colorbar": {"title": "step"},
             },
@@ -181,87 +210,30 @@ def _phases(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
     return drawn
 
 
-def _panels(result: xr.DataArray | xr.Dataset, metric: Metric) -> list[list[xr.DataArray]]:
-    """Choose what is drawn one above the other: each panel holds series on one axis."""
-    if isinstance(result, xr.DataArray):
-        return [[result]]
-    drawable = {
-        str(name): values
-        for name, values in result.data_vars.items()
-        if values.dtype.kind in "fiu" and _axis(values) != "run"
-    }
-    named = metric.plot.panels or tuple((name,) for name in drawable)
-    panels = [[drawable[name] for name in names if name in drawable] for names in named]
-    return [panel for panel in panels if panel]
-
-
-def _curves(panel: list[xr.DataArray]) -> Iterator[tuple[str, Any]]:
-    for part in panel:
-        axis = _axis(part)
-        others = [dim for dim in part.dims if dim != axis]
-        title = str(part.attrs.get("long_name", part.name)) if len(panel) > 1 else ""
-        if not others:
-            yield title or str(part.name), part.values
-            continue
-        lines = part.transpose(*others, axis).values.reshape(-1, part.sizes[axis])
-        for labels, values in zip(product(*(_labels(part, d) for d in others)), lines, strict=True):
-            yield ", ".join(filter(None, (title, *labels))), values
-
-
-def _labels(panel: xr.DataArray, dim: Any) -> list[str]:
-    labels = [str(label) for label in panel[dim].values]
-    if dim == "param" and "tensor" in panel.coords:
-        names = panel["tensor"].values
-        return [f"{name}, {label}" for name, label in zip(names, labels, strict=True)]
-    return labels
-
-
-def _axis(panel: xr.DataArray) -> str:
-    """Return the dim along the x axis; `run` if there is none, since values without are no line."""
-    along = next((str(d) for d in panel.dims if d in AXES), None)
-    return along or (str(panel.dims[-1]) if panel.dims else "run")
-
-
 def _styles(count: int) -> list[tuple[str, str]]:
     styles = list(product(DASHES, COLOURS))
     return [styles[k % len(styles)] for k in range(count)]
 
 
-def _positions(panel: xr.DataArray, log: bool) -> Any:
+def positions(steps: Any, log: bool) -> Any:
     """Return steps for the axis; a logarithmic one has no place for step 0, which goes to 1/2."""
-    steps = panel[_axis(panel)].values.astype(float)
+    steps = np.asarray(steps, float)
     return np.where(steps == 0, 0.5, steps) if log else steps
 
 
-def _points(x: Any, values: Any) -> tuple[Any, Any]:
-    """Leave a gap where a value is missing; join what was measured now and then."""
-    finite = np.isfinite(values)
-    if 2 * finite.sum() < len(values):
-        return x[finite], values[finite]
-    return x, np.where(finite, values, None)
-
-
-def _x_title(panel: xr.DataArray, metric: Metric) -> str:
-    axis = panel[_axis(panel)]
-    if "step" not in str(axis.name):
-        return _escaped(str(axis.attrs.get("long_name", axis.name)))
-    zero = bool((axis.values == 0).any())
+def _x_title(axes: Axes, metric: Metric) -> str:
+    if axes.axis not in STEP_AXES:
+        return _escaped(axes.axis_name)
+    zero = any(bool((curve.x == 0).any()) for curve in axes.curves)
     note = ", step 0 drawn at 0.5" if metric.plot.log_x and zero else ""
     return f"step [optimizer updates{note}]"
 
 
-def _axis_title(panel: list[xr.DataArray]) -> str:
-    titles = [str(part.attrs.get("long_name", part.name)) for part in panel]
-    units = str(panel[0].attrs.get("units", "1"))
-    against = panel[0].attrs.get("relative_to")
-    name = ", ".join(titles)
-    text = f"{name} (to {against})" if against is not None else name
-    return _escaped(text if units == "1" else f"{text} [{units}]")
-
-
-def _units(panel: list[xr.DataArray]) -> str:
-    units = str(panel[0].attrs.get("units", "1"))
-    return "" if units == "1" else _escaped(f"[{units}]")
+def _y_title(axes: Axes, *, alone: bool) -> str:
+    units = "" if axes.units == "1" else f"[{axes.units}]"
+    against = axes.against if alone else None
+    parts = [axes.panel.title if alone else "", f"(to {against})" if against else "", units]
+    return _escaped(" ".join(part for part in parts if part))
 
 
 def _title(result: xr.DataArray | xr.Dataset, metric: Metric) -> str:
@@ -275,8 +247,9 @@ def _escaped(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def _require_kaleido() -> None:
+def _require_kaleido(path: str) -> None:
     if importlib.util.find_spec("kaleido") is None:
         raise ConfigError(
-            "drawing a .png needs kaleido: pip install 'ckptlab[png]', or draw an .html"
+            f"drawing a {Path(path).suffix} needs kaleido: pip install 'ckptlab[png]', or draw an "
+            ".html"
         )

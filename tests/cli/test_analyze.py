@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +14,8 @@ import xarray as xr
 
 import ckptlab as package
 from ckptlab.analyze.metric import METRICS
-from ckptlab.cli import main
 from tests.analyze.recordings import RUN_IS_ENOUGH
 from tests.cli.commands import ckptlab
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Call the command line in this process; return exit code, stdout and stderr."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        return int(stopped.value.code or 0), *capfd.readouterr()
-
-    return run
 
 
 def refuse_constant(text: str) -> None:
@@ -170,7 +155,7 @@ def test_json_is_one_document_without_nan(small_run: Path, name: str) -> None:
         (["sign-flips", "{run}", "--kinds", "conf"], "Did you mean 'conv'"),
         (["sign-flips", "{run}", "--mask", "no.npy"], "does not exist"),
         (["sign-flips", "{run}", "-o", "x.xls"], "must be one of .nc, .zarr, .csv, .parquet"),
-        (["sign-flips", "{run}", "--plot", "x.pdf"], "must be one of .html, .png"),
+        (["sign-flips", "{run}", "--plot", "x.pdf"], "must be one of .html, .png, .svg"),
         (["sign-flips", "{run}", "-o", "no/where.nc"], "folder no does not exist"),
         (["trajectories", "{run}", "--count", "0"], "--count"),
         (["sign-flips", "nowhere.zarr"], "nowhere.zarr"),

@@ -1,0 +1,97 @@
+"""``ckptlab report`` as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.commands import ckptlab
+
+
+@pytest.fixture
+def here(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two copies of a run, in which the commands run."""
+    for name in ("a", "b"):
+        shutil.copytree(small_run, tmp_path / f"{name}.zarr", copy_function=os.link)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_path_is_printed_and_nothing_is_overwritten(here: Path) -> None:
+    done = ckptlab("report", "a.zarr")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a-report.html\n", "")
+    page = (here / "a-report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "<script src" not in page
+    again = ckptlab("report", "a.zarr")
+    assert again.returncode == 2
+    assert "a-report.html exists; give another name, or --overwrite" in again.stderr
+    assert ckptlab("report", "a.zarr", "--overwrite").returncode == 0
+    assert sorted(p.name for p in here.iterdir()) == ["a-report.html", "a.zarr", "b.zarr"]
+
+
+def test_patterns_and_options(here: Path, call: Any) -> None:
+    code, out, err = call("report", "*.zarr", "--steps", "0:20", "--kinds", "all")
+    assert (code, out, err) == (0, "report.html\n", "")
+    page = (here / "report.html").read_text()
+    assert '"runs":["a","b"]' in page
+    assert '"steps":[0,19]' in page
+
+
+def test_results_and_curvature(here: Path, call: Any) -> None:
+    measured = ["--eigenvalues", "2", "--samples", "32", "--steps", "0,20,40"]
+    assert call("analyze", "hessian-spectrum", "a.zarr", *measured, "-o", "h.nc")[0] == 0
+    code, out, err = call("report", "a.zarr", "--results", "h.nc", "-o", "h.html")
+    assert (code, out, err) == (0, "h.html\n", "")
+    page = (here / "h.html").read_text()
+    assert "Largest Hessian eigenvalues" in page
+    assert "Fisher" not in page
+    code, _, err = call("report", "b.zarr", "--results", "h.nc")
+    assert code == 2
+    assert "h.nc is a result of 'a.zarr'" in err
+    # What is given is not measured again.
+    code, _, err = call("report", "a.zarr", "--results", "h.nc", "--curvature", "-o", "c.html")
+    assert code == 0, err
+    page = (here / "c.html").read_text()
+    assert "Largest Hessian eigenvalues" in page
+    assert "Fisher" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.zarr"], "nowhere.zarr"),
+        (["x*.zarr"], "matches no run"),
+        (["a.zarr", "-o", "x.pdf"], "the ending must be .html"),
+        (["a.zarr", "-o", "no/where.html"], "the folder no does not exist"),
+        (["a.zarr", "--kinds", "conf"], "Did you mean 'conv'"),
+        (["a.zarr", "--steps", "0:500"], "beyond the last recorded step 40"),
+        (["a.zarr", "--steps", "3"], "needs at least 2"),
+        (["a.zarr", "--results", "no.nc"], "no.nc does not exist"),
+        (["a.zarr", "--scheduler", "cloud"], "unknown scheduler"),
+        ([], "RUN"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    here: Path,
+    call: Any,
+    arguments: list[str],
+    message: str,
+) -> None:
+    code, out, err = call("report", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert sorted(p.name for p in here.iterdir()) == ["a.zarr", "b.zarr"]
+
+
+def test_more_runs_than_colours_are_refused(here: Path, call: Any) -> None:
+    for k in range(9):
+        shutil.copytree(here / "a.zarr", here / f"many{k}.zarr", copy_function=os.link)
+    code, _, err = call("report", "many*.zarr")
+    assert code == 2
+    assert "9 runs; at most 8 can be told apart" in err

@@ -1,0 +1,107 @@
+"""A real headless Chromium, and what a page did in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
+
+OFFLINE = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-pings",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)
+"""Nothing is looked up, whatever the browser itself would like to fetch."""
+
+
+def find_chromium() -> str:
+    """Find the browser: $CKPTLAB_CHROMIUM, or one of the usual names on the path."""
+    named = os.environ.get("CKPTLAB_CHROMIUM")
+    found = named or next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        raise RuntimeError(
+            "the tests of reports need Chromium: apt-get install chromium, or set CKPTLAB_CHROMIUM"
+        )
+    return found
+
+
+@dataclass
+class Opened:
+    """A page in a tab, and everything it said or asked for."""
+
+    tab: Any
+    console: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def settle(self) -> None:
+        """Wait until everything is drawn as the switches say."""
+        self.tab.wait_for_selector(".plot[data-stale]", state="detached", timeout=60_000)
+
+    def reset(self) -> None:
+        """Set every switch back, as if the page had just been opened."""
+        self.tab.evaluate(
+            """() => {
+              const choose = (name, value) =>
+                document.querySelector(`input[name="${name}"][value="${value}"]`)?.click();
+              choose("axis", "log");
+              choose("theme", "auto");
+              choose("run-layers", "0");
+              const hidden = document.querySelectorAll("input[name=shown]:not(:checked)");
+              hidden.forEach((input) => input.click());
+              document.querySelectorAll("[aria-expanded=true]").forEach((e) => e.click());
+              document.querySelector("[data-do=reset]").click();
+              scrollTo({ top: 0, behavior: "instant" });
+            }"""
+        )
+        self.tab.mouse.move(1, 1)
+        self.settle()
+        self.console.clear()
+
+    def charts(self) -> list[str]:
+        """Return the keys of the charts."""
+        return list(self.tab.eval_on_selector_all(".plot", "all => all.map(p => p.dataset.chart)"))
+
+    def drawn(self, key: str, expression: str) -> Any:
+        """Evaluate an expression on the figure `plot` that plotly holds for a chart."""
+        return self.tab.eval_on_selector(f'[data-chart="{key}"]', f"plot => {expression}")
+
+    def all_drawn(self, expression: str) -> list[Any]:
+        """Evaluate an expression on the figure of every chart."""
+        return list(self.tab.eval_on_selector_all(".plot", f"all => all.map(plot => {expression})"))
+
+    def key_text(self, chart: str) -> str:
+        """Return what the key of a chart says."""
+        return str(self.tab.inner_text(f"#{chart} .key"))
+
+
+@contextmanager
+def opened(
+    browser: Any, path: Path, *, width: int = 1280, theme: str = "light", **options: Any
+) -> Iterator[Opened]:
+    """Open a page, wait until it is drawn, and watch it."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=theme, offline=True, **options
+    )
+    tab = context.new_page()
+    page = Opened(tab)
+    tab.on("console", lambda message: page.console.append(f"{message.type}: {message.text}"))
+    tab.on("pageerror", lambda error: page.console.append(f"error: {error}"))
+    tab.on("request", lambda request: page.requests.append(request.url))
+    try:
+        tab.goto(path.as_uri())
+        tab.wait_for_selector("html[data-drawn]", state="attached", timeout=60_000)
+        yield page
+    finally:
+        context.close()

@@ -1,0 +1,107 @@
+"""Runs, pages about them, and a browser, that the tests of reports share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from playwright.sync_api import sync_playwright
+from torch import nn
+
+import ckptlab
+from ckptlab.report.measured import measure
+from ckptlab.report.overview import overview
+from ckptlab.report.page import write_page
+from tests.analyze.recordings import Made, record
+from tests.report.browser import OFFLINE, Opened, find_chromium, opened
+
+HOSTILE = "</script><script>pwned=1</script><img src=x onerror=pwned=2><b>bold"
+"""What a name would be that wants to be more than text."""
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=find_chromium(), args=list(OFFLINE))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def drawn_run(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return record(tmp_path_factory.mktemp("drawn") / "drawn.zarr", steps=61, schedule="0:")
+
+
+@pytest.fixture(scope="session")
+def second_run(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    path = tmp_path_factory.mktemp("drawn") / "second.zarr"
+    return record(path, steps=91, schedule="0:", seed=7)
+
+
+def report(path: Path, *runs: Path, **options: Any) -> Path:
+    """Write a report as the command does."""
+    measured = [measure(ckptlab.open_run(run), run.stem, **options) for run in runs]
+    return Path(write_page(overview(measured), str(path)))
+
+
+@pytest.fixture(scope="session")
+def single(tmp_path_factory: pytest.TempPathFactory, drawn_run: Made) -> Path:
+    """The page about one run."""
+    return report(tmp_path_factory.mktemp("single") / "single.html", drawn_run.path)
+
+
+@pytest.fixture(scope="session")
+def several(tmp_path_factory: pytest.TempPathFactory, drawn_run: Made, second_run: Made) -> Path:
+    """The page about two runs, of which the second is longer."""
+    path = tmp_path_factory.mktemp("several") / "several.html"
+    return report(path, drawn_run.path, second_run.path)
+
+
+@pytest.fixture(scope="session")
+def _single_tab(browser: Any, single: Path) -> Iterator[Opened]:
+    with opened(browser, single) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def _several_tab(browser: Any, several: Path) -> Iterator[Opened]:
+    with opened(browser, several) as page:
+        yield page
+
+
+@pytest.fixture
+def single_page(_single_tab: Opened) -> Iterator[Opened]:
+    """The page about one run, opened on a large light screen; it must not complain."""
+    _single_tab.reset()
+    yield _single_tab
+    assert _single_tab.console == []
+
+
+@pytest.fixture
+def several_page(_several_tab: Opened) -> Iterator[Opened]:
+    """The same of the page about two runs."""
+    _several_tab.reset()
+    yield _several_tab
+    assert _several_tab.console == []
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page about a run of which every name and setting is hostile."""
+    folder = tmp_path_factory.mktemp("hostile")
+    model = nn.Sequential()
+    for name in (HOSTILE, f"{HOSTILE}2"):
+        model.add_module(name.replace(".", ""), nn.Linear(4, 4))
+    config = {"model": {"name": HOSTILE}, "data": {"name": HOSTILE}, HOSTILE: {HOSTILE: HOSTILE}}
+    path = folder / "<b>run<script>.zarr"
+    with ckptlab.Recorder(path, model, config=config, seeds={HOSTILE: 1}) as recorder:
+        for step in range(6):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(0.01 * torch.randn_like(parameter))
+                    parameter.grad = torch.randn_like(parameter)
+            recorder.step(loss=1.0 / (1 + step))
+    return report(folder / "hostile.html", path)
