@@ -18,6 +18,8 @@ from ckptlab.record.schedule import Schedule
 from ckptlab.record.staging import HOST_SERIES, Buffer
 from ckptlab.store.layout import Buffer as BufferRow
 from ckptlab.store.layout import Layout, Tensor
+from ckptlab.store.reader import open_latest
+from ckptlab.store.storage import Storage
 from ckptlab.store.writer import StoreWriter
 
 _Rows = Sequence[Tensor | BufferRow]
@@ -111,6 +113,37 @@ def restore(
     return step, position + (step in schedule)
 
 
+def restore_beside(
+    storage: Storage, captured: Capture, optimizer: torch.optim.Optimizer | None
+) -> int:
+    """Set model and optimizer to the last anchor, on a rank that does not write.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the run lies; the first rank takes it up at the same time.
+    captured : Capture
+        Live parameters and buffers; overwritten.
+    optimizer : Optimizer or None
+        Overwritten.
+
+    Returns
+    -------
+    int
+        Updates done, as `restore` finds it.
+    """
+    # By the markers, which may be ahead of the view, as the first rank goes.
+    stored = open_latest(storage)
+    if not len(stored.anchors):
+        return 0
+    step = int(stored.anchors[-1])
+    load_model(captured, lambda name: stored.snapshot(step, name))
+    anchor = stored.anchor(step)
+    if anchor is not None:
+        restore_state(optimizer, captured, anchor)
+    return step
+
+
 @torch.no_grad()
 def load_model(captured: Capture, read: Callable[[str], npt.NDArray[np.generic]]) -> None:
     """Set parameters and buffers to one snapshot.
@@ -122,8 +155,8 @@ def load_model(captured: Capture, read: Callable[[str], npt.NDArray[np.generic]]
     read : callable
         Returns the vector of an array by name.
     """
-    live = {"weights": captured.parameters, **captured.buffers}
-    for name, tensors in live.items():
+    live = {array: captured.live_buffers(array) for array in captured.buffers}
+    for name, tensors in {"weights": captured.parameters, **live}.items():
         vector = torch.from_numpy(np.array(read(name)))
         offset = 0
         for tensor in tensors:

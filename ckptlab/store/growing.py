@@ -55,7 +55,11 @@ class GrowingArray:
         self._values[..., length - position * self._chunk_length :] = self._fill()
 
     def write(self, start: int, values: Array) -> None:
-        """Put `values` at ``[start, start + n)`` along the step axis.
+        """Put `values` at ``[start, start + n)`` along the step axis, see `changed`."""
+        self._storage.put_all(self.changed(start, values))
+
+    def changed(self, start: int, values: Array) -> dict[str, list[bytes]]:
+        """Take `values` at ``[start, start + n)``, and return what must be put for it.
 
         Parameters
         ----------
@@ -63,7 +67,13 @@ class GrowingArray:
             In the last chunk or right behind it.
         values : ndarray
             Its last dimension is the step axis.
+
+        Returns
+        -------
+        dict of str to list of bytes
+            Whole chunks, by key.
         """
+        objects: dict[str, list[bytes]] = {}
         offset = 0
         while offset < values.shape[-1]:
             position, column = divmod(start + offset, self._chunk_length)
@@ -71,13 +81,14 @@ class GrowingArray:
                 self._position, self._values = position, self.blank(self._chunk_length)
             count = min(values.shape[-1] - offset, self._chunk_length - column)
             self._values[..., column : column + count] = values[..., offset : offset + count]
-            self.flush()
+            objects |= self.chunk()
             offset += count
+        return objects
 
-    def flush(self) -> None:
-        """Put the chunk in memory."""
+    def chunk(self) -> dict[str, list[bytes]]:
+        """Return the chunk in memory, by its key."""
         key = chunk_key(self._name, self._document, self._position)
-        self._storage.put(key, [checksummed(self._values.tobytes())])
+        return {key: [checksummed(self._values.tobytes())]}
 
     def blank(self, length: int) -> Array:
         """Return `length` entries of the fill value."""

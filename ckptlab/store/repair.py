@@ -105,7 +105,7 @@ def _cut(storage: Storage, writer: StoreWriter, kept: int, report: Report) -> Re
     if any(f.array in CONSTANTS for f in report.findings):
         write_constants(storage, writer.layout)
     writer.cut(kept)
-    writer.finish("interrupted" if dropped else str(writer.attributes["state"]))
+    writer.finish("interrupted" if dropped else report.state)
     return Repair(
         path=storage.path,
         saved=saved,

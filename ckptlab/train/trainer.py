@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from ckptlab.errors import ConfigError
 from ckptlab.record.calibrate import choose_codec
 from ckptlab.record.filling import encoding_threads
-from ckptlab.record.recorder import Recorder, RecorderStats
+from ckptlab.record.recorder import Recorder
 from ckptlab.record.schedule import parse_schedule, parse_step
+from ckptlab.record.stats import RecorderStats
 from ckptlab.store.reader import open_store
 from ckptlab.train.config import Config
 from ckptlab.train.evaluate import Evaluation

@@ -8,7 +8,7 @@ happened. Nothing keeps the order in which files reach the disk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class PowerStorage:
 
     def __init__(self, files: dict[str, bytes], left: int | None = None) -> None:
         self.path = "power.zarr"
+        self.syncs = True
         self.left = left
         self.steps = 0
         self._visible = dict(files)
@@ -63,6 +64,13 @@ class PowerStorage:
         self._step()
         self._visible[key] = data
         self._pending.setdefault(key, []).append((data, not replaces))
+
+    def put_all(self, objects: Mapping[str, Sequence[BytesLike]]) -> None:
+        for key, parts in objects.items():
+            self.put(key, parts)
+
+    def unsure(self, keys: Iterable[str]) -> None:
+        return
 
     def delete(self, key: str) -> None:
         self._step()
@@ -116,5 +124,8 @@ class PowerStorage:
 
 
 class _NoLock:
+    def check(self) -> None:
+        return
+
     def release(self) -> None:
         return

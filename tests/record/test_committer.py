@@ -11,8 +11,8 @@ from ckptlab.record.capture import capture
 from ckptlab.record.committer import Committer
 from ckptlab.record.recorder import Recorder
 from ckptlab.record.staging import Buffer
+from ckptlab.store.local import LocalStorage
 from ckptlab.store.reader import open_store
-from ckptlab.store.storage import LocalStorage
 from ckptlab.store.verify import verify
 from ckptlab.store.writer import StoreWriter
 from tests.record.loops import assert_same_run, run, small, update
