@@ -2,6 +2,7 @@ import errno
 import os
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -140,6 +141,50 @@ def test_a_thread_that_is_gone_is_noticed_by_who_waits_for_it(tmp_path):
     with pytest.raises(WriteError, match="writer thread died"):
         committer.take()
     writer.abandon()
+
+
+def test_what_was_committed_is_synced_when_nothing_more_comes(tmp_path):
+    """Of a sparse schedule the next commit may be hours away."""
+    model, optimizer = small()
+    with record(tmp_path, model, optimizer, fsync=True, sync_seconds=0.3) as recorder:
+        run(recorder, model, optimizer, 11)
+        began = time.monotonic()
+        while synced_steps(tmp_path) < 12:
+            assert time.monotonic() - began < 60
+            time.sleep(0.02)
+        assert open_store(tmp_path).state == "recording"
+    assert "synced" not in open_store(tmp_path).attributes
+    assert verify(tmp_path, deep=True).ok
+
+
+def synced_steps(path):
+    return open_store(path).attributes.get("synced", {"step": 0})["step"]
+
+
+def test_commits_share_a_sync(tmp_path):
+    model, optimizer = small()
+    with record(tmp_path, model, optimizer, fsync=True, sync_seconds=1000) as recorder:
+        run(recorder, model, optimizer, 20)
+        began = time.monotonic()
+        while len(open_store(tmp_path).steps) < 20:
+            assert time.monotonic() - began < 60
+            time.sleep(0.02)
+        assert synced_steps(tmp_path) < 20
+    assert open_store(tmp_path).steps.tolist() == list(range(21))
+
+
+def test_a_lock_that_is_taken_away_stops_the_training(tmp_path):
+    model, optimizer = small()
+
+    def until_noticed():
+        with record(tmp_path, model, optimizer) as recorder:
+            run(recorder, model, optimizer, 9)
+            (tmp_path / "writer.lock").unlink()
+            run(recorder, model, optimizer, 10_000)
+
+    with pytest.raises(WriteError, match="another writer may be at"):
+        until_noticed()
+    assert verify(tmp_path, deep=True).ok
 
 
 def test_no_thread_outlives_its_recorder(tmp_path):

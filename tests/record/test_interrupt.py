@@ -130,6 +130,28 @@ def test_handlers_are_put_back(tmp_path):
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def ignore_then_train(path, _, ready):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for jobs in the background
+    model, optimizer = small()
+    with record(path, model, optimizer) as recorder:
+        run(recorder, model, optimizer, 3)
+        ready.set()
+        for step in range(4, 200):
+            run(recorder, model, optimizer, step)
+            time.sleep(0.005)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_what_was_ignored_stays_ignored(tmp_path):
+    process = start(ignore_then_train, tmp_path)
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGINT)
+        process.join(0.1)
+    process.join(60)
+    assert process.exitcode == 0
+    assert open_store(tmp_path).state == "complete"
+
+
 def test_other_threads_leave_signals_alone():
     before = signal.getsignal(signal.SIGINT)
     seen = []
