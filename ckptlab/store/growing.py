@@ -38,7 +38,7 @@ class GrowingArray:
         self._document = document
         self._chunk_length = chunk_length(document)
         self._position = -1
-        self._values = self.blank(self._chunk_length)
+        self._values = blank(document, self._chunk_length)
         self.truncate(length)
 
     def truncate(self, length: int) -> None:
@@ -50,9 +50,9 @@ class GrowingArray:
             self._values = (
                 read_chunk(self._storage, self._name, self._document, position)
                 if stored
-                else self.blank(self._chunk_length)
+                else blank(self._document, self._chunk_length)
             )
-        self._values[..., length - position * self._chunk_length :] = self._fill()
+        self._values[..., length - position * self._chunk_length :] = _fill(self._document)
 
     def write(self, start: int, values: Array) -> None:
         """Put `values` at ``[start, start + n)`` along the step axis, see `changed`."""
@@ -78,7 +78,8 @@ class GrowingArray:
         while offset < values.shape[-1]:
             position, column = divmod(start + offset, self._chunk_length)
             if position != self._position:
-                self._position, self._values = position, self.blank(self._chunk_length)
+                self._position = position
+                self._values = blank(self._document, self._chunk_length)
             count = min(values.shape[-1] - offset, self._chunk_length - column)
             self._values[..., column : column + count] = values[..., offset : offset + count]
             objects |= self.chunk()
@@ -92,12 +93,7 @@ class GrowingArray:
 
     def blank(self, length: int) -> Array:
         """Return `length` entries of the fill value."""
-        shape = self._document["chunk_grid"]["configuration"]["chunk_shape"]
-        return np.full([*shape[:-1], length], self._fill(), little(self._document))
-
-    def _fill(self) -> Any:
-        fill = self._document["fill_value"]
-        return np.nan if fill == "NaN" else fill
+        return blank(self._document, length)
 
 
 def chunk_length(document: Document) -> int:
@@ -113,6 +109,12 @@ def little(document: Document) -> np.dtype[Any]:
 def chunk_key(name: str, document: Document, position: int) -> str:
     """Return the key of the chunk at `position` along the step axis."""
     return "/".join([name, "c", *["0"] * (len(document["shape"]) - 1), str(position)])
+
+
+def blank(document: Document, length: int) -> Array:
+    """Return `length` entries of the fill value."""
+    shape = document["chunk_grid"]["configuration"]["chunk_shape"]
+    return np.full([*shape[:-1], length], _fill(document), little(document))
 
 
 def read_chunk(storage: Storage, name: str, document: Document, position: int) -> Array:
@@ -183,3 +185,8 @@ def read_all(storage: Storage, name: str, document: Document, length: int) -> Ar
         return np.empty([*shape[:-1], 0], little(document))
     parts = [read_chunk(storage, name, document, position) for position in range(chunks)]
     return np.concatenate(parts, axis=-1)[..., :length]
+
+
+def _fill(document: Document) -> Any:
+    fill = document["fill_value"]
+    return np.nan if fill == "NaN" else fill

@@ -94,7 +94,8 @@ def describe(content: bytes) -> str:
     """
     try:
         who = json.loads(content)
-        return f"process {int(who['pid'])} on {str(who['host'])[:80]}"
+        host = "".join(c if c.isprintable() else "?" for c in str(who["host"])[:80])
+        return f"process {int(who['pid'])} on {host}"
     except (ValueError, KeyError, TypeError, RecursionError):
         return "another process"
 

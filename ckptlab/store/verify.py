@@ -166,18 +166,12 @@ class _Checker:
         file: str,
         problem: str,
         span: tuple[int, int] | None = None,
-        *,
-        rebuildable: bool = False,
+        **kind: bool,
     ) -> None:
         first, last = span or (None, None)
         self._findings.append(
             Finding(
-                array=array,
-                file=file,
-                problem=problem,
-                first_step=first,
-                last_step=last,
-                rebuildable=rebuildable,
+                array=array, file=file, problem=problem, first_step=first, last_step=last, **kind
             )
         )
 
@@ -237,12 +231,15 @@ class _Checker:
         length, axis = chunk_length(document), schema.SERIES[name].axis
         for position, key in enumerate(committed_keys(name, document)):
             span = self._span(axis, position * length, (position + 1) * length)
-            self._check_chunk(name, key, span)
+            digest = name == "digest"  # which follows from the weights
+            self._check_chunk(name, key, span, rebuildable=digest, observation=not digest)
 
-    def _check_chunk(self, name: str, key: str, span: tuple[int, int] | None = None) -> None:
+    def _check_chunk(
+        self, name: str, key: str, span: tuple[int, int] | None = None, **kind: bool
+    ) -> None:
         if self._lengths[schema.SERIES[name].axis]:
             position = int(key.rpartition("/")[2])
-            self._try(name, key, partial(self._chunk, name, position), span)
+            self._try(name, key, partial(self._chunk, name, position), span, **kind)
         else:
             self._ignored.add(key)  # the first chunk may be there, and nothing in it counts yet
 
@@ -324,15 +321,14 @@ class _Checker:
         key: str,
         check: Callable[[], object],
         span: tuple[int, int] | None = None,
-        *,
-        rebuildable: bool = False,
+        **kind: bool,
     ) -> None:
         self._checked.add(key)
         try:
             check()
         except StoreError as error:
             problem = _problem(error, f"{self._storage.path}/{key}")
-            self.add(array, key, problem, span, rebuildable=rebuildable)
+            self.add(array, key, problem, span, **kind)
 
     def _document(self, name: str) -> None:
         try:

@@ -387,7 +387,7 @@ class StoreWriter:
         self.steps, self.anchors = markers.steps, markers.anchors
         self.evaluations = markers.evaluations
         self._metadata.look_up_capacity(self._lengths())
-        self._contents.open(self._lengths())
+        self.shards.count(len(self.steps))
         self.attributes.pop(SYNCED, None)
         if survived is not None:
             warnings.warn(

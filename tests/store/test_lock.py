@@ -207,3 +207,8 @@ def test_looking_at_a_run_does_not_drop_its_lock(tmp_path):
 )
 def test_any_content_can_be_described(content):
     assert describe(content) == "another process"
+
+
+def test_a_terminal_obeys_nothing_of_a_lock():
+    content = json.dumps({"pid": 3, "host": "a\x1b]0;b\n"}).encode()
+    assert describe(content) == "process 3 on a?]0;b?"
