@@ -7,7 +7,7 @@ from importlib import import_module
 
 from benchmarks.measure import render, save
 
-BENCHMARKS = ("recording", "storage", "telemetry")
+BENCHMARKS = ("recording", "durability", "storage", "telemetry")
 
 
 def main() -> None:

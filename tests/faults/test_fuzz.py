@@ -9,6 +9,7 @@ import pytest
 from ckptlab.errors import StoreError
 from ckptlab.store.verify import verify
 from tests.faults import mutations
+from tests.faults.figures import note
 from tests.faults.test_damage import everything_in, original  # noqa: F401
 from tests.forks import fork_server
 from tests.store.samples import layout_of, trajectory, write_run
@@ -86,9 +87,14 @@ def test_mutations_of_a_run_in_the_other_codec(fast_run, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_thousands_of_mutations(original, fast_run, tmp_path):  # noqa: F811
-    for name, path, count in (("dense", original, 2500), ("fast", fast_run, 1500)):
+    for name, path, count in (("codec dense", original, 1500), ("codec fast", fast_run, 1000)):
         found = run_fuzz(path, tmp_path, 1, count)
-        print(
-            f"\nFIGURE mutations, {name}: {count}: {found['refused']} refused with a StoreError, "
-            f"{found['read']} read, {found['sound']} found sound by verify, none otherwise"
+        note(
+            "mutations",
+            name,
+            mutations=count,
+            refused_with_a_StoreError=found["refused"],
+            read=found["read"],
+            otherwise=0,
+            found_by_verify=count - found["sound"],
         )

@@ -11,6 +11,7 @@ from ckptlab.store.block import Evaluation
 from ckptlab.store.reader import open_latest, open_store, read_root
 from ckptlab.store.verify import verify
 from ckptlab.store.writer import PowerLossWarning, StoreWriter
+from tests.faults.figures import note
 from tests.faults.power import PowerLossError, PowerStorage
 from tests.store.samples import block_of, layout_of, same_bits, trajectory
 
@@ -101,11 +102,10 @@ def lose_power(storage, rng, work):
     return storage.after_power_loss(rng), committed[-1]
 
 
-@pytest.mark.parametrize("sync_seconds", [ALWAYS, RARELY])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_what_was_synced_survives_at_every_point(boot, sync_seconds, seed):
-    rng = np.random.default_rng(seed)
-    for left in range(total_steps(sync_seconds)):
+def lose_power_at(points, sync_seconds, boot, rng):
+    """Returns of how many points a run was there afterwards."""
+    runs = 0
+    for left in points:
         boot("first")
         files, known = lose_power(
             PowerStorage({}, left), rng, lambda s, c: live(s, c, sync_seconds)
@@ -114,6 +114,7 @@ def test_what_was_synced_survives_at_every_point(boot, sync_seconds, seed):
         storage = PowerStorage(files)
         if not known and not is_run(storage):
             continue  # within its creation: nothing was recorded
+        runs += 1
         check_survived(storage, known, f"step {left}")
         # A second time, while it is taken up again, or not at all.
         again = PowerStorage(files, int(rng.integers(10, 150)))
@@ -128,6 +129,30 @@ def test_what_was_synced_survives_at_every_point(boot, sync_seconds, seed):
         assert verify(storage, deep=True).ok
         check_right(open_store(storage))
         assert len(open_store(storage).steps) == 13
+    return runs
+
+
+@pytest.mark.parametrize("sync_seconds", [ALWAYS, RARELY])
+def test_what_was_synced_survives(boot, sync_seconds):
+    points = range(0, total_steps(sync_seconds), 3)
+    assert lose_power_at(points, sync_seconds, boot, np.random.default_rng(0)) > len(points) / 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_was_synced_survives_at_every_point(boot):
+    rng = np.random.default_rng(1)
+    for sync_seconds, name in ((ALWAYS, "every commit synced"), (RARELY, "commits share syncs")):
+        points = total_steps(sync_seconds)
+        runs = lose_power_at(range(points), sync_seconds, boot, rng)
+        note(
+            "power",
+            name,
+            points=points,
+            a_run_was_there=runs,
+            right_and_as_far_as_synced=runs,
+            completed=runs,
+        )
 
 
 def check_survived(storage, known, where):
