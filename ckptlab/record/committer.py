@@ -23,6 +23,8 @@ from ckptlab.record.staging import BY_TENSOR, SCALARS, Buffer
 from ckptlab.store.block import Block, Evaluation
 from ckptlab.store.writer import StoreWriter
 
+_LONGEST_WAIT = 60.0  # seconds; Python's own limit is finite
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -131,10 +133,12 @@ class Committer:
     def _next_job(self) -> Job | None:
         """Wait for a job; what was committed is synced meanwhile, when that is due."""
         while True:
+            wait = self._writer.seconds_to_sync
             try:
-                return self._jobs.get(timeout=self._writer.seconds_to_sync)
+                return self._jobs.get(timeout=None if wait is None else min(wait, _LONGEST_WAIT))
             except queue.Empty:
-                self._writer.sync()
+                if not self._writer.seconds_to_sync:
+                    self._writer.sync()
 
     def _commit(self, job: Job) -> None:
         if job.buffer is None:

@@ -25,6 +25,7 @@ from ckptlab.record.capture import capture
 from ckptlab.record.environment import describe_environment
 from ckptlab.record.filling import Filler, Number, Observed
 from ckptlab.record.interrupt import Interrupts
+from ckptlab.record.ranks import rank, ranks
 from ckptlab.record.restore import require_resumable, restore, restore_beside
 from ckptlab.record.schedule import parse_schedule
 from ckptlab.record.staging import block_size, bytes_per_step, parse_memory
@@ -67,7 +68,8 @@ class Recorder:
     flush_seconds : float
         A block that takes longer to fill is also committed after this long.
     sync_seconds : float
-        How much a power loss may cost beyond the block being filled; 0 syncs every commit.
+        How much a power loss may cost beyond the block being filled; 0 syncs every commit, as is
+        done where there are several ranks.
     fsync : bool
         Whether commits survive a power loss at all.
     include, exclude : sequence of str, optional
@@ -143,7 +145,8 @@ class Recorder:
         self._codec = codec
         self._memory = parse_memory(memory)
         self._flush_seconds = flush_seconds
-        self._sync_seconds = sync_seconds
+        # What is synced must be the same to every rank, on whichever host: everything.
+        self._sync_seconds = sync_seconds if ranks() == 1 else 0.0
         self._storage = open_storage(path, fsync=fsync)
         self.path = self._storage.path
         # Again on entering: what is moved to a device until then has other buffers.
@@ -163,7 +166,7 @@ class Recorder:
         }
         self._pid = os.getpid()
         # Of several ranks one writes; the others restore and count.
-        self._writes = _rank() == 0
+        self._writes = rank() == 0
         self._interrupts = Interrupts()
         self._hooks: list[Any] = []
         self._updates = 0
@@ -393,9 +396,3 @@ def _require_number(name: str, value: object) -> None:
             raise ConfigError(f"{name} has shape {tuple(value.shape)}; one number is needed")
     elif value is not None and not isinstance(value, SupportsFloat):
         raise ConfigError(f"{name} is a {type(value).__name__}; one number is needed")
-
-
-def _rank() -> int:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank()
-    return 0

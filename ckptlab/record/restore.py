@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckptlab.errors import ConfigError, LayoutError
+from ckptlab.errors import ConfigError, LayoutError, RecordingError
 from ckptlab.record.capture import Capture
 from ckptlab.record.optimizer import restore_state
 from ckptlab.record.schedule import Schedule
 from ckptlab.record.staging import HOST_SERIES, Buffer
+from ckptlab.store.durable import surviving_lengths
 from ckptlab.store.layout import Buffer as BufferRow
 from ckptlab.store.layout import Layout, Tensor
-from ckptlab.store.reader import open_latest
+from ckptlab.store.reader import open_latest, read_root
 from ckptlab.store.storage import Storage
 from ckptlab.store.writer import StoreWriter
 
@@ -131,7 +132,18 @@ def restore_beside(
     -------
     int
         Updates done, as `restore` finds it.
+
+    Raises
+    ------
+    RecordingError
+        If the first rank may go by more than is seen here.
     """
+    if surviving_lengths(read_root(storage)[0]) is not None:
+        raise RecordingError(
+            f"{storage.path} was left by one process on another machine, or before this one "
+            "booted, so that ranks may differ about where it ends; take it up once with one "
+            "process (enter the recorder and leave), then with several"
+        )
     # By the markers, which may be ahead of the view, as the first rank goes.
     stored = open_latest(storage)
     if not len(stored.anchors):

@@ -35,7 +35,7 @@ class LocalStorage:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool = True) -> None:
-        self.root = Path(path)
+        self.root = Path(path).absolute()  # whoever writes may change its working folder
         self.path = str(path)
         self.syncs = fsync
         self._unsynced: set[Path] = set()

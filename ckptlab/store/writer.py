@@ -40,9 +40,7 @@ from ckptlab.store.vacancy import require_free
 
 
 class StoreWriter:
-    """Commits blocks to one run; used by one thread at a time.
-
-    Made by `create` or `resume`.
+    """Commits blocks to one run, made by `create` or `resume`; used by one thread at a time.
 
     Attributes
     ----------
@@ -285,8 +283,8 @@ class StoreWriter:
 
         Parameters
         ----------
-        state : str
-            ``complete`` or ``interrupted``.
+        state : {"complete", "interrupted"}
+            Of the run.
         """
         try:
             self.attributes["state"] = state

@@ -98,3 +98,16 @@ def test_clearing_spares_a_folder_that_took_the_place(tmp_path):
     with pytest.raises(WriteError, match="removed or replaced"):
         storage.clear()
     assert (tmp_path / "run/thesis.tex").exists()
+
+
+def test_the_working_folder_may_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    storage = LocalStorage("runs/x.zarr")
+    lock = storage.lock()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    storage.put("a/b", [b"1"])
+    lock.check()
+    lock.release()
+    assert (tmp_path / "runs/x.zarr/a/b").read_bytes() == b"1"
+    assert storage.path == "runs/x.zarr"
