@@ -92,9 +92,11 @@ class Contents:
         self._growing[axis].write(start, np.array([*steps], "<i8"))
 
     def put_markers(self) -> None:
-        """Put the markers as they are after `open`."""
+        """Put the markers as they are after `open`: fewer, and each synced."""
         for axis in STEP_AXES:
+            # Steps first: the others, without them, would be missing from steps that count.
             self._storage.put_all(self._growing[axis].chunk())
+            self._storage.sync()
 
     def _anchor(self, position: int, anchor: Anchor) -> Objects:
         for key, values in anchor.states.items():

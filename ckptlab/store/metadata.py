@@ -138,6 +138,8 @@ class MetadataWriter:
     def mend(self) -> None:
         """Make the arrays' own metadata agree: their writer may have died while it grew them."""
         mend_documents(self._storage, self.documents, self.capacity)
+        # It may have died before it synced them, too.
+        self._storage.unsure(f"{name}/{ROOT}" for name in self.documents)
 
 
 def new_attributes(

@@ -71,7 +71,7 @@ class StoreWriter:
         self.sync_seconds = 0.0
         self._synced_at = -math.inf
         self._synced = dict.fromkeys(STEP_AXES, 0)
-        self._is_cut = False
+        self._is_cut = self._power_was_lost = False
         self._storage = storage
         self._lock = lock
         self._metadata = MetadataWriter(storage, attributes, documents)
@@ -253,13 +253,7 @@ class StoreWriter:
             self._publish()
 
     def write_evaluations(self, evaluations: list[Evaluation]) -> None:
-        """Commit evaluations alone.
-
-        Parameters
-        ----------
-        evaluations : list of Evaluation
-            At steps that are committed.
-        """
+        """Commit evaluations alone, at steps that are committed."""
         self._settle()
         self._metadata.grow("eval_step", len(self.evaluations) + len(evaluations))
         self._contents.write_evaluations(len(self.evaluations), evaluations)
@@ -355,11 +349,13 @@ class StoreWriter:
             return
         self._lock.check()
         self._metadata.mend()
+        if self._power_was_lost:
+            # Markers of what did not survive go while the root still says that they do not count.
+            self._contents.put_markers()
         # View, markers, files: whenever a process or the power goes, nothing names what is gone.
         self._publish_synced()
         self._storage.sync()
         self._contents.put_markers()
-        self._storage.sync()
         delete_orphans(self._storage, self._metadata.view(self._lengths()))
         self._storage.sync()
         self._is_cut = False
@@ -387,6 +383,7 @@ class StoreWriter:
         self._metadata.look_up_capacity(self._lengths())
         self.shards.count(len(self.steps))
         self.attributes.pop(SYNCED, None)
+        self._power_was_lost = survived is not None
         if survived is not None:
             warnings.warn(
                 f"{self._storage.path}: the machine has booted since this was written; what was "

@@ -43,8 +43,9 @@ def write(storage, committed, *, resume=False, sync_seconds=ALWAYS, cut=None):
         writer = StoreWriter.resume(storage)
         writer.sync_seconds = sync_seconds
         kept = len(writer.steps) if cut is None else min(cut, len(writer.steps))
-        committed.append(kept)
+        committed.append(min(kept, committed[-1]))
         writer.cut(kept)
+        committed.append(kept)  # and what another process left is synced
     else:
         writer = StoreWriter.create(storage, LAYOUT, block=4, codec="fast", attributes={})
         writer.sync_seconds = sync_seconds
@@ -94,12 +95,12 @@ def total_steps(sync_seconds):
     return storage.steps
 
 
-def lose_power(storage, rng, work):
-    """Work until the power goes, if it does; returns the disk and what had to survive."""
+def until_it_goes(storage, work):
+    """Work until the power or the process goes, if it does; returns what had to survive."""
     committed = [0]
     with contextlib.suppress(PowerLossError):
         work(storage, committed)
-    return storage.after_power_loss(rng), committed[-1]
+    return committed[-1]
 
 
 def lose_power_at(points, sync_seconds, boot, rng):
@@ -107,29 +108,44 @@ def lose_power_at(points, sync_seconds, boot, rng):
     runs = 0
     for left in points:
         boot("first")
-        files, known = lose_power(
-            PowerStorage({}, left), rng, lambda s, c: live(s, c, sync_seconds)
-        )
+        storage = PowerStorage({}, left)
+        known = until_it_goes(storage, lambda s, c: live(s, c, sync_seconds))
+        storage = PowerStorage(storage.after_power_loss(rng))
         boot("second")
-        storage = PowerStorage(files)
         if not known and not is_run(storage):
             continue  # within its creation: nothing was recorded
         runs += 1
         check_survived(storage, known, f"step {left}")
-        # A second time, while it is taken up again, or not at all.
-        again = PowerStorage(files, int(rng.integers(10, 150)))
-        files, known = lose_power(
-            again, rng, lambda s, c: write(s, c, resume=True, sync_seconds=sync_seconds)
-        )
-        boot("third")
-        storage = PowerStorage(files)
-        check_survived(storage, known, f"step {left}, then {again.left}")
-        if open_store(storage).state != "complete":
-            write(storage, [0], resume=True, sync_seconds=sync_seconds)
+        fates = take_up_again(storage, boot, rng, f"step {left}")
+        storage = fates[-1]
         assert verify(storage, deep=True).ok
         check_right(open_store(storage))
         assert len(open_store(storage).steps) == 13
     return runs
+
+
+def take_up_again(storage, boot, rng, where):
+    """Kill it and cut the power, in any order, until it is complete; returns the storages."""
+    storages = [storage]
+    for number in range(4):
+        if open_store(storage).state == "complete":
+            break
+        again = [ALWAYS, RARELY][int(rng.integers(2))]
+        storage.after_kill(None if number == 3 else int(rng.integers(1, 120)))
+        known = until_it_goes(
+            storage, lambda s, c, a=again: write(s, c, resume=True, sync_seconds=a)
+        )
+        storage.left = None
+        if rng.random() < 0.5:
+            check_right(open_latest(storage))  # a process that dies loses nothing
+            where = f"{where}, killed at {storage.steps}"
+        else:
+            where = f"{where}, off at {storage.steps}"
+            storage = PowerStorage(storage.after_power_loss(rng))
+            boot(f"boot {number}")
+            check_survived(storage, known, where)
+        storages.append(storage)
+    return storages
 
 
 @pytest.mark.parametrize("sync_seconds", [ALWAYS, RARELY])

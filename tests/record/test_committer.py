@@ -128,6 +128,29 @@ def test_a_store_removed_beneath_the_writer_stops_it_and_is_not_brought_back(tmp
     assert not path.exists()
 
 
+def test_a_store_removed_file_by_file_stops_it_too(tmp_path):
+    """As `rm -rf` does, while the writer adds files."""
+    model, optimizer = small()
+    path = tmp_path / "run.zarr"
+    done = threading.Event()
+
+    def remove():
+        while path.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        done.set()
+
+    def until_noticed():
+        with record(path, model, optimizer) as recorder:
+            run(recorder, model, optimizer, 20)
+            threading.Thread(target=remove).start()
+            run(recorder, model, optimizer, 100_000)
+
+    with pytest.raises(WriteError, match=r"was removed|cannot be written"):
+        until_noticed()
+    assert done.wait(60)
+    assert not path.exists()
+
+
 def test_a_thread_that_is_gone_is_noticed_by_who_waits_for_it(tmp_path):
     """As after a fork, where threads are not copied."""
     model, _ = small()
