@@ -212,7 +212,7 @@ class StoredRun:
         return read_anchor(self._storage, self.metadata, anchors, step)
 
     def dataset(self) -> xr.Dataset:
-        """Open the run with xarray: lazy, as ``xr.open_zarr`` on its path.
+        """Open the run with xarray: lazy, as ``xr.open_zarr`` does, as far as it is seen here.
 
         Raises
         ------
@@ -228,6 +228,10 @@ class StoredRun:
             dataset: xr.Dataset = xr.open_zarr(
                 self._storage.zarr_store(), consolidated=True, chunks={}
             )
+        # It may have grown since, or hold what did not survive a power loss.
+        lengths = schema.committed_lengths(self.metadata)
+        longer = {axis: slice(n) for axis, n in lengths.items() if dataset.sizes.get(axis, n) > n}
+        dataset = dataset.isel(longer) if longer else dataset
         dataset.encoding["source"] = self.path
         return dataset
 

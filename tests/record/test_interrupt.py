@@ -168,6 +168,15 @@ def test_other_threads_leave_signals_alone():
     assert seen == [before]
 
 
+@pytest.fixture
+def _in_the_foreground():
+    """Shells have jobs in the background ignore Ctrl-C, and tests may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_in_the_foreground")
 def test_what_a_signal_means():
     for number, error in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)):
         interrupts = Interrupts()

@@ -16,13 +16,14 @@ from ckptlab.errors import (
     StoreError,
     UnknownNameError,
 )
+from ckptlab.run import Run
 from ckptlab.store.arrays import metadata_digest
 from ckptlab.store.local import LocalStorage
 from ckptlab.store.reader import open_latest, open_store
 from ckptlab.store.storage import open_storage
 from ckptlab.store.verify import verify
 from ckptlab.store.writer import StoreWriter
-from tests.store.samples import layout_of, same_bits, trajectory, write_run
+from tests.store.samples import block_of, layout_of, same_bits, trajectory, write_run
 
 LAYOUT = layout_of(20_000, 25_001)
 WEIGHTS = trajectory(21, LAYOUT.parameters)
@@ -73,6 +74,27 @@ def test_the_lazy_dataset_is_that_of_xarray(run):
     xr.testing.assert_identical(dataset, expected)
     assert dataset["weights"].chunks is not None
     assert dataset.encoding["source"] == str(run)
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr")
+def test_the_dataset_ends_where_the_run_did_when_it_was_opened(tmp_path):
+    layout, weights = layout_of(5, 6), trajectory(16, 11)
+    write_run(tmp_path, weights[:8], layout, state=None, evaluations=(3,))
+    stored = open_store(tmp_path)
+    writer = StoreWriter.resume(open_storage(tmp_path))
+    writer.cut(8)
+    writer.write_block(block_of(weights, 8, 16, layout=layout))
+    writer.finish("complete")
+    dataset = stored.dataset()
+    assert {a: dataset.sizes[a] for a in ("step", "anchor", "eval_step")} == {
+        "step": 8,
+        "anchor": 1,
+        "eval_step": 1,
+    }
+    assert same_bits(dataset["weights"].values.T, weights[:8])
+    run = Run(stored)
+    assert run["layer0.weight"].shape == (8, 5)
+    assert same_bits(run["layer0.weight"].values, weights[:8, :5])
 
 
 def test_a_step_that_was_not_recorded_names_the_nearest(run):
