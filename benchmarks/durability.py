@@ -26,8 +26,8 @@ from ckptlab.train.config import load_config
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "--no-fsync": {"fsync": False},
-    "fsync, every 10 s (default)": {"fsync": True, "sync_seconds": 10.0},
-    "fsync, every commit": {"fsync": True, "sync_seconds": 0.0},
+    "fsync, shared while blocks wait (default)": {"fsync": True, "sync_seconds": 10.0},
+    "fsync of every commit": {"fsync": True, "sync_seconds": 0.0},
 }
 
 

@@ -23,8 +23,6 @@ from ckptlab.record.staging import BY_TENSOR, SCALARS, Buffer
 from ckptlab.store.block import Block, Evaluation
 from ckptlab.store.writer import StoreWriter
 
-_LONGEST_WAIT = 60.0  # seconds; Python's own limit is finite
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -84,6 +82,7 @@ class Committer:
         )
         if self._pool is not None:
             writer.shards.map_chunks = self._pool.map
+        writer.hurried = lambda: not self._jobs.empty()
         self._thread = threading.Thread(target=self._run, name="ckptlab-writer", daemon=True)
         self._thread.start()
 
@@ -131,14 +130,12 @@ class Committer:
             self.error.__cause__ = error
 
     def _next_job(self) -> Job | None:
-        """Wait for a job; what was committed is synced meanwhile, when that is due."""
+        """Wait for a job; while there is none, what was committed is synced."""
         while True:
-            wait = self._writer.seconds_to_sync
             try:
-                return self._jobs.get(timeout=None if wait is None else min(wait, _LONGEST_WAIT))
+                return self._jobs.get(block=not self._writer.unsynced)
             except queue.Empty:
-                if not self._writer.seconds_to_sync:
-                    self._writer.sync()
+                self._writer.sync()
 
     def _commit(self, job: Job) -> None:
         if job.buffer is None:

@@ -68,8 +68,8 @@ class Recorder:
     flush_seconds : float
         A block that takes longer to fill is also committed after this long.
     sync_seconds : float
-        How much a power loss may cost beyond the block being filled; 0 syncs every commit, as is
-        done where there are several ranks.
+        How much a power loss may cost: while blocks wait to be written, commits share syncs for so
+        long. 0 syncs every commit, as is done where there are several ranks.
     fsync : bool
         Whether commits survive a power loss at all.
     include, exclude : sequence of str, optional

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -53,8 +53,10 @@ class StoreWriter:
     shards : ShardWriter
         Puts the large arrays.
     sync_seconds : float
-        Blocks committed sooner than this after a sync wait for the next one with theirs: they
-        survive the death of the process, but not yet a power loss.
+        In a hurry, blocks committed sooner than this after a sync wait for the next one with
+        theirs: they survive the death of the process, but not yet a power loss.
+    hurried : callable
+        Says whether there is a hurry.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class StoreWriter:
         self.anchors: list[int] = []
         self.evaluations: list[int] = []
         self.sync_seconds = 0.0
+        self.hurried: Callable[[], bool] = lambda: True
         self._synced_at = -math.inf
         self._synced = dict.fromkeys(STEP_AXES, 0)
         self._is_cut = self._power_was_lost = False
@@ -188,11 +191,9 @@ class StoreWriter:
         return tuple(self._metadata.documents)
 
     @property
-    def seconds_to_sync(self) -> float | None:
-        """After how long `sync` is due; None if there is nothing to sync."""
-        if not self._in_groups() or self._synced == self._lengths():
-            return None
-        return max(self._synced_at + self.sync_seconds - time.monotonic(), 0.0)
+    def unsynced(self) -> bool:
+        """Whether something committed waits to be synced."""
+        return self._in_groups() and self._synced != self._lengths()
 
     def cut(self, steps: int, *, later: bool = False) -> None:
         """Drop every committed step from position `steps` on, with what belongs to it.
@@ -234,7 +235,8 @@ class StoreWriter:
         self._make_room(block)
         column = block.start // self.block
         self._contents.write(block, column, len(self.anchors), len(self.evaluations))
-        durable = not self._in_groups() or time.monotonic() - self._synced_at >= self.sync_seconds
+        due = time.monotonic() - self._synced_at >= self.sync_seconds
+        durable = due or not self._in_groups() or not self.hurried()
         if durable:
             self._storage.sync()
         if block.evaluations:
@@ -264,7 +266,7 @@ class StoreWriter:
 
     def sync(self) -> None:
         """Have everything committed survive a power loss."""
-        if self.seconds_to_sync is not None:
+        if self.unsynced:
             self._lock.check()
             self._publish_synced()
 

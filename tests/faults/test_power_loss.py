@@ -209,20 +209,22 @@ def test_what_was_not_synced_counts_as_long_as_the_machine_runs(boot):
         StoreWriter.resume(storage).abandon()
 
 
-def test_after_its_seconds_what_waits_is_synced(boot):
+def test_what_waits_can_be_synced(boot):
     storage = PowerStorage({})
     writer = StoreWriter.create(storage, LAYOUT, block=4, codec="fast", attributes={})
-    assert writer.seconds_to_sync is None
-    writer.sync_seconds = 100.0
+    writer.sync_seconds = RARELY
+    assert not writer.unsynced
     writer.write_block(block_of(WEIGHTS, 0, 4, layout=LAYOUT))
     writer.write_block(block_of(WEIGHTS, 4, 8, layout=LAYOUT))
-    assert 90 < writer.seconds_to_sync <= 100
+    assert writer.unsynced
     writer.sync()
-    assert writer.seconds_to_sync is None
+    assert not writer.unsynced
+    writer.hurried = lambda: False
+    writer.write_block(block_of(WEIGHTS, 8, 12, layout=LAYOUT))
+    assert not writer.unsynced
+    files = storage.after_power_loss(np.random.default_rng(0))
     boot("second")
-    assert (
-        len(open_store(PowerStorage(storage.after_power_loss(np.random.default_rng(0)))).steps) == 8
-    )
+    assert len(open_store(PowerStorage(files)).steps) == 12
 
 
 def test_where_a_power_loss_could_not_be_told_every_commit_is_synced(boot, monkeypatch):

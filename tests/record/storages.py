@@ -16,9 +16,14 @@ Objects = Mapping[str, Sequence[BytesLike]]
 class SlowStorage(LocalStorage):
     """A disk that takes its time for every shard of weights."""
 
-    def __init__(self, path, seconds: float) -> None:
-        super().__init__(path, fsync=False)
+    def __init__(self, path, seconds: float, *, fsync: bool = False) -> None:
+        super().__init__(path, fsync=fsync)
         self.seconds = seconds
+        self.syncs_done = 0
+
+    def sync(self) -> None:
+        self.syncs_done += 1
+        super().sync()
 
     def put_all(self, objects: Objects) -> None:
         if any(key.startswith("weights/c/") for key in objects):

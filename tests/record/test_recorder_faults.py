@@ -4,6 +4,7 @@ import copy
 import os
 import shutil
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ckptlab.store.reader import open_store
 from ckptlab.store.storage import open_storage
 from ckptlab.store.verify import verify
 from tests.record.loops import assert_same_run, run, same_state, small, update, vector
+from tests.record.test_committer import synced_steps
 from tests.record.test_recorder import record
 
 
@@ -202,21 +204,15 @@ def test_taking_a_run_up_changes_nothing_before_the_first_commit(tmp_path):
 def test_ranks_do_not_guess_what_another_host_counts(tmp_path, monkeypatch):
     """A process that shares syncs is killed, and ranks on several machines take its run up."""
     model, optimizer = small()
-    storage = open_storage(tmp_path)
-    with record(storage, model, optimizer, sync_seconds=1000, fsync=True) as recorder:
+    with record(tmp_path / "run", model, optimizer, sync_seconds=1000, fsync=True) as recorder:
         run(recorder, model, optimizer, 9)
-        shutil.copytree(tmp_path, tmp_path / "killed")
+        began = time.monotonic()
+        while synced_steps(tmp_path / "run") < 8:
+            assert time.monotonic() - began < 60
+        shutil.copytree(tmp_path / "run", tmp_path / "killed")
     again, restored = small()
     captured = capture(again)
-    assert restore_beside(open_storage(tmp_path / "killed"), captured, restored) in (0, 3, 7)
+    assert restore_beside(open_storage(tmp_path / "killed"), captured, restored) == 7
     monkeypatch.setattr("ckptlab.store.durable.boot_id", lambda: "another")
     with pytest.raises(RecordingError, match="take it up once with one process"):
         restore_beside(open_storage(tmp_path / "killed"), captured, restored)
-
-
-@pytest.mark.parametrize("seconds", [1e12, float("inf")])
-def test_no_time_between_syncs_is_too_long(tmp_path, seconds):
-    model, optimizer = small()
-    with record(tmp_path, model, optimizer, sync_seconds=seconds, fsync=True) as recorder:
-        run(recorder, model, optimizer, 9)
-    assert open_store(tmp_path).state == "complete"
