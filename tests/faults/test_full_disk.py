@@ -85,7 +85,7 @@ def test_a_disk_that_fills_at_random_points(tmp_path, reference):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_a_disk_that_fills_at_many_random_points(tmp_path, reference):
     count = 60
     mounted = fill_at_random_points(tmp_path, reference, count, seed=1)

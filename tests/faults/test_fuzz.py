@@ -85,7 +85,7 @@ def test_mutations_of_a_run_in_the_other_codec(fast_run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_thousands_of_mutations(original, fast_run, tmp_path):  # noqa: F811
     for name, path, count in (("codec dense", original, 1500), ("codec fast", fast_run, 1000)):
         found = run_fuzz(path, tmp_path, 1, count)

@@ -39,7 +39,7 @@ def test_twenty_kills_of_the_command_line(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
     ("name", "target", "arguments", "count"),
     [

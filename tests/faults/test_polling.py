@@ -129,7 +129,7 @@ def test_a_polling_reader_sees_nothing_wrong(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr")
 def test_a_million_polled_reads(tmp_path):
     opens, reads, lengths = poll(tmp_path, 1_500_000)

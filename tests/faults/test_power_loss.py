@@ -155,7 +155,7 @@ def test_what_was_synced_survives(boot, sync_seconds):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_what_was_synced_survives_at_every_point(boot):
     rng = np.random.default_rng(1)
     for sync_seconds, name in ((ALWAYS, "every commit synced"), (RARELY, "commits share syncs")):
