@@ -8,7 +8,7 @@ from __future__ import annotations
 from ckptlab.errors import RunExistsError, StoreError
 from ckptlab.store import schema
 from ckptlab.store.constants import CONSTANTS
-from ckptlab.store.root import read_root
+from ckptlab.store.root import MAX_ROOT_BYTES, read_root
 from ckptlab.store.storage import LOCK, PARTIAL, ROOT, Storage
 
 
@@ -83,7 +83,8 @@ def _is_recorded(key: str) -> bool:
 
 def _is_run(storage: Storage) -> bool:
     """Tell a run, even a damaged one or one of a newer format, from any other Zarr group."""
-    return bool(storage.size(ROOT)) and b'"metadata_digest"' in storage.get(ROOT)
+    size = storage.size(ROOT) or 0
+    return 0 < size <= MAX_ROOT_BYTES and b'"metadata_digest"' in storage.get(ROOT)
 
 
 def _is_ours(key: str) -> bool:

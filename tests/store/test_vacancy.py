@@ -50,6 +50,15 @@ def test_anything_of_someone_else_is_not(tmp_path, name):
             require_free(storage, overwrite=overwrite)
 
 
+def test_metadata_of_an_absurd_size_are_not_read_to_tell_whose_they_are(tmp_path):
+    write_run(tmp_path, trajectory(4, 5), layout_of(5))
+    with (tmp_path / "zarr.json").open("r+b") as file:
+        file.truncate(10 * 2**30)  # a sparse file
+    for overwrite in (False, True):
+        with pytest.raises(RunExistsError):
+            require_free(open_storage(tmp_path), overwrite=overwrite)
+
+
 def test_a_folder_without_our_lock_is_not(tmp_path):
     storage = open_storage(tmp_path)
     storage.put("weights/zarr.json", [b"{}"])
