@@ -18,7 +18,7 @@ from tests.forks import fork_server
 from tests.store.samples import layout_of, trajectory, write_run
 
 processes = fork_server()
-# What has right checksums is taken for right: values that were forged, and files that are another's.
+# What has right checksums is taken for right: forged values, and files of another place.
 HONEST = (mutations.flip_bytes, mutations.cut_file, mutations.remove_file)
 
 

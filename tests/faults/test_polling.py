@@ -54,7 +54,7 @@ def write_runs(folder, stop):
 
 
 def poll_once(path, rng):
-    """Open a run and read of it what is new; returns how many reads were compared."""
+    """Open a run and read what is new; returns how many reads were compared, and its length."""
     stored = open_store(path)
     n = len(stored.steps)
     assert stored.steps.tolist() == [10 * k for k in range(n)]
@@ -71,7 +71,7 @@ def poll_once(path, rng):
     assert np.isin(stored.anchors, stored.steps).all()
     reads += len(evaluations)
     if not n:
-        return reads
+        return reads, n
     last = (n - 1) // BLOCK
     for j in {last, int(rng.integers(last + 1))}:
         rows = stored.weights.read_block(j)
@@ -82,7 +82,7 @@ def poll_once(path, rng):
         reads += 2 * len(rows)
     anchor = stored.anchor(int(stored.anchors[-1]))
     assert np.array_equal(anchor.states["momentum"], -weights_of([anchor.step // 10])[0])
-    return reads + 1
+    return reads + 1, n
 
 
 def poll_with_xarray(path):
@@ -108,11 +108,12 @@ def poll(folder, reads):
             time.sleep(0.01)
         while done < reads:
             path = folder / (folder / "now").read_text()
-            done += poll_once(path, rng)
+            compared, length = poll_once(path, rng)
+            done += compared
             opens += 1
+            lengths.add((path.name, length))
             if opens % 50 == 0:
                 poll_with_xarray(path)
-                lengths.add((path.name, len(open_store(path).steps)))
             assert writer.is_alive()
     finally:
         stop.set()
