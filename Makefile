@@ -32,7 +32,8 @@ test: install
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
 
 soak: install
-	$(BIN)/python -m pytest -m slow --timeout 3600
+	$(BIN)/python -m pytest -m slow --timeout 7200 -s
+	$(BIN)/python -m tests.faults.figures
 
 lint: install
 	$(BIN)/ruff check .

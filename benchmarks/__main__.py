@@ -7,7 +7,7 @@ from importlib import import_module
 
 from benchmarks.measure import render, save
 
-BENCHMARKS = ("recording", "storage", "telemetry", "step", "jobs", "report")
+BENCHMARKS = ("recording", "durability", "storage", "telemetry", "step", "jobs", "report")
 
 
 def main() -> None:

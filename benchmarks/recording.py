@@ -63,7 +63,7 @@ def _case(overrides: list[str], steps: int, rounds: int) -> dict[str, Any]:
         shutil.rmtree(folder)
 
 
-class _Segments:
+class Segments:
     """A training that goes on from segment to segment."""
 
     def __init__(self, config: Any) -> None:
@@ -72,6 +72,7 @@ class _Segments:
         self.train(8, lambda: None)  # sets up what the first steps set up
 
     def train(self, steps: int, after: Callable[[], None]) -> None:
+        """Do so many updates, and something after each."""
         with self.training.numerics():
             for _ in range(steps):
                 self.training.step(self.done)
@@ -81,12 +82,12 @@ class _Segments:
 
 def _off(config: Any, folder: Path, steps: int) -> Callable[[], float]:
     del folder
-    segments = _Segments(config)
+    segments = Segments(config)
     return lambda: _timed(lambda: segments.train(steps, lambda: None))
 
 
 def _ckptlab(config: Any, folder: Path, steps: int) -> Callable[[], float]:
-    segments = _Segments(config)
+    segments = Segments(config)
 
     def segment() -> float:
         shutil.rmtree(folder, ignore_errors=True)
@@ -101,7 +102,7 @@ def _ckptlab(config: Any, folder: Path, steps: int) -> Callable[[], float]:
 
 
 def _torch_save(config: Any, folder: Path, steps: int) -> Callable[[], float]:
-    segments = _Segments(config)
+    segments = Segments(config)
 
     def segment() -> float:
         shutil.rmtree(folder, ignore_errors=True)
@@ -114,7 +115,7 @@ def _torch_save(config: Any, folder: Path, steps: int) -> Callable[[], float]:
 
 
 def _naive_zarr(config: Any, folder: Path, steps: int) -> Callable[[], float]:
-    segments = _Segments(config)
+    segments = Segments(config)
 
     def segment() -> float:
         shutil.rmtree(folder, ignore_errors=True)

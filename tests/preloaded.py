@@ -1,5 +1,7 @@
 """What forked processes have imported, and compiled, from the start; one thread each."""
 
+import signal
+
 import numpy as np
 import pytest  # noqa: F401
 import sklearn.datasets  # noqa: F401
@@ -12,6 +14,8 @@ import tests.faults.kills
 import tests.record.test_recorder  # noqa: F401
 from ckptlab.record.gather import segment_norms
 
+# Shells have jobs in the background ignore it, and tests may be one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 one = np.ones(1, np.float32)
 segment_norms(one, np.array([0, 1]), one.copy(), one.copy())

@@ -136,7 +136,7 @@ def _fresh(
 
 def _require_free(path: str, settings: Config) -> None:
     """Refuse a taken path before torch is imported and data are loaded."""
-    from ckptlab.errors import StoreError
+    from ckptlab.errors import CorruptError, StoreError
     from ckptlab.store.reader import read_root
     from ckptlab.store.storage import open_storage
     from ckptlab.store.vacancy import is_free
@@ -147,7 +147,8 @@ def _require_free(path: str, settings: Config) -> None:
     try:
         attributes, _ = read_root(storage)
     except StoreError as error:
-        raise RunExistsError(f"{path} exists and is no run; use another path with -o") from error
+        what = f"cannot be read: {error}" if isinstance(error, CorruptError) else "is no run"
+        raise RunExistsError(f"{path} exists and {what}; use another path with -o") from error
     same = attributes.get("config") == settings.model_dump(mode="json")
     if attributes.get("state") != "complete" and same:
         raise RunExistsError(

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 import torch
 from torch import nn
 
-from ckptlab.errors import ConfigError, UnsupportedTensorError
+from ckptlab.errors import ConfigError, RecordingError, UnsupportedTensorError
 from ckptlab.store.layout import Buffer, Layout, Tensor
 
 _EXACT_IN_FLOAT32 = {torch.float32, torch.float16, torch.bfloat16}
@@ -47,17 +48,77 @@ class Capture:
         By buffer array, in the order of ``layout.buffers``.
     complete : bool
         Whether every trainable parameter is recorded.
+    model : Module
+        That they belong to, without wrappers.
     """
 
     layout: Layout
     parameters: tuple[nn.Parameter, ...]
     buffers: dict[str, tuple[torch.Tensor, ...]]
     complete: bool
+    model: nn.Module
 
     @property
     def device(self) -> torch.device:
         """Where the parameters lie."""
         return self.parameters[0].device
+
+    @cached_property
+    def _owners(self) -> dict[str, nn.Module]:
+        """The module of each recorded tensor, by the module's name."""
+        prefixes = dict.fromkeys(row.name.rpartition(".")[0] for row in self.layout.rows)
+        return {prefix: self.model.get_submodule(prefix) for prefix in prefixes}
+
+    @cached_property
+    def _places(self) -> dict[str, list[tuple[nn.Module, str, str, torch.Tensor]]]:
+        places: dict[str, list[tuple[nn.Module, str, str, torch.Tensor]]] = {}
+        for array, tensors in self.buffers.items():
+            rows = [row for row in self.layout.buffers if row.array == array]
+            for row, tensor in zip(rows, tensors, strict=True):
+                prefix, _, key = row.name.rpartition(".")
+                places.setdefault(array, []).append((self._owners[prefix], key, row.name, tensor))
+        return places
+
+    def live_buffers(self, array: str) -> list[torch.Tensor]:
+        """Look up the buffers of an array as they are now: modules assign new ones to them.
+
+        Parameters
+        ----------
+        array : str
+            Buffer array.
+
+        Returns
+        -------
+        list of Tensor
+            In the order of ``layout.buffers``.
+
+        Raises
+        ------
+        RecordingError
+            If one has become something else than was recorded so far.
+        """
+        found = []
+        for module, key, name, known in self._places[array]:
+            tensor = module._buffers.get(key)
+            if tensor is not known and (tensor is None or _form(tensor) != _form(known)):
+                now = "is gone" if tensor is None else f"became {_form(tensor)}"
+                raise RecordingError(f"buffer {name!r} was {_form(known)} and {now}")
+            found.append(tensor)
+        return found
+
+    def require_unchanged(self) -> None:
+        """Raise RecordingError unless the model still trains the tensors that are recorded."""
+        for prefix, module in self._owners.items():
+            try:
+                same = self.model.get_submodule(prefix) is module
+            except AttributeError:
+                same = False
+            if not same:
+                raise _replaced("module", prefix)
+        for row, parameter in zip(self.layout.tensors, self.parameters, strict=True):
+            prefix, _, key = row.name.rpartition(".")
+            if self._owners[prefix]._parameters.get(key) is not parameter:
+                raise _replaced("parameter", row.name)
 
 
 def capture(
@@ -127,7 +188,8 @@ def capture(
         names = ", ".join(sorted(map(str, devices)))
         raise ConfigError(f"parameters lie on several devices ({names}); one is supported")
     rows, buffers = _buffers(bare, wanted)
-    return Capture(Layout(tuple(tensors), tuple(rows)), tuple(parameters), buffers, complete)
+    layout = Layout(tuple(tensors), tuple(rows))
+    return Capture(layout, tuple(parameters), buffers, complete, bare)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -182,6 +244,17 @@ def _require_exact(what: str, name: str, tensor: torch.Tensor, accepted: set[tor
             f"{what} {name!r} ({kind}) cannot be stored exactly; accepted: dense {names}. "
             f"Convert it, or leave it out with exclude=[{name!r}]."
         )
+
+
+def _form(tensor: torch.Tensor) -> tuple[tuple[int, ...], str, str]:
+    return tuple(tensor.shape), _dtype(tensor), str(tensor.device)
+
+
+def _replaced(what: str, name: str) -> RecordingError:
+    return RecordingError(
+        f"{what} {name!r} was replaced by another one, which is not recorded; change parameters in "
+        "place (parameter.data.copy_), or record the new model as a run of its own"
+    )
 
 
 def _dtype(tensor: torch.Tensor) -> str:

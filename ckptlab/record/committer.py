@@ -81,7 +81,8 @@ class Committer:
             else None
         )
         if self._pool is not None:
-            writer.map_chunks = self._pool.map
+            writer.shards.map_chunks = self._pool.map
+        writer.hurried = lambda: not self._jobs.empty()
         self._thread = threading.Thread(target=self._run, name="ckptlab-writer", daemon=True)
         self._thread.start()
 
@@ -120,13 +121,21 @@ class Committer:
     def _run(self) -> None:
         self._lower()
         try:
-            while (job := self._jobs.get()) is not None:
+            while (job := self._next_job()) is not None:
                 self._commit(job)
         except CkptlabError as error:
             self.error = error
         except BaseException as error:
             self.error = WriteError(f"recording failed: {type(error).__name__}: {error}")
             self.error.__cause__ = error
+
+    def _next_job(self) -> Job | None:
+        """Wait for a job; while there is none, what was committed is synced."""
+        while True:
+            try:
+                return self._jobs.get(block=not self._writer.unsynced)
+            except queue.Empty:
+                self._writer.sync()
 
     def _commit(self, job: Job) -> None:
         if job.buffer is None:

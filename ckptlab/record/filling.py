@@ -10,6 +10,7 @@ import time
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ckptlab.record.capture import Capture
@@ -64,8 +65,6 @@ class Filler:
     ----------
     recorded : int
         Steps taken so far.
-    last_step : int
-        The last of them; -1 before the first.
     evaluated : set of int
         Steps for which an evaluation is stored or about to be.
     stall_seconds : float
@@ -83,7 +82,7 @@ class Filler:
         cuda = captured.device.type == "cuda"
         self._start = int(writer.attributes.get("start_step", 0))
         self.recorded = len(writer.steps)
-        self.last_step = writer.steps[-1] if writer.steps else -1
+        self._handed_over = writer.steps[-1] if writer.steps else -1
         self.evaluated = set(writer.evaluations)
         self.stall_seconds = 0.0
         self._writer = writer
@@ -94,7 +93,7 @@ class Filler:
         self._stall = 0.0
         self._base_time = _last_time(writer)
         self._warned = False
-        self._side = torch.cuda.Stream() if cuda else None
+        self._side = torch.cuda.Stream(captured.device) if cuda else None
         self._norms = GradientNorms(captured.parameters)
         live = {"weights": captured.parameters, **captured.buffers}
         self._gathers = {array: Gather(tensors) for array, tensors in live.items()}
@@ -106,6 +105,17 @@ class Filler:
         self._committer = Committer(writer, buffers, threads=threads, nice=0 if cuda else NICE)
         self._buffer = self._committer.take()[0] if buffers[0].count else None
         self._clock = self._block_began = time.perf_counter()
+
+    @property
+    def last_step(self) -> int:
+        """The last step taken; -1 before the first."""
+        buffer = self._buffer
+        # Of the row that counts, so that an interrupt within `record` leaves no two opinions.
+        return (
+            int(buffer.series["step"][buffer.count - 1])
+            if buffer and buffer.count
+            else (self._handed_over)
+        )
 
     @property
     def failed(self) -> bool:
@@ -134,6 +144,8 @@ class Filler:
         """
         buffer = self._buffer or self._next_buffer()
         slot, rows = buffer.count, buffer.device_rows
+        for array in self._captured.buffers:
+            self._gathers[array].tensors = self._captured.live_buffers(array)
         for array, gather in self._gathers.items():
             gather.copy(rows[array][slot], buffer.views[array][slot])
         self._record_gradients(buffer, slot, first=step == self._start)
@@ -147,7 +159,6 @@ class Filler:
         buffer.series["skipped"][slot] = observed.skipped
         buffer.count += 1
         self.recorded += 1
-        self.last_step = step
         if buffer.count == self._writer.block:
             self._submit(buffer)
         elif now - self._block_began > self._flush_seconds:
@@ -198,6 +209,7 @@ class Filler:
         return buffer
 
     def _submit(self, buffer: Buffer, *, exact: bool = True) -> None:
+        self._captured.require_unchanged()
         state = copy_state(self._optimizer, self._captured, self.last_step) if exact else None
         buffer.send(buffer.count, self._side)
         full = buffer.count == self._writer.block
@@ -205,11 +217,14 @@ class Filler:
         buffer.sent = buffer.count
         self._committer.put(Job(buffer, buffer.count, state, evaluations, full))
         if full:
+            self._handed_over = self.last_step
             self._buffer = None
 
 
 def _last_time(writer: StoreWriter) -> float:
-    return float(writer.stored().small("wall_time")[-1]) if writer.steps else 0.0
+    times = writer.stored().small("wall_time")
+    known = times[~np.isnan(times)]  # a repair may have lost some
+    return float(known[-1]) if len(known) else 0.0
 
 
 def encoding_threads() -> int:

@@ -23,32 +23,30 @@ class Gather:
     Parameters
     ----------
     tensors : sequence of Tensor
-        Live ones; what they hold when called is copied.
+        Live ones; what they hold when called is copied. Others of the same form may be set.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
-        self._tensors = list(tensors)
+        self.tensors = list(tensors)
         self._on_cpu = all(t.device.type == "cpu" for t in tensors)
         self._pointers: list[int] = []
         self._flat: list[npt.NDArray[Any]] | None = None
 
     def copy(self, row: torch.Tensor, views: list[torch.Tensor]) -> None:
         """Copy into `row`, of which `views` are the stretches in the tensors' shapes."""
-        pointers = [tensor.data_ptr() for tensor in self._tensors] if self._on_cpu else []
+        pointers = [tensor.data_ptr() for tensor in self.tensors] if self._on_cpu else []
         if pointers != self._pointers or self._flat is None:
             self._pointers, self._flat = pointers, self._flatten(row.dtype)
         if self._flat:
             np.concatenate(self._flat, out=row.numpy())
         else:
-            torch._foreach_copy_(views, self._tensors, non_blocking=True)
+            torch._foreach_copy_(views, self.tensors, non_blocking=True)
 
     def _flatten(self, dtype: torch.dtype) -> list[npt.NDArray[Any]]:
         """View every tensor as a vector; an empty list if one cannot be viewed so."""
-        if not self._on_cpu or any(
-            t.dtype != dtype or not t.is_contiguous() for t in self._tensors
-        ):
+        if not self._on_cpu or any(t.dtype != dtype or not t.is_contiguous() for t in self.tensors):
             return []
-        return [tensor.detach().view(-1).numpy() for tensor in self._tensors]
+        return [tensor.detach().view(-1).numpy() for tensor in self.tensors]
 
 
 def gather_gradients(

@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Interrupts:
-    """Holds back SIGINT and SIGTERM; does nothing outside the main thread."""
+    """Holds back SIGINT and SIGTERM, unless ignored; does nothing outside the main thread."""
 
     def __init__(self) -> None:
         self.pending: int | None = None
@@ -27,7 +27,9 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+            # Jobs in the background ignore Ctrl-C; one that is not Python's cannot be put back.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._previous[number] = signal.signal(number, self._note)
 
     def remove(self) -> None:
         """Put the previous handlers back."""

@@ -40,15 +40,21 @@ class OptimizerState:
         Other tensors, by ``state/<parameter>/<key>`` or ``group/<index>/<key>``.
     header : dict
         JSON: which parameters have which state, their data types, plain values, groups.
+    copied : Event or None
+        On a GPU, when the copies are made.
     """
 
     step: int
     vectors: dict[str, torch.Tensor] = field(default_factory=dict)
     odd: dict[str, torch.Tensor] = field(default_factory=dict)
     header: dict[str, Any] = field(default_factory=dict)
+    copied: torch.cuda.Event | None = None
 
     def to_anchor(self) -> Anchor:
-        """Bring it to the host; on a GPU this waits for the copy."""
+        """Bring it to the host; on a GPU this waits for the copies."""
+        if self.copied is not None:
+            # Made on the stream that trains, of which the thread that calls this knows nothing.
+            self.copied.synchronize()
         states = {key: vector.cpu().numpy() for key, vector in self.vectors.items()}
         odd = {name: tensor.cpu().contiguous() for name, tensor in self.odd.items()}
         # Safetensors needs a tensor; without one a header alone would not be written.
@@ -100,17 +106,28 @@ def copy_state(
                     dtypes.setdefault(key, {})[tensor.name] = str(value.dtype)[6:]
             else:
                 result.odd[name] = value.detach().clone()
+    groups = _copy_groups(optimizer, result.odd)
+    result.header = {"present": present, "dtypes": dtypes, "plain": plain, "groups": groups}
+    if captured.device.type == "cuda":
+        result.copied = torch.cuda.Event()
+        result.copied.record(torch.cuda.current_stream(captured.device))
+    return result
+
+
+def _copy_groups(
+    optimizer: torch.optim.Optimizer, odd: dict[str, torch.Tensor]
+) -> list[dict[str, Any]]:
+    """Return the hyperparameters that JSON holds; those that are tensors go to `odd`."""
     groups = []
     for index, group in enumerate(optimizer.param_groups):
         options = {}
         for key, value in group.items():
             if isinstance(value, torch.Tensor):
-                result.odd[f"group/{index}/{key}"] = value.detach().clone()
+                odd[f"group/{index}/{key}"] = value.detach().clone()
             elif key != "params" and _is_json(value):
                 options[key] = value
         groups.append(options)
-    result.header = {"present": present, "dtypes": dtypes, "plain": plain, "groups": groups}
-    return result
+    return groups
 
 
 def restore_state(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
@@ -16,18 +16,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckptlab.errors import CkptlabError, ConfigError, RecordingError, unknown_name
+from ckptlab.errors import (
+    CkptlabError,
+    ConfigError,
+    RecordingError,
+    UnsupportedTensorError,
+    unknown_name,
+)
 from ckptlab.record.capture import capture
 from ckptlab.record.environment import describe_environment
 from ckptlab.record.filling import Filler, Number, Observed
 from ckptlab.record.interrupt import Interrupts
-from ckptlab.record.optimizer import restore_state
-from ckptlab.record.restore import load_model, require_resumable, restore
+from ckptlab.record.ranks import rank, ranks
+from ckptlab.record.restore import require_resumable, restore, restore_beside
 from ckptlab.record.schedule import parse_schedule
 from ckptlab.record.staging import block_size, bytes_per_step, parse_memory
+from ckptlab.record.stats import RecorderStats
 from ckptlab.store.block import Evaluation
 from ckptlab.store.codecs import CODECS
-from ckptlab.store.reader import open_latest
 from ckptlab.store.storage import Storage, open_storage
 from ckptlab.store.writer import StoreWriter
 
@@ -36,32 +42,6 @@ ARRAYS = ("weights", "gradients")
 
 OPEN_ENDED_CAPACITY = 1024
 """Steps allocated at first for a schedule without an end."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecorderStats:
-    """How a recording is doing.
-
-    Parameters
-    ----------
-    recorded, committed : int
-        Steps taken so far, and steps that are safely in the store.
-    raw_bytes, stored_bytes : int
-        Committed weights as float32, and the files under ``weights/``.
-    stall_seconds : float
-        Time the training loop waited for recording.
-    """
-
-    recorded: int
-    committed: int
-    raw_bytes: int
-    stored_bytes: int
-    stall_seconds: float
-
-    @property
-    def ratio(self) -> float:
-        """Compression: raw over stored bytes; NaN before the first commit."""
-        return self.raw_bytes / self.stored_bytes if self.stored_bytes else float("nan")
 
 
 class Recorder:
@@ -91,7 +71,8 @@ class Recorder:
     flush_seconds : float
         A block that takes longer to fill is also committed after this long.
     sync_seconds : float
-        How much a power loss may cost beyond the block being filled; 0 syncs every commit.
+        How much a power loss may cost: while blocks wait to be written, commits share syncs for so
+        long. 0 syncs every commit, as is done where there are several ranks.
     fsync : bool
         Whether commits survive a power loss at all.
     include, exclude : sequence of str, optional
@@ -148,7 +129,7 @@ class Recorder:
         codec: str = "dense",
         memory: int | str = "1GiB",
         flush_seconds: float = 60.0,
-        sync_seconds: float = 0.0,
+        sync_seconds: float = 10.0,
         fsync: bool = True,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
@@ -174,10 +155,13 @@ class Recorder:
         self._codec = codec
         self._memory = parse_memory(memory)
         self._flush_seconds = flush_seconds
-        self._sync_seconds = sync_seconds
+        # What is synced must be the same to every rank, on whichever host: everything.
+        self._sync_seconds = sync_seconds if ranks() == 1 else 0.0
         self._storage = open_storage(path, fsync=fsync)
         self.path = self._storage.path
-        self._captured = capture(model, include=include, exclude=exclude)
+        # Again on entering: what is moved to a device until then has other buffers.
+        self._capture = partial(capture, model, include=include, exclude=exclude)
+        self._captured = self._capture()
         self._optimizer = optimizer
         self._resume = resume
         self._overwrite = overwrite
@@ -191,8 +175,9 @@ class Recorder:
             "steps_per_epoch": steps_per_epoch,
             "start_step": start,
         }
+        self._pid = os.getpid()
         # Of several ranks one writes; the others restore and count.
-        self._writes = _rank() == 0
+        self._writes = rank() == 0
         self._interrupts = Interrupts()
         self._hooks: list[Any] = []
         self._updates = 0
@@ -204,10 +189,11 @@ class Recorder:
     def __enter__(self) -> Self:
         if self._state != "new":
             raise RecordingError("this recorder was used already; make a new one")
+        self._captured = self._capture()
         if self._writes:
             self._open()
         elif self._resume:
-            self._restore_only()
+            self.step_number = restore_beside(self._storage, self._captured, self._optimizer)
         self._state = "open"
         return self
 
@@ -218,7 +204,8 @@ class Recorder:
         traceback: TracebackType | None,
     ) -> None:
         self._state = "closed"
-        if not self._writes:
+        # A forked child that leaves this block is not who opened it.
+        if not self._writes or os.getpid() != self._pid:
             return
         try:
             # Signals are still held back: the first must not tear what is being written.
@@ -237,7 +224,7 @@ class Recorder:
             return RecorderStats(0, 0, 0, 0, 0.0)
         committed = len(self._writer.steps)
         raw = 4 * self._captured.layout.parameters * committed
-        stored = self._writer.weight_bytes
+        stored = self._writer.shards.weight_bytes
         filler = self._filler
         return RecorderStats(filler.recorded, committed, raw, stored, filler.stall_seconds)
 
@@ -372,20 +359,9 @@ class Recorder:
             self.step_number = writer.anchors[-1]
             kept = restore(writer, self._captured, self._optimizer, self._schedule)
         plan = {key: value for key, value in self._plan.items() if value}
-        writer.set_attributes(state="recording", **plan)
-        writer.cut(kept)
-
-    def _restore_only(self) -> None:
-        # The first rank goes by the markers, which may be ahead of the view.
-        stored = open_latest(self._storage)
-        if not len(stored.anchors):
-            self.step_number = int(stored.attributes.get("start_step", 0))
-            return
-        self.step_number = int(stored.anchors[-1])
-        load_model(self._captured, lambda name: stored.snapshot(self.step_number, name))
-        anchor = stored.anchor(self.step_number)
-        if anchor is not None:
-            restore_state(self._optimizer, self._captured, anchor)
+        writer.set_attributes(**plan)
+        # Later: the other ranks may still be reading the step that is restored.
+        writer.cut(kept, later=True)
 
     def _before_update(self, *_: object) -> None:
         self._updating = True
@@ -430,7 +406,12 @@ class Recorder:
     def _flush(self, *, exact: bool) -> None:
         if exact and self._filler.last_step != self.step_number:
             self._filler.record(self.step_number, self._observed)
-        self._filler.flush(exact=exact)
+        try:
+            self._filler.flush(exact=exact)
+        except UnsupportedTensorError:
+            # The optimizer cannot be stored; the weights can.
+            self._filler.flush(exact=False)
+            raise
 
     def _require_open(self) -> None:
         if self._state != "open":
@@ -444,9 +425,3 @@ def _require_number(name: str, value: object) -> None:
             raise ConfigError(f"{name} has shape {tuple(value.shape)}; one number is needed")
     elif value is not None and not isinstance(value, SupportsFloat):
         raise ConfigError(f"{name} is a {type(value).__name__}; one number is needed")
-
-
-def _rank() -> int:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank()
-    return 0

@@ -11,13 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckptlab.errors import ConfigError, LayoutError
+from ckptlab.errors import ConfigError, LayoutError, RecordingError
 from ckptlab.record.capture import Capture
 from ckptlab.record.optimizer import restore_state
 from ckptlab.record.schedule import Schedule
 from ckptlab.record.staging import HOST_SERIES, Buffer
+from ckptlab.store.durable import surviving_lengths
 from ckptlab.store.layout import Buffer as BufferRow
 from ckptlab.store.layout import Layout, Tensor
+from ckptlab.store.reader import open_latest, read_root
+from ckptlab.store.storage import Storage
 from ckptlab.store.writer import StoreWriter
 
 _Rows = Sequence[Tensor | BufferRow]
@@ -107,6 +110,48 @@ def restore(
     return position + (step in schedule)
 
 
+def restore_beside(
+    storage: Storage, captured: Capture, optimizer: torch.optim.Optimizer | None
+) -> int:
+    """Set model and optimizer to the last anchor, on a rank that does not write.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the run lies; the first rank takes it up at the same time.
+    captured : Capture
+        Live parameters and buffers; overwritten.
+    optimizer : Optimizer or None
+        Overwritten.
+
+    Returns
+    -------
+    int
+        Updates done, as `restore` finds it.
+
+    Raises
+    ------
+    RecordingError
+        If the first rank may go by more than is seen here.
+    """
+    if surviving_lengths(read_root(storage)[0]) is not None:
+        raise RecordingError(
+            f"{storage.path} was left by one process on another machine, or before this one "
+            "booted, so that ranks may differ about where it ends; take it up once with one "
+            "process (enter the recorder and leave), then with several"
+        )
+    # By the markers, which may be ahead of the view, as the first rank goes.
+    stored = open_latest(storage)
+    if not len(stored.anchors):
+        return int(stored.attributes.get("start_step", 0))
+    step = int(stored.anchors[-1])
+    load_model(captured, lambda name: stored.snapshot(step, name))
+    anchor = stored.anchor(step)
+    if anchor is not None:
+        restore_state(optimizer, captured, anchor)
+    return step
+
+
 @torch.no_grad()
 def load_model(captured: Capture, read: Callable[[str], npt.NDArray[np.generic]]) -> None:
     """Set parameters and buffers to one snapshot.
@@ -118,8 +163,8 @@ def load_model(captured: Capture, read: Callable[[str], npt.NDArray[np.generic]]
     read : callable
         Returns the vector of an array by name.
     """
-    live = {"weights": captured.parameters, **captured.buffers}
-    for name, tensors in live.items():
+    live = {array: captured.live_buffers(array) for array in captured.buffers}
+    for name, tensors in {"weights": captured.parameters, **live}.items():
         vector = torch.from_numpy(np.array(read(name)))
         offset = 0
         for tensor in tensors:

@@ -104,6 +104,7 @@ class Buffer:
     def __init__(self, captured: Capture, block: int, *, gradients: bool) -> None:
         device = captured.device
         layout = captured.layout
+        self._device = device
         self._cuda = device.type == "cuda"
         sizes = {"weights": (layout.parameters, torch.float32)}
         if gradients:
@@ -155,7 +156,7 @@ class Buffer:
         """Start the copy of the first `count` steps to the host; nothing to do on the CPU."""
         if side is None:
             return
-        side.wait_stream(torch.cuda.current_stream())
+        side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for name, rows in self.device_rows.items():
                 self._host[name][:count].copy_(rows[:count], non_blocking=True)
@@ -165,7 +166,7 @@ class Buffer:
     def reuse(self) -> None:
         """Let the training stream, not the host, wait until the last copy has left."""
         if self._ready is not None:
-            torch.cuda.current_stream().wait_event(self._ready)
+            torch.cuda.current_stream(self._device).wait_event(self._ready)
         self.count = self.sent = 0
 
     def host(self, name: str, count: int) -> npt.NDArray[Any]:

@@ -38,7 +38,7 @@ class GrowingArray:
         self._document = document
         self._chunk_length = chunk_length(document)
         self._position = -1
-        self._values = self.blank(self._chunk_length)
+        self._values = blank(document, self._chunk_length)
         self.truncate(length)
 
     def truncate(self, length: int) -> None:
@@ -50,12 +50,16 @@ class GrowingArray:
             self._values = (
                 read_chunk(self._storage, self._name, self._document, position)
                 if stored
-                else self.blank(self._chunk_length)
+                else blank(self._document, self._chunk_length)
             )
-        self._values[..., length - position * self._chunk_length :] = self._fill()
+        self._values[..., length - position * self._chunk_length :] = _fill(self._document)
 
     def write(self, start: int, values: Array) -> None:
-        """Put `values` at ``[start, start + n)`` along the step axis.
+        """Put `values` at ``[start, start + n)`` along the step axis, see `changed`."""
+        self._storage.put_all(self.changed(start, values))
+
+    def changed(self, start: int, values: Array) -> dict[str, list[bytes]]:
+        """Take `values` at ``[start, start + n)``, and return what must be put for it.
 
         Parameters
         ----------
@@ -63,30 +67,33 @@ class GrowingArray:
             In the last chunk or right behind it.
         values : ndarray
             Its last dimension is the step axis.
+
+        Returns
+        -------
+        dict of str to list of bytes
+            Whole chunks, by key.
         """
+        objects: dict[str, list[bytes]] = {}
         offset = 0
         while offset < values.shape[-1]:
             position, column = divmod(start + offset, self._chunk_length)
             if position != self._position:
-                self._position, self._values = position, self.blank(self._chunk_length)
+                self._position = position
+                self._values = blank(self._document, self._chunk_length)
             count = min(values.shape[-1] - offset, self._chunk_length - column)
             self._values[..., column : column + count] = values[..., offset : offset + count]
-            self.flush()
+            objects |= self.chunk()
             offset += count
+        return objects
 
-    def flush(self) -> None:
-        """Put the chunk in memory."""
+    def chunk(self) -> dict[str, list[bytes]]:
+        """Return the chunk in memory, by its key."""
         key = chunk_key(self._name, self._document, self._position)
-        self._storage.put(key, [checksummed(self._values.tobytes())])
+        return {key: [checksummed(self._values.tobytes())]}
 
     def blank(self, length: int) -> Array:
         """Return `length` entries of the fill value."""
-        shape = self._document["chunk_grid"]["configuration"]["chunk_shape"]
-        return np.full([*shape[:-1], length], self._fill(), little(self._document))
-
-    def _fill(self) -> Any:
-        fill = self._document["fill_value"]
-        return np.nan if fill == "NaN" else fill
+        return blank(self._document, length)
 
 
 def chunk_length(document: Document) -> int:
@@ -102,6 +109,12 @@ def little(document: Document) -> np.dtype[Any]:
 def chunk_key(name: str, document: Document, position: int) -> str:
     """Return the key of the chunk at `position` along the step axis."""
     return "/".join([name, "c", *["0"] * (len(document["shape"]) - 1), str(position)])
+
+
+def blank(document: Document, length: int) -> Array:
+    """Return `length` entries of the fill value."""
+    shape = document["chunk_grid"]["configuration"]["chunk_shape"]
+    return np.full([*shape[:-1], length], _fill(document), little(document))
 
 
 def read_chunk(storage: Storage, name: str, document: Document, position: int) -> Array:
@@ -172,3 +185,8 @@ def read_all(storage: Storage, name: str, document: Document, length: int) -> Ar
         return np.empty([*shape[:-1], 0], little(document))
     parts = [read_chunk(storage, name, document, position) for position in range(chunks)]
     return np.concatenate(parts, axis=-1)[..., :length]
+
+
+def _fill(document: Document) -> Any:
+    fill = document["fill_value"]
+    return np.nan if fill == "NaN" else fill

@@ -128,7 +128,7 @@ class Layout:
     Raises
     ------
     LayoutError
-        If a stretch overlaps another, leaves a gap, or a name comes twice.
+        If a stretch overlaps another, leaves a gap, or a name comes twice or does not print.
     """
 
     tensors: tuple[Tensor, ...]
@@ -298,6 +298,9 @@ def _require_contiguous(what: str, rows: Iterable[Tensor] | Iterable[Buffer]) ->
             raise LayoutError(f"{what} {row.name!r} starts at {row.offset}, expected {end}")
         if row.name in seen:
             raise LayoutError(f"{what} {row.name!r} comes twice")
+        if not all(name.isprintable() for name in (row.name, *row.aliases)):
+            # Terminals would obey some of them.
+            raise LayoutError(f"{what} name {row.name!r:.80} holds characters that do not print")
         seen.add(row.name)
         end += row.size
         if end > MAX_PARAMETERS:

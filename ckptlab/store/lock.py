@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -27,13 +28,55 @@ class StaleLockWarning(UserWarning):
 class Lock(Protocol):
     """Held until released."""
 
+    def check(self) -> None:
+        """Raise WriteError if it was taken away, so that another writer may be at the run."""
+
     def release(self) -> None:
         """Let another writer in; releasing twice is fine."""
 
 
 def owner() -> dict[str, Any]:
-    """Return who is writing: host, process and since when (UNIX time)."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    """Return who is writing: host, process and its PID namespace, since when (UNIX time), an id."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "namespace": _namespace(),
+        "since": time.time(),
+        "id": secrets.token_hex(8),
+    }
+
+
+def is_gone(content: bytes) -> bool:
+    """Say whether a lock's owner ran on this host and does not run any more.
+
+    Parameters
+    ----------
+    content : bytes
+        JSON as `owner` gives it; of anything else nothing can be said.
+
+    Returns
+    -------
+    bool
+        False also where that cannot be known.
+    """
+    try:
+        who = json.loads(content)
+        # Containers may share a host's name and count their processes alone.
+        if (who["host"], who["namespace"]) != (socket.gethostname(), _namespace()):
+            return False
+        os.kill(int(who["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, KeyError, TypeError, OSError, RecursionError, OverflowError):
+        return False
+    return False
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # no Linux
+        return ""
 
 
 def describe(content: bytes) -> str:
@@ -51,7 +94,8 @@ def describe(content: bytes) -> str:
     """
     try:
         who = json.loads(content)
-        return f"process {int(who['pid'])} on {str(who['host'])[:80]}"
+        host = "".join(c if c.isprintable() else "?" for c in str(who["host"])[:80])
+        return f"process {int(who['pid'])} on {host}"
     except (ValueError, KeyError, TypeError, RecursionError):
         return "another process"
 
@@ -70,9 +114,8 @@ class FileLock:
         If another writer, in this process or another, holds it.
     """
 
-    _held: ClassVar[set[tuple[int, int]]] = (
-        set()
-    )  # POSIX locks do not exclude threads of one process
+    # POSIX locks do not exclude threads of one process, and are not inherited by a forked one.
+    _held: ClassVar[set[tuple[int, int, int]]] = set()
     _guard = threading.Lock()
 
     def __init__(self, path: Path) -> None:
@@ -80,13 +123,13 @@ class FileLock:
 
         self._path = path
         with FileLock._guard:
-            with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                # Looked up before opening: closing any handle would drop this process's lock.
-                if (status.st_dev, status.st_ino) in FileLock._held:
-                    raise LockedError(self._refusal(json.dumps(owner()).encode()))
+            # Looked up before opening: closing any handle would drop this process's lock.
+            if _key(path) in FileLock._held:
+                raise LockedError(self._refusal(json.dumps(owner()).encode()))
             try:
-                self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+                # Through a link, another file would be emptied.
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+                self._file = os.open(path, flags, 0o644)
             except OSError as error:
                 raise WriteError(f"{path} cannot be written: {error.strerror}") from error
             try:
@@ -97,20 +140,24 @@ class FileLock:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
                     raise WriteError(f"{path} cannot be locked: {error.strerror}") from error
                 raise LockedError(self._refusal(content)) from error
-            status = os.fstat(self._file)
-            self._key: tuple[int, int] | None = (status.st_dev, status.st_ino)
-            FileLock._held.add(self._key)
+            key = _identity(os.fstat(self._file))
+            self._key: tuple[int, int, int] | None = key
+            FileLock._held.add(key)
         stale = os.pread(self._file, 4096, 0)
-        if stale:
-            warnings.warn(
-                f"{path}: took over the lock of {describe(stale)}, which is gone",
-                StaleLockWarning,
-                stacklevel=4,
-            )
         # Who writes is for messages only; on a full disk the lock holds without it.
         with contextlib.suppress(OSError):
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, json.dumps(owner()).encode(), 0)
+        if stale:
+            self._say_stale(stale)
+
+    def check(self) -> None:
+        """Compare the file at the path with the one that is locked."""
+        if self._key is None or _key(self._path) != self._key:
+            raise WriteError(
+                f"{self._path} was removed or replaced, so that another writer may be at "
+                f"{self._path.parent}; nothing more is written. Resume when there is no other"
+            )
 
     def release(self) -> None:
         """Empty the lock file and let go; the file stays, so that no two inodes can be locked."""
@@ -118,13 +165,37 @@ class FileLock:
             if self._key is None:
                 return
             FileLock._held.discard(self._key)
+            if self._key[0] == os.getpid():  # a forked child holds nothing
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file, 0)
             self._key = None
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, 0)
             os.close(self._file)
+
+    def _say_stale(self, stale: bytes) -> None:
+        try:
+            warnings.warn(
+                f"{self._path}: took over the lock of {describe(stale)}, which is gone",
+                StaleLockWarning,
+                stacklevel=5,
+            )
+        except StaleLockWarning:  # where warnings are errors
+            self.release()
+            raise
 
     def _refusal(self, content: bytes) -> str:
         return (
             f"{self._path.parent} is being written by {describe(content)}; "
             "wait for it to end, or write to another path"
         )
+
+
+def _key(path: Path) -> tuple[int, int, int] | None:
+    """Tell files, and processes that lock them, apart; None if there is no file."""
+    try:
+        return _identity(path.stat())
+    except OSError:
+        return None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return os.getpid(), status.st_dev, status.st_ino

@@ -43,7 +43,9 @@ class Markers:
         return dict(zip(STEP_AXES, counts, strict=True))
 
 
-def read_markers(storage: Storage, documents: Mapping[str, Document]) -> Markers:
+def read_markers(
+    storage: Storage, documents: Mapping[str, Document], *, ahead: bool = True
+) -> Markers:
     """Read what is committed, the view's and what was committed since.
 
     Parameters
@@ -52,6 +54,8 @@ def read_markers(storage: Storage, documents: Mapping[str, Document]) -> Markers
         Where the run lies.
     documents : mapping of str to dict
         Documents of the arrays, from the root metadata.
+    ahead : bool
+        Whether markers past the view count; after a power loss they do not.
 
     Returns
     -------
@@ -63,10 +67,13 @@ def read_markers(storage: Storage, documents: Mapping[str, Document]) -> Markers
     CorruptError
         If a marker the view names is missing or damaged, or they contradict each other.
     """
-    steps = _leading(storage, "step", documents["step"])
+    found = {axis: _leading(storage, axis, documents[axis]) for axis in STEP_AXES}
+    if not ahead:
+        found = {axis: v[: documents[axis]["shape"][-1]] for axis, v in found.items()}
+    steps = found["step"]
     last = steps[-1] if steps else -1
-    anchors = [s for s in _leading(storage, "anchor", documents["anchor"]) if s <= last]
-    evaluations = [s for s in _leading(storage, "eval_step", documents["eval_step"]) if s <= last]
+    anchors = [s for s in found["anchor"] if s <= last]
+    evaluations = [s for s in found["eval_step"] if s <= last]
     for name, values in (("step", steps), ("anchor", anchors), ("eval_step", evaluations)):
         if len(values) < documents[name]["shape"][-1]:
             raise CorruptError(

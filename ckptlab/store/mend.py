@@ -18,9 +18,9 @@ from ckptlab.store.storage import ROOT, Storage
 MAX_DOCUMENT_BYTES = 2**20
 
 
-def write_document(storage: Storage, name: str, document: Document) -> None:
-    """Write an array's own metadata."""
-    storage.put(f"{name}/{ROOT}", [json.dumps(document).encode()])
+def document_objects(documents: Mapping[str, Document]) -> dict[str, list[bytes]]:
+    """Return arrays' own metadata as it is put, by key."""
+    return {f"{name}/{ROOT}": [json.dumps(d).encode()] for name, d in documents.items()}
 
 
 def read_own_document(storage: Storage, name: str, expected: Document) -> Document | None:
@@ -65,10 +65,13 @@ def mend_documents(
     capacity : mapping of str to int
         Allocated length of each step axis.
     """
-    for name, document in documents.items():
-        allocated = with_length(document, capacity)
-        if read_own_document(storage, name, document) != allocated:
-            write_document(storage, name, allocated)
+    allocated = {name: with_length(document, capacity) for name, document in documents.items()}
+    uneven = {
+        name: document
+        for name, document in allocated.items()
+        if read_own_document(storage, name, document) != document
+    }
+    storage.put_all(document_objects(uneven))
 
 
 def delete_orphans(storage: Storage, view: Mapping[str, Document]) -> None:

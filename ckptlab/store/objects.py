@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ckptlab.errors import CkptlabError, LockedError, StoreError, WriteError
-from ckptlab.store.lock import Lock, StaleLockWarning, describe, owner
+from ckptlab.store.lock import Lock, StaleLockWarning, describe, is_gone, owner
 from ckptlab.store.storage import LOCK, ROOT, BytesLike, MissingObjectError, oversized
 
+_PUTS = 8
 _MEMORY: dict[str, Any] = {}  # memory:// stores live as long as the process
 
 
@@ -40,6 +41,7 @@ class ObjectStorage:
 
     def __init__(self, url: str, store: Any = None) -> None:
         self.path = url
+        self.syncs = False
         self._store = _open(url) if store is None else store
 
     def put(self, key: str, parts: Sequence[BytesLike]) -> None:
@@ -48,6 +50,12 @@ class ObjectStorage:
             self._store.put(key, b"".join(parts))
         except Exception as error:
             raise WriteError(f"{self.path}/{key} cannot be written: {_line(error)}") from error
+
+    def put_all(self, objects: Mapping[str, Sequence[BytesLike]]) -> None:
+        """Put several objects at once, since each waits for the network alone."""
+        with ThreadPoolExecutor(_PUTS, "ckptlab-put") as pool:
+            for _ in pool.map(self.put, objects, objects.values()):
+                pass
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         """Get one object."""
@@ -107,6 +115,9 @@ class ObjectStorage:
     def sync(self) -> None:
         """Do nothing: a put that returned is durable."""
 
+    def unsure(self, keys: Iterable[str]) -> None:
+        """Do nothing: an object that is there is durable."""
+
     def lock(self) -> Lock:
         """Put the lock object, on the condition that there is none."""
         return ObjectLock(self._store, self.path)
@@ -142,13 +153,30 @@ class ObjectLock:
         self._store = store
         self._path = path
         self._content = json.dumps(owner()).encode()
+        self._held = False
         try:
-            self._acquire()
+            stale = self._acquire()
         except CkptlabError:
             raise
         except Exception as error:
             raise WriteError(f"{path} cannot be written: {_line(error)}") from error
         self._held = True
+        if stale:
+            self._say_stale(stale)
+
+    def check(self) -> None:
+        """Compare the lock object with the one that was put."""
+        try:
+            content = bytes(self._store.get(LOCK).bytes())
+        except Exception as error:
+            if not _is_missing(error):
+                raise WriteError(f"{self._path} cannot be read: {_line(error)}") from error
+            content = b""
+        if not self._held or content != self._content:
+            raise WriteError(
+                f"{self._path}/{LOCK} was removed or replaced, so that another writer may be at "
+                f"{self._path}; nothing more is written. Resume when there is no other"
+            )
 
     def release(self) -> None:
         """Delete the lock object, unless it is another writer's by now."""
@@ -160,24 +188,26 @@ class ObjectLock:
             if bytes(self._store.get(LOCK).bytes()) == self._content:
                 self._store.delete(LOCK)
 
-    def _acquire(self) -> None:
+    def _acquire(self) -> bytes:
+        """Put the lock; returns the content of a stale one that it replaced."""
         try:
             self._store.put(LOCK, self._content, mode="create")
         except Exception as error:
             if not _is(error, "AlreadyExistsError", FileExistsError):
                 raise
-            self._take_over(error)
+            return self._take_over(error)
+        return b""
 
-    def _take_over(self, cause: Exception) -> None:
+    def _take_over(self, cause: Exception) -> bytes:
         found = self._store.get(LOCK)
         content, tag = bytes(found.bytes()), found.meta["e_tag"]
         if content == self._content:
-            return  # the put was repeated after its answer was lost
+            return b""  # the put was repeated after its answer was lost
         refusal = LockedError(
             f"{self._path} is being written by {describe(content)}; wait for it to end, or "
             f"delete {self._path}/{LOCK} if that process is gone"
         )
-        if not _is_gone(content):
+        if not is_gone(content):
             raise refusal from cause
         try:
             # On the condition that it is still the one seen: of two that find it, one gets it.
@@ -186,11 +216,18 @@ class ObjectLock:
             if _is(error, "PreconditionError", FileExistsError):
                 raise refusal from error
             raise
-        warnings.warn(
-            f"{self._path}: took over the lock of {describe(content)}, which is gone",
-            StaleLockWarning,
-            stacklevel=6,
-        )
+        return content
+
+    def _say_stale(self, content: bytes) -> None:
+        try:
+            warnings.warn(
+                f"{self._path}: took over the lock of {describe(content)}, which is gone",
+                StaleLockWarning,
+                stacklevel=5,
+            )
+        except StaleLockWarning:  # where warnings are errors
+            self.release()
+            raise
 
 
 def _open(url: str) -> Any:
@@ -210,19 +247,6 @@ def _open(url: str) -> Any:
         return store.from_url(url.rstrip("/"), **options)
     except Exception as error:
         raise StoreError(f"{url!r} is not a store that can be opened: {_line(error)}") from error
-
-
-def _is_gone(content: bytes) -> bool:
-    try:
-        who = json.loads(content)
-        if who["host"] != socket.gethostname():
-            return False
-        os.kill(int(who["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (ValueError, KeyError, TypeError, OSError, RecursionError, OverflowError):
-        return False
-    return False
 
 
 def _is_missing(error: Exception) -> bool:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from ckptlab.errors import CorruptError, MissingStepError, unknown_name
 from ckptlab.store import schema
@@ -19,16 +22,19 @@ from ckptlab.store.anchors import read_anchor
 from ckptlab.store.arrays import Document, with_length
 from ckptlab.store.block import Anchor
 from ckptlab.store.constants import read_mask
+from ckptlab.store.durable import surviving_lengths
 from ckptlab.store.growing import read_all
 from ckptlab.store.layout import Layout
-from ckptlab.store.markers import read_markers
+from ckptlab.store.markers import committed_keys, read_markers
 from ckptlab.store.root import read_root
-from ckptlab.store.shards import Grid, is_sharded
+from ckptlab.store.shards import Grid, is_sharded, shard_key
 from ckptlab.store.storage import Storage, open_storage
 from ckptlab.store.stored import StoredArray
 
 if TYPE_CHECKING:
     import xarray as xr
+
+_ATTEMPTS = 3
 
 __all__ = ["StoredArray", "StoredRun", "open_latest", "open_store", "read_root"]
 
@@ -53,6 +59,15 @@ def open_store(path: str | os.PathLike[str]) -> StoredRun:
     """
     storage = open_storage(path)
     attributes, metadata = read_root(storage)
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return StoredRun(storage, attributes, metadata)
+        except CorruptError:
+            # Who resumes a run, or replaces it, may have cut it meanwhile: damage is what stays.
+            seen = attributes["metadata_digest"]
+            attributes, metadata = read_root(storage)
+            if attributes["metadata_digest"] == seen:
+                raise
     return StoredRun(storage, attributes, metadata)
 
 
@@ -75,7 +90,8 @@ def open_latest(storage: Storage) -> StoredRun:
         If there is no run, it was written in a newer format, or it is damaged.
     """
     attributes, metadata = read_root(storage)
-    lengths = read_markers(storage, metadata).lengths()
+    ahead = surviving_lengths(attributes) is None
+    lengths = read_markers(storage, metadata, ahead=ahead).lengths()
     latest = {name: with_length(document, lengths) for name, document in metadata.items()}
     return StoredRun(storage, attributes, latest)
 
@@ -116,7 +132,7 @@ class StoredRun:
             raise CorruptError(f"{self.path}: the tensor table does not cover `weights`")
         self.steps = self._axis("step")
         self.anchors = self._axis("anchor")
-        self._require_shards()
+        self._require_files(large=True)
 
     @property
     def state(self) -> str:
@@ -180,8 +196,22 @@ class StoredRun:
         -------
         ndarray, shape (param,)
             The parameter vector, or the buffer vector.
+
+        Raises
+        ------
+        CorruptError
+            If it is damaged, or weights are not those whose digest was stored.
         """
-        return self.array(array).read_column(self.column(step))
+        column = self.column(step)
+        values = self.array(array).read_column(column)
+        if array == "weights":
+            digest = xxhash.xxh3_64_intdigest(np.ascontiguousarray(values, "<f4").data)
+            if digest != int(self._digests[column]):
+                raise CorruptError(
+                    f"{self.path}: the weights of step {step} have another digest than was "
+                    "recorded; run ckptlab verify --deep"
+                )
+        return values
 
     def anchor(self, step: int) -> Anchor | None:
         """Read the optimizer's state at a step; None if the step is not an anchor."""
@@ -189,15 +219,26 @@ class StoredRun:
         return read_anchor(self._storage, self.metadata, anchors, step)
 
     def dataset(self) -> xr.Dataset:
-        """Open the run with xarray: lazy, as ``xr.open_zarr`` on its path."""
+        """Open the run with xarray: lazy, as ``xr.open_zarr`` does, as far as it is seen here.
+
+        Raises
+        ------
+        CorruptError
+            If a file of it is missing, which would be read as NaN.
+        """
         import xarray as xr
 
+        self._require_files(large=False)
         with warnings.catch_warnings():
             # Zarr warns that pcodec is outside the core specification; docs/format.md says so.
             warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr")
             dataset: xr.Dataset = xr.open_zarr(
                 self._storage.zarr_store(), consolidated=True, chunks={}
             )
+        # It may have grown since, or hold what did not survive a power loss.
+        lengths = schema.committed_lengths(self.metadata)
+        longer = {axis: slice(n) for axis, n in lengths.items() if dataset.sizes.get(axis, n) > n}
+        dataset = dataset.isel(longer) if longer else dataset
         dataset.encoding["source"] = self.path
         return dataset
 
@@ -205,25 +246,37 @@ class StoredRun:
         """List the files of the run with their sizes in bytes."""
         return self._storage.list()
 
+    @cached_property
+    def _digests(self) -> npt.NDArray[np.uint64]:
+        return self.small("digest")
+
     def _axis(self, name: str) -> npt.NDArray[np.int64]:
         values = self.small(name).astype(np.int64)
         if (values < 0).any() or (np.diff(values) <= 0).any():
             raise CorruptError(f"{self.path}: `{name}` does not increase; run ckptlab verify")
         return values
 
-    def _require_shards(self) -> None:
-        """Refuse a run with a committed shard gone: zarr would read it as NaN without a word."""
+    def _require_files(self, *, large: bool) -> None:
+        """Refuse a run with a committed file gone: zarr would read it as fill without a word."""
+        listed = self._storage.list()
         for name, document in self.metadata.items():
-            if not is_sharded(document):
+            if is_sharded(document) != large:
                 continue
+            for key in self._required_keys(name, document):
+                # Asked for again: a listing may miss a file that is being replaced.
+                if not listed.get(key) and not self._storage.size(key):
+                    raise CorruptError(f"{self.path}/{key} is missing or empty; run ckptlab verify")
+
+    def _required_keys(self, name: str, document: Document) -> Iterable[str]:
+        if not document["shape"][-1]:
+            return ()
+        if is_sharded(document):
             grid = Grid.of(document)
             rows, columns = grid.shard_grid
             if rows * columns > 2**24:
                 raise CorruptError(f"{self.path}: `{name}` has an absurd shape {grid.shape}")
+            if name == schema.OPTIMIZER_ROW:
+                return (shard_key(name, 0, j) for j in range(columns))
             if name.startswith(schema.OPTIMIZER):
-                continue  # a state that appeared later has no shards at earlier anchors
-            sizes = self._storage.list(name)
-            for key, _, _ in grid.keys(name):
-                # Asked for again: a listing may miss a file that is being replaced.
-                if not sizes.get(key) and not self._storage.size(key):
-                    raise CorruptError(f"{self.path}/{key} is missing or empty; run ckptlab verify")
+                return ()  # a state that appeared later has no shards at earlier anchors
+        return committed_keys(name, document)

@@ -1,29 +1,34 @@
-"""Cutting a broken tail off a run, after saving it aside.
+"""Mending a run, after saving what is changed aside: a broken tail is cut off.
 
 Imports store only. Damage before the tail is refused: what was recorded behind it is worth more.
+What follows from other files is rebuilt; observations, which a run can do without, are emptied.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
+import xxhash
 
 from ckptlab.errors import CorruptError
-from ckptlab.store.arrays import with_length
+from ckptlab.store.arrays import Document, with_length
+from ckptlab.store.codecs import checksummed
 from ckptlab.store.constants import CONSTANTS, write_constants
+from ckptlab.store.growing import blank, chunk_length
 from ckptlab.store.markers import committed_keys
 from ckptlab.store.report import Finding, Repair, Report
 from ckptlab.store.root import read_root
 from ckptlab.store.schema import SERIES
 from ckptlab.store.storage import ROOT, MissingObjectError, Storage, open_storage
+from ckptlab.store.stored import StoredArray
 from ckptlab.store.verify import verify
 from ckptlab.store.writer import StoreWriter
 
 
 def repair(path: str | os.PathLike[str] | Storage, *, deep: bool = False) -> Repair:
-    """Drop the damaged blocks at the end of a run, and rebuild what can be.
+    """Drop the damaged blocks at the end of a run, rebuild what can be, empty observations.
 
     Parameters
     ----------
@@ -71,7 +76,7 @@ def _kept_steps(report: Report, steps: np.ndarray, block: int) -> int:
     """Return how many steps stay if every block from the first damaged one on is dropped."""
     blocks: set[int] = set()
     for finding in report.findings:
-        if finding.rebuildable:
+        if finding.rebuildable or finding.observation:
             continue
         if finding.first_step is None or finding.last_step is None:
             raise _not_in_tail(report.path, finding)
@@ -85,7 +90,7 @@ def _kept_steps(report: Report, steps: np.ndarray, block: int) -> int:
     first, end = min(blocks), (report.steps - 1) // block
     intact = set(range(first, end + 1)) - blocks
     if intact:
-        broken = [f for f in report.findings if not f.rebuildable]
+        broken = [f for f in report.findings if not f.rebuildable and not f.observation]
         raise _not_in_tail(report.path, min(broken, key=lambda f: f.first_step or 0))
     return first * block
 
@@ -101,11 +106,18 @@ def _cut(storage: Storage, writer: StoreWriter, kept: int, report: Report) -> Re
     dropped = writer.steps[kept:]
     anchors, evaluations = len(writer.anchors), len(writer.evaluations)
     saved = _save(storage, [*_changed(storage, writer, kept), *(f.file for f in report.findings)])
-    rebuilt = [f.file for f in report.findings if f.rebuildable]
     if any(f.array in CONSTANTS for f in report.findings):
         write_constants(storage, writer.layout)
+    _, metadata = read_root(storage)
+    for finding in report.findings:
+        if finding.file.startswith("digest/c/"):
+            _rebuild_digests(storage, metadata, finding.file, kept)
+        elif finding.observation:
+            document = metadata[finding.array]
+            values = blank(document, chunk_length(document))
+            storage.put(finding.file, [checksummed(values.tobytes())])
     writer.cut(kept)
-    writer.finish("interrupted" if dropped else str(writer.attributes["state"]))
+    writer.finish("interrupted" if dropped else report.state)
     return Repair(
         path=storage.path,
         saved=saved,
@@ -115,8 +127,24 @@ def _cut(storage: Storage, writer: StoreWriter, kept: int, report: Report) -> Re
         anchors=anchors - len(writer.anchors),
         evaluations=evaluations - len(writer.evaluations),
         left=kept,
-        rebuilt=tuple(rebuilt),
+        rebuilt=tuple(f.file for f in report.findings if f.rebuildable),
+        emptied=tuple(f.where for f in report.findings if f.observation),
     )
+
+
+def _rebuild_digests(
+    storage: Storage, metadata: Mapping[str, Document], key: str, kept: int
+) -> None:
+    """Compute a chunk of digests from the weights, as far as they stay."""
+    document = metadata["digest"]
+    values = blank(document, chunk_length(document))
+    stay = with_length(metadata["weights"], {"step": kept})
+    weights = StoredArray(storage.path, "weights", stay, storage)
+    first, block = int(key.rpartition("/")[2]) * len(values), weights.shard[1]
+    for start in range(first, min(first + len(values), kept), block):
+        for row, weight in enumerate(weights.read_block(start // block), start - first):
+            values[row] = xxhash.xxh3_64_intdigest(np.ascontiguousarray(weight, "<f4").data)
+    storage.put(key, [checksummed(values.tobytes())])
 
 
 def _changed(storage: Storage, writer: StoreWriter, kept: int) -> Iterable[str]:

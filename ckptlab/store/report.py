@@ -25,6 +25,8 @@ class Finding:
         The recorded steps it touches; None where that is not known, or all.
     rebuildable : bool
         Whether the file only repeats what stands elsewhere, so that nothing recorded is lost.
+    observation : bool
+        Whether it holds what was observed of the training, such as its loss, and none of its state.
     """
 
     array: str
@@ -33,10 +35,16 @@ class Finding:
     first_step: int | None = None
     last_step: int | None = None
     rebuildable: bool = False
+    observation: bool = False
+
+    @property
+    def where(self) -> str:
+        """Array and steps."""
+        steps = "" if self.first_step is None else f", steps {self.first_step}..{self.last_step}"
+        return f"{self.array or 'root metadata'}{steps}"
 
     def __str__(self) -> str:
-        steps = "" if self.first_step is None else f", steps {self.first_step}..{self.last_step}"
-        return f"{self.array or 'root metadata'}{steps}: {self.file} {self.problem}"
+        return f"{self.where}: {self.file} {self.problem}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +125,8 @@ class Repair:
         Recorded steps that stay.
     rebuilt : tuple of str
         Files that were written anew from what stands elsewhere.
+    emptied : tuple of str
+        Observations that are lost and say so, NaN where they are numbers: arrays and steps.
     """
 
     path: str
@@ -128,6 +138,7 @@ class Repair:
     evaluations: int = 0
     left: int = 0
     rebuilt: tuple[str, ...] = ()
+    emptied: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-able values."""
@@ -145,4 +156,6 @@ class Repair:
             )
         if self.rebuilt:
             parts.append(f"rebuilt {', '.join(self.rebuilt)}")
+        if self.emptied:
+            parts.append(f"emptied {'; '.join(self.emptied)}")
         return f"{self.path}: {'; '.join(parts)}. What was there is kept in {self.saved}"

@@ -1,6 +1,6 @@
 """Reading and checking the root metadata: what is not as format 1 says is refused.
 
-Imports schema, arrays, layout, storage and errors.
+Imports durable, schema, arrays, layout, storage and errors.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from typing import Any
 
 from ckptlab.errors import CorruptError, FormatVersionError, StoreError
 from ckptlab.store import schema
-from ckptlab.store.arrays import STEP_AXES, Document, metadata_digest
+from ckptlab.store.arrays import STEP_AXES, Document, metadata_digest, with_length
+from ckptlab.store.durable import surviving_lengths, synced_lengths
 from ckptlab.store.layout import Layout
 from ckptlab.store.storage import ROOT, MissingObjectError, Storage
 
 STATES = ("recording", "complete", "interrupted")
 BLOCKS = (1, 2, 4, 8, 16, 32)
-MAX_ROOT_BYTES = 2**28
+MAX_ROOT_BYTES = 2**26
 
 
 def read_root(storage: Storage) -> tuple[dict[str, Any], dict[str, Document]]:
@@ -32,14 +33,18 @@ def read_root(storage: Storage) -> tuple[dict[str, Any], dict[str, Document]]:
     attributes : dict
         Root attributes.
     metadata : dict of str to dict
-        Documents of the arrays, cut at what is committed.
+        Documents of the arrays, cut at what is committed; after a power loss at what was synced.
 
     Raises
     ------
     StoreError
         If there is no run, it was written in a newer format, or the metadata is damaged.
     """
-    return check_root(storage, load_root(storage))
+    attributes, metadata = check_root(storage, load_root(storage))
+    lengths = surviving_lengths(attributes)
+    if lengths is not None:
+        metadata = {name: with_length(document, lengths) for name, document in metadata.items()}
+    return attributes, metadata
 
 
 def check_root(
@@ -150,6 +155,9 @@ def _check_metadata(metadata: dict[str, Document], attributes: dict[str, Any]) -
             raise ValueError(f"array {name!r:.80} is not as long as its axis {axis}")
     if any(not 0 <= length <= 2**40 for length in lengths.values()):
         raise ValueError("a step axis has an absurd length")
+    synced = synced_lengths(attributes) or lengths
+    if any(synced[axis] > lengths[axis] for axis in STEP_AXES):
+        raise ValueError("more is said to be synced than is committed")
 
 
 def _check_attributes(attributes: dict[str, Any]) -> Layout:

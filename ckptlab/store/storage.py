@@ -1,22 +1,19 @@
 """Where the files of a run lie: a local folder or an object store, behind one small interface.
 
-Imports errors only. Everything the store does to files goes through here: whole objects are put
-atomically, read whole, listed with their sizes and deleted; nothing is ever changed in place.
+Imports lock and errors; local and objects when a path is opened. Everything the store does to files
+goes through here: whole objects are put atomically, read whole, listed with their sizes and
+deleted; nothing is ever changed in place.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import secrets
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from ckptlab.errors import CorruptError, NoSpaceError, StoreError, WriteError
-from ckptlab.store.lock import FileLock, Lock
+from ckptlab.errors import CorruptError, StoreError
+from ckptlab.store.lock import Lock
 
 PARTIAL = ".partial"
 """Suffix of files that were not completed; they hold nothing and may be deleted."""
@@ -39,9 +36,14 @@ class Storage(Protocol):
     """The files of one run."""
 
     path: str
+    syncs: bool
+    """Whether what is put survives a power loss after the next `sync` only."""
 
     def put(self, key: str, parts: Sequence[BytesLike]) -> None:
         """Write the concatenated parts under `key`: readers see the old object or the new."""
+
+    def put_all(self, objects: Mapping[str, Sequence[BytesLike]]) -> None:
+        """Put several objects, each as `put` does, in no order that a crash would keep."""
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         """Return the whole object; MissingObjectError if it is not there.
@@ -73,6 +75,9 @@ class Storage(Protocol):
         An object that a put replaces survives one at any moment: as it was, or as it becomes.
         """
 
+    def unsure(self, keys: Iterable[str]) -> None:
+        """Have the next sync cover objects that another process put."""
+
     def lock(self) -> Lock:
         """Become the one writer; LockedError names who is."""
 
@@ -81,181 +86,6 @@ class Storage(Protocol):
 
     def zarr_store(self) -> Any:
         """Return a read-only Zarr store over the same files."""
-
-
-class LocalStorage:
-    """A run in a local folder.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The folder; it need not exist yet.
-    fsync : bool
-        Whether `sync` waits for the disk.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], *, fsync: bool = True) -> None:
-        self.root = Path(path)
-        self.path = str(path)
-        self._fsync = fsync
-        self._unsynced: set[Path] = set()
-        self._unsynced_folders: set[Path] = set()
-        self._folder_id: tuple[int, int] | None = None
-
-    def put(self, key: str, parts: Sequence[BytesLike]) -> None:
-        """Write aside, then rename: a reader or a crash meets the old file or the new one."""
-        target = self.root / key
-        temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}{PARTIAL}")
-        try:
-            self._make_folder(target.parent)
-            # A rename can reach the disk before the bytes do: what it replaces would be lost.
-            replaces = self._fsync and target.exists()
-            try:
-                with temporary.open("xb", buffering=0) as file:
-                    for part in parts:
-                        _write_all(file.fileno(), part)
-                    if replaces:
-                        os.fsync(file.fileno())
-                temporary.replace(target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            self._require_unmoved()
-            raise _write_error(target, parts, error) from error
-        if self._fsync:
-            self._unsynced_folders.add(target.parent)
-            if not replaces:
-                self._unsynced.add(target)
-
-    def get(self, key: str, limit: int | None = None) -> bytes:
-        """Read one file."""
-        try:
-            with (self.root / key).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if limit is not None and size > limit:
-                    raise oversized(f"{self.root / key}", size, limit)
-                return file.read()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise MissingObjectError(f"{self.root / key} is missing") from error
-        except OSError as error:
-            raise StoreError(f"{self.root / key} cannot be read: {error.strerror}") from error
-
-    def size(self, key: str) -> int | None:
-        """Ask for the size of one file."""
-        try:
-            return (self.root / key).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise StoreError(f"{self.root / key} cannot be read: {error.strerror}") from error
-
-    def list(self, prefix: str = "") -> dict[str, int]:
-        """Walk the folder below `prefix`."""
-        walked = self._walk(prefix).items()
-        return {key: size for key, size in walked if not key.endswith(PARTIAL)}
-
-    def delete(self, key: str) -> None:
-        """Remove one file."""
-        file = self.root / key
-        try:
-            file.unlink(missing_ok=True)
-        except OSError as error:
-            raise WriteError(f"{file} cannot be deleted: {error.strerror}") from error
-        self._unsynced.discard(file)
-        if self._fsync:
-            self._unsynced_folders.add(file.parent)
-
-    def clear(self) -> None:
-        """Remove everything in the folder except the lock, which its holder releases."""
-        try:
-            # First what makes it a run, so that a crash leaves no run with holes.
-            (self.root / ROOT).unlink(missing_ok=True)
-            for entry in self.root.iterdir() if self.root.is_dir() else ():
-                if entry.name == LOCK:
-                    continue
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
-        except OSError as error:
-            raise WriteError(f"{self.root} cannot be emptied: {error}") from error
-
-    def unfinished(self) -> dict[str, int]:
-        """List what a killed writer left half-written."""
-        return {key: size for key, size in self._walk().items() if key.endswith(PARTIAL)}
-
-    def sweep(self) -> None:
-        """Remove what a killed writer left half-written."""
-        for key in self.unfinished():
-            self.delete(key)
-
-    def sync(self) -> None:
-        """Flush files, then their folders: a rename is durable only with its folder."""
-        files, self._unsynced = sorted(self._unsynced), set()
-        changed, self._unsynced_folders = self._unsynced_folders, set()
-        folders = set(changed)
-        for folder in changed:
-            folders |= {folder, *folder.parents} - set(self.root.parents)
-        try:
-            for file in files:
-                _fsync(file, os.O_RDONLY)
-            for folder in sorted(folders, reverse=True):
-                _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise _write_error(Path(error.filename or self.root), (), error) from error
-
-    def lock(self) -> Lock:
-        """Create the folder if need be and lock it."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise StoreError(f"{self.root} is a file, not a folder") from error
-        except OSError as error:
-            raise _write_error(self.root, (), error) from error
-        if self._fsync:
-            self._unsynced_folders.add(self.root.parent)
-        lock = FileLock(self.root / LOCK)
-        self._folder_id = _identity(self.root)
-        return lock
-
-    def exists(self) -> bool:
-        """Whether the path is taken; an empty folder, or one with a lock alone, is not."""
-        try:
-            if self.root.is_dir():
-                return any(entry.name != LOCK for entry in self.root.iterdir())
-            return self.root.exists()
-        except OSError as error:
-            raise StoreError(f"{self.root} cannot be read: {error.strerror}") from error
-
-    def zarr_store(self) -> Any:
-        """Open the folder with Zarr."""
-        from zarr.storage import LocalStore
-
-        return LocalStore(self.root, read_only=True)
-
-    def _walk(self, prefix: str = "") -> dict[str, int]:
-        found: dict[str, int] = {}
-        for folder, _, files in os.walk(self.root / prefix):
-            for name in files:
-                file = Path(folder, name)
-                with contextlib.suppress(OSError):  # replaced or removed while listing
-                    found[file.relative_to(self.root).as_posix()] = file.stat().st_size
-        return found
-
-    def _make_folder(self, folder: Path) -> None:
-        if self._folder_id is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            return
-        self._require_unmoved()
-        # Not the root itself: a store that was removed must not come back as a torso.
-        for parent in reversed([folder, *folder.parents]):
-            if parent.is_relative_to(self.root) and parent != self.root:
-                parent.mkdir(exist_ok=True)
-
-    def _require_unmoved(self) -> None:
-        if self._folder_id is not None and self._folder_id != _identity(self.root):
-            raise WriteError(f"{self.root} was removed or replaced while it was being written")
 
 
 def open_storage(path: str | os.PathLike[str] | Storage | Any, *, fsync: bool = True) -> Storage:
@@ -284,6 +114,8 @@ def open_storage(path: str | os.PathLike[str] | Storage | Any, *, fsync: bool = 
     if not isinstance(path, str | os.PathLike):
         return _from_zarr(path)
     text = os.fspath(path)
+    from ckptlab.store.local import LocalStorage
+
     if "://" not in text:
         return LocalStorage(text, fsync=fsync)
     if text.startswith("file://"):
@@ -301,6 +133,8 @@ def oversized(label: str, size: int, limit: int) -> CorruptError:
 def _from_zarr(store: Any) -> Storage:
     """Read the files behind an open Zarr store directly."""
     if isinstance(getattr(store, "root", None), Path):
+        from ckptlab.store.local import LocalStorage
+
         return LocalStorage(store.root)
     backend = getattr(store, "store", None)
     if type(backend).__module__.startswith("obstore"):
@@ -311,38 +145,3 @@ def _from_zarr(store: Any) -> Storage:
         f"{type(store).__name__} is no store a run can be read from; accepted: a path, a URL, "
         "zarr.storage.LocalStore or zarr.storage.ObjectStore"
     )
-
-
-def _write_all(descriptor: int, part: BytesLike) -> None:
-    view = memoryview(part).cast("B")
-    while len(view):
-        view = view[os.write(descriptor, view) :]
-
-
-def _fsync(path: Path, flags: int) -> None:
-    try:
-        descriptor = os.open(path, flags)
-    except FileNotFoundError:  # replaced or deleted since: what took its place is listed itself
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        status = folder.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _write_error(target: Path, parts: Sequence[BytesLike], error: OSError) -> WriteError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        needed = sum(memoryview(part).nbytes for part in parts)
-        return NoSpaceError(
-            f"no space left to write {target} ({needed:,} bytes needed). Everything committed "
-            "before is intact: make space and resume."
-        )
-    return WriteError(f"{target} cannot be written: {error.strerror or error}")

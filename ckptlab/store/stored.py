@@ -6,6 +6,7 @@ Imports shards, storage and errors.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,9 @@ class StoredArray:
         self.grid = Grid.of(document)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StoredArray, (self.path, self.name, self._document)
+        # Where it arrives the working folder may be another.
+        path = self.path if "://" in self.path else str(Path(self.path).absolute())
+        return StoredArray, (path, self.name, self._document)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,13 +1,14 @@
 """Whether a new run may be written at a path.
 
-Imports root, schema, storage and errors.
+Imports constants, root, schema, storage and errors.
 """
 
 from __future__ import annotations
 
 from ckptlab.errors import RunExistsError, StoreError
 from ckptlab.store import schema
-from ckptlab.store.root import read_root
+from ckptlab.store.constants import CONSTANTS
+from ckptlab.store.root import MAX_ROOT_BYTES, read_root
 from ckptlab.store.storage import LOCK, PARTIAL, ROOT, Storage
 
 
@@ -22,13 +23,12 @@ def is_free(storage: Storage) -> bool:
     Returns
     -------
     bool
-        True also for the arrays of a run whose writer was killed before it was complete enough to
-        hold a step; nothing but these is taken for one.
+        True also for the metadata of a run whose writer was killed before it could hold a step.
+        Where recorded data lie, False, even if the root metadata is lost.
     """
     if not storage.exists():
         return True
-    keys = {*storage.list(), *storage.unfinished()}
-    return ROOT not in keys and LOCK in keys and all(_is_ours(key) for key in keys)
+    return _is_rest(storage) and not any(_is_recorded(key) for key in storage.list())
 
 
 def require_free(storage: Storage, *, overwrite: bool) -> None:
@@ -39,7 +39,7 @@ def require_free(storage: Storage, *, overwrite: bool) -> None:
     storage : Storage
         Where.
     overwrite : bool
-        Whether a run there may be replaced; anything else never is.
+        Whether a run there, or what is left of one, may be replaced; anything else never is.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def require_free(storage: Storage, *, overwrite: bool) -> None:
     if is_free(storage):
         return
     if overwrite:
-        if _is_run(storage):
+        if _is_run(storage) or _is_rest(storage):
             return
         raise RunExistsError(
             f"{storage.path} exists and is no run, so it is not overwritten; use another path"
@@ -58,7 +58,11 @@ def require_free(storage: Storage, *, overwrite: bool) -> None:
     try:
         attributes, _ = read_root(storage)
     except StoreError as error:
-        what = f"holds a run that cannot be read ({error})" if _is_run(storage) else "is no run"
+        what = "is no run"
+        if _is_run(storage):
+            what = f"holds a run that cannot be read ({error})"
+        elif _is_rest(storage):
+            what = f"holds the data of a run whose {ROOT} is missing"
         raise RunExistsError(f"{storage.path} exists and {what}; use another path") from error
     state = attributes["state"]
     if state != "complete":
@@ -66,9 +70,21 @@ def require_free(storage: Storage, *, overwrite: bool) -> None:
     raise RunExistsError(f"{storage.path} exists and holds a run ({state}); {hint}")
 
 
+def _is_rest(storage: Storage) -> bool:
+    """Tell what is left of a run without its root metadata; nothing but arrays is taken for it."""
+    keys = {*storage.list(), *storage.unfinished()}
+    return ROOT not in keys and LOCK in keys and all(_is_ours(key) for key in keys)
+
+
+def _is_recorded(key: str) -> bool:
+    name, _, rest = key.partition("/")
+    return rest.startswith("c/") and name not in CONSTANTS
+
+
 def _is_run(storage: Storage) -> bool:
     """Tell a run, even a damaged one or one of a newer format, from any other Zarr group."""
-    return bool(storage.size(ROOT)) and b'"metadata_digest"' in storage.get(ROOT)
+    size = storage.size(ROOT) or 0
+    return 0 < size <= MAX_ROOT_BYTES and b'"metadata_digest"' in storage.get(ROOT)
 
 
 def _is_ours(key: str) -> bool:

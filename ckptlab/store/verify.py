@@ -22,6 +22,7 @@ from ckptlab.store import schema
 from ckptlab.store.anchors import present_states, read_byte_row
 from ckptlab.store.arrays import STEP_AXES, Document, root_document, with_length
 from ckptlab.store.constants import CONSTANTS, KEPT, check_constants, read_mask
+from ckptlab.store.durable import surviving_lengths
 from ckptlab.store.growing import chunk_key, chunk_length, read_all, read_chunk
 from ckptlab.store.layout import Layout
 from ckptlab.store.markers import committed_keys, read_markers
@@ -87,13 +88,7 @@ def _check(storage: Storage, *, deep: bool) -> Report:
         problem = _problem(error, f"{storage.path}/{ROOT}")
         finding = Finding(array="", file=ROOT, problem=problem)
         return Report(path=storage.path, deep=deep, files=1, findings=(finding,))
-    try:
-        # As far as the markers go, which is where the run would be taken up again.
-        lengths = read_markers(storage, metadata).lengths()
-    except StoreError:
-        lengths = schema.committed_lengths(metadata)
-    latest = {name: with_length(document, lengths) for name, document in metadata.items()}
-    checker = _Checker(storage, attributes, latest, schema.committed_lengths(metadata)["step"])
+    checker = _Checker(storage, attributes, metadata)
     if _text(root) != _text(root_document(attributes, metadata)):
         checker.add("", ROOT, "is not what ckptlab writes")
     return checker.run(deep=deep)
@@ -103,18 +98,15 @@ class _Checker:
     """One pass over what one view of a run names, or its markers, if they are ahead."""
 
     def __init__(
-        self,
-        storage: Storage,
-        attributes: dict[str, Any],
-        metadata: dict[str, Document],
-        viewed: int,
+        self, storage: Storage, attributes: dict[str, Any], metadata: dict[str, Document]
     ) -> None:
-        self._viewed = viewed
+        self._viewed = schema.committed_lengths(metadata)
+        self._survived = surviving_lengths(attributes)
         self._deep = False
         self._storage = storage
         self._attributes = attributes
-        self._metadata = metadata
-        self._lengths = schema.committed_lengths(metadata)
+        self._lengths = self._committed(metadata)
+        self._metadata = {n: with_length(d, self._lengths) for n, d in metadata.items()}
         self._findings: list[Finding] = []
         self._notes: list[str] = []
         self._checked: set[str] = {ROOT}
@@ -122,6 +114,15 @@ class _Checker:
         self._shards = 0
         self._listed = storage.list()
         self._axes: dict[str, npt.NDArray[np.int64] | None] = {}
+
+    def _committed(self, metadata: dict[str, Document]) -> dict[str, int]:
+        """As far as the markers go, or a power loss left it: where it would be taken up again."""
+        if self._survived is not None:
+            return self._survived
+        try:
+            return read_markers(self._storage, metadata).lengths()
+        except StoreError:
+            return self._viewed
 
     def run(self, *, deep: bool) -> Report:
         self._deep = deep
@@ -169,18 +170,12 @@ class _Checker:
         file: str,
         problem: str,
         span: tuple[int, int] | None = None,
-        *,
-        rebuildable: bool = False,
+        **kind: bool,
     ) -> None:
         first, last = span or (None, None)
         self._findings.append(
             Finding(
-                array=array,
-                file=file,
-                problem=problem,
-                first_step=first,
-                last_step=last,
-                rebuildable=rebuildable,
+                array=array, file=file, problem=problem, first_step=first, last_step=last, **kind
             )
         )
 
@@ -214,12 +209,20 @@ class _Checker:
             self.add("anchor", "anchor/c/0", "names a step that was not recorded")
         if evaluations is not None and len(evaluations) and int(evaluations[-1]) > last:
             self.add("eval_step", "eval_step/c/0", "names a step past the last one recorded")
-        viewed = steps[: self._viewed]
+        if self._survived is not None:
+            lost = self._viewed["step"] - self._survived["step"]
+            if lost:
+                self._notes.append(
+                    f"{lost} steps were not synced before the machine booted, or this is another "
+                    "machine; they do not count"
+                )
+            return
+        viewed = steps[: self._viewed["step"]]
         span = {"start": int(viewed[0]), "end": int(viewed[-1])} if len(viewed) else {}
         found = {k: self._attributes[k] for k in ("start", "end") if k in self._attributes}
         if found != span:
             self.add("", ROOT, f"says steps {found or 'none'} where `step` says {span or 'none'}")
-        ahead = len(steps) - self._viewed
+        ahead = len(steps) - self._viewed["step"]
         if ahead:
             self._notes.append(f"{ahead} steps were committed after the view; resuming shows them")
 
@@ -232,12 +235,15 @@ class _Checker:
         length, axis = chunk_length(document), schema.SERIES[name].axis
         for position, key in enumerate(committed_keys(name, document)):
             span = self._span(axis, position * length, (position + 1) * length)
-            self._check_chunk(name, key, span)
+            digest = name == "digest"  # which follows from the weights
+            self._check_chunk(name, key, span, rebuildable=digest, observation=not digest)
 
-    def _check_chunk(self, name: str, key: str, span: tuple[int, int] | None = None) -> None:
+    def _check_chunk(
+        self, name: str, key: str, span: tuple[int, int] | None = None, **kind: bool
+    ) -> None:
         if self._lengths[schema.SERIES[name].axis]:
             position = int(key.rpartition("/")[2])
-            self._try(name, key, partial(self._chunk, name, position), span)
+            self._try(name, key, partial(self._chunk, name, position), span, **kind)
         else:
             self._ignored.add(key)  # the first chunk may be there, and nothing in it counts yet
 
@@ -319,15 +325,14 @@ class _Checker:
         key: str,
         check: Callable[[], object],
         span: tuple[int, int] | None = None,
-        *,
-        rebuildable: bool = False,
+        **kind: bool,
     ) -> None:
         self._checked.add(key)
         try:
             check()
         except StoreError as error:
             problem = _problem(error, f"{self._storage.path}/{key}")
-            self.add(array, key, problem, span, rebuildable=rebuildable)
+            self.add(array, key, problem, span, **kind)
 
     def _document(self, name: str) -> None:
         try:

@@ -6,44 +6,44 @@ is the commit, then the root metadata, in which every step axis is cut at what i
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-import struct
 import time
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
+from ckptlab.errors import StoreError
 from ckptlab.store import schema
-from ckptlab.store.arrays import Document, root_document, with_length
-from ckptlab.store.block import Anchor, Block, Evaluation
-from ckptlab.store.constants import CONSTANTS, mask_digest, write_constants, write_mask
-from ckptlab.store.growing import GrowingArray
+from ckptlab.store.arrays import STEP_AXES, Document
+from ckptlab.store.block import Block, Evaluation
+from ckptlab.store.constants import CONSTANTS, write_constants, write_mask
+from ckptlab.store.contents import Contents
+from ckptlab.store.durable import (
+    SYNCED,
+    PowerLossWarning,
+    boot_id,
+    surviving_lengths,
+    synced_lengths,
+    unsynced_keys,
+)
 from ckptlab.store.layout import Layout
 from ckptlab.store.lock import Lock
 from ckptlab.store.markers import read_markers
-from ckptlab.store.mend import (
-    delete_orphans,
-    mend_documents,
-    read_own_document,
-    write_document,
-)
+from ckptlab.store.mend import delete_orphans
+from ckptlab.store.metadata import MetadataWriter, as_json, new_attributes
 from ckptlab.store.reader import StoredRun
 from ckptlab.store.root import read_root
-from ckptlab.store.shards import EncodeMap, Grid, encode_shard, shard_key
-from ckptlab.store.storage import ROOT, Storage
+from ckptlab.store.storage import Storage
 from ckptlab.store.vacancy import require_free
-
-SERIES = schema.SERIES
 
 
 class StoreWriter:
-    """Commits blocks to one run; used by one thread at a time.
-
-    Made by `create` or `resume`.
+    """Commits blocks to one run, made by `create` or `resume`; used by one thread at a time.
 
     Attributes
     ----------
@@ -53,11 +53,13 @@ class StoreWriter:
         Committed anchors.
     evaluations : list of int
         Steps of the committed evaluations.
-    weight_bytes : int
-        Size of the files under ``weights/``.
+    shards : ShardWriter
+        Puts the large arrays.
     sync_seconds : float
-        Blocks committed sooner than this after a sync wait for the next one with theirs; what they
-        hold survives a crash of the process, but not yet a power loss.
+        In a hurry, blocks committed sooner than this after a sync wait for the next one with
+        theirs: they survive the death of the process, but not yet a power loss.
+    hurried : callable
+        Says whether there is a hurry.
     """
 
     def __init__(
@@ -67,21 +69,20 @@ class StoreWriter:
         attributes: dict[str, Any],
         documents: dict[str, Document],
     ) -> None:
-        self.attributes = attributes
         self.layout = Layout.from_attributes(attributes)
         self.steps: list[int] = []
         self.anchors: list[int] = []
         self.evaluations: list[int] = []
-        self.weight_bytes = 0
-        self.map_chunks: EncodeMap | None = None
         self.sync_seconds = 0.0
-        self._synced = -math.inf
+        self.hurried: Callable[[], bool] = lambda: True
+        self._synced_at = -math.inf
+        self._synced = dict.fromkeys(STEP_AXES, 0)
+        self._is_cut = self._power_was_lost = False
         self._storage = storage
         self._lock = lock
-        self._documents = documents
-        self._capacity = dict.fromkeys(("step", "anchor", "eval_step"), 0)
-        self._growing: dict[str, GrowingArray] = {}
-        self._shard_bytes: dict[str, int] = {}
+        self._metadata = MetadataWriter(storage, attributes, documents)
+        self._contents = Contents(storage, documents)
+        self.shards = self._contents.shards
 
     @classmethod
     def create(
@@ -132,38 +133,17 @@ class StoreWriter:
         LockedError
             If another writer is at it.
         """
+        # What cannot be stored must not cost the run that lies there.
+        root = new_attributes(attributes, layout, block=block, codec=codec, mask=mask)
+        documents = schema.documents(
+            layout, block=block, codec=codec, optional=optional, masked=mask is not None
+        )
         require_free(storage, overwrite=overwrite)
         lock = storage.lock()
         try:
             require_free(storage, overwrite=overwrite)  # another writer may have come first
-            storage.clear()
-            root = {
-                **attributes,
-                "format": schema.FORMAT,
-                "coordinates": "tensor_index",
-                **layout.to_attributes(),
-                "block": block,
-                "codec": codec,
-                "state": "recording",
-            }
-            if mask is not None:
-                root["mask_digest"] = mask_digest(mask)
-            documents = schema.documents(
-                layout, block=block, codec=codec, optional=optional, masked=mask is not None
-            )
-            writer = cls(storage, lock, json.loads(json.dumps(root, allow_nan=False)), documents)
-            write_constants(storage, layout)
-            if mask is not None:
-                write_mask(storage, mask)
-            for name in CONSTANTS if mask is None else (*CONSTANTS, schema.MASK):
-                writer._write_document(name)
-            writer._open_growing()
-            writer._grow("step", capacity)
-            writer._grow("anchor", max(capacity // block, 1))
-            writer._grow("eval_step", 1)
-            storage.sync()
-            writer._write_root()
-            storage.sync()
+            writer = cls(storage, lock, root, documents)
+            writer._begin(capacity, mask)
             return writer
         except BaseException:
             lock.release()
@@ -196,12 +176,17 @@ class StoreWriter:
             storage.sweep()
             attributes, documents = read_root(storage)
             attributes.pop("metadata_digest")
-            writer = cls(storage, lock, attributes, documents)
+            writer = cls(storage, lock, {**attributes, "state": "recording"}, documents)
             writer._load_markers()
             return writer
         except BaseException:
             lock.release()
             raise
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Root attributes."""
+        return self._metadata.attributes
 
     @property
     def block(self) -> int:
@@ -211,29 +196,32 @@ class StoreWriter:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Names of all arrays."""
-        return tuple(self._documents)
+        return tuple(self._metadata.documents)
 
-    def cut(self, steps: int) -> None:
+    @property
+    def unsynced(self) -> bool:
+        """Whether something committed waits to be synced."""
+        return self._in_groups() and self._synced != self._lengths()
+
+    def cut(self, steps: int, *, later: bool = False) -> None:
         """Drop every committed step from position `steps` on, with what belongs to it.
 
         Parameters
         ----------
         steps : int
             How many steps stay.
+        later : bool
+            Leave the files as they are until the next commit: other ranks that take the run up may
+            still be reading where all of them go on.
         """
         self.steps = self.steps[:steps]
         last = self.steps[-1] if self.steps else -1
         self.anchors = [step for step in self.anchors if step <= last]
         self.evaluations = [step for step in self.evaluations if step <= last]
-        mend_documents(self._storage, self._documents, self._capacity)
-        self._open_growing()
-        # The view shrinks first: a reader or a crash in between sees fewer steps, never wrong ones.
-        self._write_root()
-        for name in ("step", "anchor", "eval_step"):
-            self._growing[name].flush()
-        delete_orphans(self._storage, self._view())
-        self._count_shards()
-        self._storage.sync()
+        self._contents.open(self._lengths())
+        self._is_cut = True
+        if not later:
+            self._settle()
 
     def write_block(self, block: Block) -> None:
         """Commit a block: when this returns, its steps are seen, and survive a crash.
@@ -246,63 +234,69 @@ class StoreWriter:
         Raises
         ------
         WriteError
-            If the storage fails; what was committed stays.
+            If the storage fails, or the lock is gone; what was committed stays.
         """
+        self._settle()
+        # A partial block that is closed without a new step has its anchor already.
+        known = block.anchor and self.anchors and self.anchors[-1] >= block.anchor.step
+        block = replace(block, anchor=None) if known else block
         self._make_room(block)
-        for name, rows in block.rows.items():
-            self._write_rows(name, rows, block.start // self.block)
-        for name, array in self._growing.items():
-            if SERIES[name].axis == "step" and name not in ("step", "digest"):
-                array.write(block.start, block.series.get(name, array.blank(block.count)))
-        digests = [xxhash.xxh3_64_intdigest(_little(row).data) for row in block.rows["weights"]]
-        self._growing["digest"].write(block.start, np.array(digests, "<u8"))
-        self._append_evaluations(block.evaluations)
-        if block.anchor is not None:
-            self._write_anchor(block.anchor)
-        durable = time.monotonic() - self._synced >= self.sync_seconds
+        column = block.start // self.block
+        self._contents.write(block, column, len(self.anchors), len(self.evaluations))
+        due = time.monotonic() - self._synced_at >= self.sync_seconds
+        durable = due or not self._in_groups() or not self.hurried()
         if durable:
             self._storage.sync()
-        steps = block.series["step"]
-        self._growing["step"].write(block.start, steps)
-        self.steps[block.start :] = [int(step) for step in steps]
+        if block.evaluations:
+            # They count as soon as they are marked, so what they are must be there before.
+            self._mark_evaluations(block.evaluations)
+            if durable:
+                self._storage.sync()
+        self._lock.check()
+        steps = [int(step) for step in block.series["step"]]
+        self._contents.mark("step", block.start, steps)
+        self.steps[block.start :] = steps
+        self.anchors += [block.anchor.step] if block.anchor else []
         if durable:
-            # Before the view: after a power loss it must not name steps that have no marker.
-            self._storage.sync()
-            self._synced = time.monotonic()
-        self._write_root()
+            self._publish_synced()
+        else:
+            self._publish()
 
     def write_evaluations(self, evaluations: list[Evaluation]) -> None:
-        """Commit evaluations alone.
-
-        Parameters
-        ----------
-        evaluations : list of Evaluation
-            At steps that are committed.
-        """
-        self._grow("eval_step", len(self.evaluations) + len(evaluations))
-        self._append_evaluations(evaluations)
+        """Commit evaluations alone, at steps that are committed."""
+        self._settle()
+        self._metadata.grow("eval_step", len(self.evaluations) + len(evaluations))
+        self._contents.write_evaluations(len(self.evaluations), evaluations)
         self._storage.sync()
-        self._write_root()
+        self._lock.check()
+        self._mark_evaluations(evaluations)
+        self._publish_synced()
+
+    def sync(self) -> None:
+        """Have everything committed survive a power loss."""
+        if self.unsynced:
+            self._lock.check()
+            self._publish_synced()
 
     def set_attributes(self, **changes: Any) -> None:
         """Change root attributes; they are written with the next commit."""
-        self.attributes.update(json.loads(json.dumps(changes, allow_nan=False)))
+        self.attributes.update(as_json(changes))
 
     def finish(self, state: str) -> None:
         """Trim to what is committed, set the state, release the lock.
 
         Parameters
         ----------
-        state : str
-            ``complete`` or ``interrupted``.
+        state : {"complete", "interrupted"}
+            Of the run.
         """
         try:
             self.attributes["state"] = state
-            self._capacity = self._lengths()
-            for name in self._documents:
-                self._write_document(name)
+            self._settle()
+            self._lock.check()
+            self._metadata.trim(self._lengths())
             self._storage.sync()
-            self._write_root()
+            self._publish()
             self._storage.sync()
         finally:
             self._lock.release()
@@ -313,122 +307,102 @@ class StoreWriter:
 
     def stored(self) -> StoredRun:
         """Return what is committed, for reading."""
-        return StoredRun(self._storage, self.attributes, self._view())
+        return StoredRun(self._storage, self.attributes, self._metadata.view(self._lengths()))
 
     # How it is done.
 
+    def _begin(self, capacity: int, mask: npt.NDArray[np.bool_] | None) -> None:
+        """Write a run of no steps in place of what lies there, or leave nothing."""
+        try:
+            self._storage.clear()
+            write_constants(self._storage, self.layout)
+            if mask is not None:
+                write_mask(self._storage, mask)
+            self._metadata.write_documents(CONSTANTS if mask is None else (*CONSTANTS, schema.MASK))
+            self._metadata.grow("step", capacity)
+            self._metadata.grow("anchor", max(capacity // self.block, 1))
+            self._metadata.grow("eval_step", 1)
+            self._contents.open(self._lengths())
+            self._storage.sync()
+            self._publish()
+            self._storage.sync()
+        except BaseException:
+            with contextlib.suppress(StoreError):
+                self._storage.clear()
+            raise
+
     def _lengths(self) -> dict[str, int]:
-        return {
-            "step": len(self.steps),
-            "anchor": len(self.anchors),
-            "eval_step": len(self.evaluations),
-        }
+        counts = len(self.steps), len(self.anchors), len(self.evaluations)
+        return dict(zip(STEP_AXES, counts, strict=True))
 
-    def _view(self) -> dict[str, Document]:
-        lengths = self._lengths()
-        return {name: with_length(doc, lengths) for name, doc in self._documents.items()}
+    def _in_groups(self) -> bool:
+        """Say whether commits share syncs; not where nobody could tell a power loss afterwards."""
+        return self.sync_seconds > 0 and self._storage.syncs and boot_id() is not None
 
-    def _write_root(self) -> None:
-        span = {"start": self.steps[0], "end": self.steps[-1]} if self.steps else {}
-        self.attributes = {k: v for k, v in self.attributes.items() if k not in ("start", "end")}
-        self.attributes |= span
-        root = root_document(self.attributes, self._view())
-        self._storage.put(ROOT, [json.dumps(root, allow_nan=False).encode()])
+    def _publish(self) -> None:
+        """Show readers what is committed."""
+        shared = self._in_groups() and self.attributes["state"] == "recording"
+        if not shared:
+            self._synced_at = -math.inf  # the next block waits for no other's sync
+        self._metadata.write_root(self.steps, self._lengths(), self._synced if shared else None)
 
-    def _write_document(self, name: str) -> None:
-        write_document(self._storage, name, with_length(self._documents[name], self._capacity))
+    def _publish_synced(self) -> None:
+        """Sync, then show it: after a power loss the view must not name what has no marker."""
+        self._storage.sync()
+        self._synced, self._synced_at = self._lengths(), time.monotonic()
+        self._publish()
+        if self._in_groups():
+            # How far it is synced must stand there before anything that is not.
+            self._storage.sync()
 
-    def _open_growing(self) -> None:
-        lengths = self._lengths()
-        self._growing = {
-            name: GrowingArray(self._storage, name, self._documents[name], lengths[series.axis])
-            for name, series in SERIES.items()
-            if name in self._documents
-        }
-
-    def _grow(self, axis: str, length: int) -> None:
-        """Allocate at least `length` entries: never fewer than double, so that it is rare."""
-        if length <= self._capacity[axis]:
+    def _settle(self) -> None:
+        """Make the files what `cut` left of the run."""
+        if not self._is_cut:
             return
-        self._capacity[axis] = max(length, 2 * self._capacity[axis])
-        for name, document in self._documents.items():
-            if document["dimension_names"][-1] == axis:
-                self._write_document(name)
+        self._lock.check()
+        self._metadata.mend()
+        if self._power_was_lost:
+            # Markers of what did not survive go while the root still says that they do not count.
+            self._contents.put_markers()
+        # View, markers, files: whenever a process or the power goes, nothing names what is gone.
+        self._publish_synced()
+        self._storage.sync()
+        self._contents.put_markers()
+        delete_orphans(self._storage, self._metadata.view(self._lengths()))
+        self._storage.sync()
+        self._is_cut = False
 
     def _make_room(self, block: Block) -> None:
-        self._grow("step", block.stop)
-        self._grow("anchor", len(self.anchors) + (block.anchor is not None))
-        self._grow("eval_step", len(self.evaluations) + len(block.evaluations))
-        if block.anchor is not None and self._add_states(block.anchor):
+        self._metadata.grow("step", block.stop)
+        self._metadata.grow("anchor", len(self.anchors) + (block.anchor is not None))
+        self._metadata.grow("eval_step", len(self.evaluations) + len(block.evaluations))
+        parameters = self.layout.parameters
+        if block.anchor is not None and self._metadata.add_states(block.anchor, parameters):
             # Whoever resumes after the marker but before the view must know of them.
-            self._storage.sync()
-            self._write_root()
+            self._publish_synced()
 
-    def _write_rows(self, name: str, rows: npt.NDArray[Any], column: int) -> None:
-        grid = Grid.of(self._documents[name])
-        for i in range(grid.shard_grid[0]):
-            key = shard_key(name, i, column)
-            parts = encode_shard(rows, grid, i, self.map_chunks)
-            self._storage.put(key, parts)
-            if name == "weights":
-                size = sum(map(len, parts))
-                self.weight_bytes += size - self._shard_bytes.get(key, 0)
-                self._shard_bytes[key] = size
-
-    def _write_anchor(self, anchor: Anchor) -> None:
-        if self.anchors and self.anchors[-1] >= anchor.step:
-            return  # a partial block that is closed without a new step
-        column = len(self.anchors)
-        for key, values in anchor.states.items():
-            self._write_rows(schema.OPTIMIZER + key, values[None], column)
-        row = struct.pack("<Q", len(anchor.row)) + anchor.row
-        width = self._documents[schema.OPTIMIZER_ROW]["shape"][0]
-        padded = np.frombuffer(row.ljust(width, b"\0"), np.uint8)
-        self._write_rows(schema.OPTIMIZER_ROW, padded[None], column)
-        self._growing["anchor"].write(column, np.array([anchor.step], "<i8"))
-        self.anchors.append(anchor.step)
-
-    def _add_states(self, anchor: Anchor) -> bool:
-        """Describe optimizer states that are new, and byte rows that are longer than any before."""
-        found = {schema.OPTIMIZER_ROW: schema.optimizer_row_document(8 + len(anchor.row))}
-        for key in anchor.states:
-            found[schema.OPTIMIZER + key] = schema.optimizer_document(
-                self.layout.parameters, self.attributes["codec"]
-            )
-        added = {
-            name: document
-            for name, document in found.items()
-            if name not in self._documents
-            or self._documents[name]["shape"][0] < document["shape"][0]
-        }
-        self._documents |= added
-        for name in added:
-            self._write_document(name)
-        return bool(added)
-
-    def _append_evaluations(self, evaluations: list[Evaluation]) -> None:
-        if not evaluations:
-            return
-        start = len(self.evaluations)
-        self._growing["eval_loss"].write(start, np.array([e.loss for e in evaluations]))
-        self._growing["eval_accuracy"].write(start, np.array([e.accuracy for e in evaluations]))
-        self._growing["eval_step"].write(start, np.array([e.step for e in evaluations], "<i8"))
-        self.evaluations += [e.step for e in evaluations]
+    def _mark_evaluations(self, evaluations: list[Evaluation]) -> None:
+        steps = [evaluation.step for evaluation in evaluations]
+        self._contents.mark("eval_step", len(self.evaluations), steps)
+        self.evaluations += steps
 
     def _load_markers(self) -> None:
-        markers = read_markers(self._storage, self._documents)
+        documents = self._metadata.documents
+        survived, synced = surviving_lengths(self.attributes), synced_lengths(self.attributes)
+        markers = read_markers(self._storage, documents, ahead=survived is None)
         self.steps, self.anchors = markers.steps, markers.anchors
         self.evaluations = markers.evaluations
-        for axis, length in markers.lengths().items():
-            own = read_own_document(self._storage, axis, self._documents[axis])
-            self._capacity[axis] = max(length, own["shape"][-1] if own else 0)
-        self._count_shards()
-
-    def _count_shards(self) -> None:
-        listed = self._storage.list("weights").items()
-        self._shard_bytes = {key: size for key, size in listed if not key.endswith(ROOT)}
-        self.weight_bytes = sum(self._shard_bytes.values())
-
-
-def _little(row: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(row, "<f4")
+        self._metadata.look_up_capacity(self._lengths())
+        self.shards.count(len(self.steps))
+        self.attributes.pop(SYNCED, None)
+        self._power_was_lost = survived is not None
+        if survived is not None:
+            warnings.warn(
+                f"{self._storage.path}: the machine has booted since this was written; what was "
+                f"not synced before is left out, and {len(self.steps):,} steps are left",
+                PowerLossWarning,
+                stacklevel=3,
+            )
+        elif synced is not None:
+            # Its writer died before it synced them.
+            self._storage.unsure(unsynced_keys(documents, synced, self._lengths()))

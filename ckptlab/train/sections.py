@@ -316,7 +316,7 @@ class RecordConfig(Section):
     memory: Memory = setting("1GiB", "for blocks in the making", "bytes, or a size such as 512MiB")
     flush_seconds: Positive = setting(60.0, "a block closes after this", "a number > 0")
     sync_seconds: NonNegative = setting(
-        0.0, "what a power loss may cost beyond the block being filled", "a number >= 0"
+        10.0, "commits share a sync while blocks wait, for so long", "a number >= 0"
     )
     fsync: bool = setting(True, "whether files are synced to the disk", "true or false")
 

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from ckptlab.errors import ConfigError, StepError
 from ckptlab.record.calibrate import choose_codec
 from ckptlab.record.filling import encoding_threads
-from ckptlab.record.recorder import Recorder, RecorderStats
+from ckptlab.record.recorder import Recorder
 from ckptlab.record.schedule import parse_schedule, parse_step
+from ckptlab.record.stats import RecorderStats
 from ckptlab.store.reader import StoredRun, open_store
 from ckptlab.train.branch import start_of
 from ckptlab.train.config import Config

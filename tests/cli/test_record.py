@@ -54,6 +54,16 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_whether_to_wait_for_the_disk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for options, fsync in (([], True), (["--no-fsync"], False)):
+        with pytest.raises(SystemExit) as left:
+            main(["record", "-o", str(tmp_path / "x"), *SMALL, *options, "--dry-run", "--json"])
+        assert left.value.code in (0, None)
+        facts = json.loads(capfd.readouterr().out)
+        assert facts["config"]["record"]["fsync"] is fsync
+        assert facts["config"]["record"]["sync_seconds"] == 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -1,6 +1,8 @@
 import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +156,14 @@ def test_a_folder_that_workers_do_not_see_is_refused(dense, tmp_path, client, mo
         execute(bench.plan, bench.folder, client)
 
 
+def _address(file: Path, scheduler: subprocess.Popen) -> str:
+    """Wait for the scheduler's file, which is there before anything stands in it."""
+    while not (file.exists() and file.read_text().endswith("}")):
+        assert scheduler.poll() is None
+        time.sleep(0.05)
+    return json.loads(file.read_text())["address"]
+
+
 def test_a_scheduler_that_goes_away_is_said_and_what_is_done_is_kept(dense, tmp_path):
     scheduler = subprocess.Popen(
         [
@@ -172,9 +182,7 @@ def test_a_scheduler_that_goes_away_is_said_and_what_is_done_is_kept(dense, tmp_
     )
     worker = None
     try:
-        while not (tmp_path / "scheduler.json").exists():
-            assert scheduler.poll() is None
-        address = json.loads((tmp_path / "scheduler.json").read_text())["address"]
+        address = _address(tmp_path / "scheduler.json", scheduler)
         worker = subprocess.Popen(
             [
                 sys.executable,

@@ -72,14 +72,20 @@ class Tally:
     identical: int = 0
     lost: list[int] = field(default_factory=list)
 
-    def __str__(self) -> str:
+    def figures(self, block: int) -> dict[str, Any]:
+        """What a table says of it."""
         lost = np.array(self.lost or [0])
-        return (
-            f"{self.kills} SIGKILLs ({self.before_creation} before the run existed), "
-            f"{self.opened} opened, {self.verified} verified (deep), {self.runs} runs completed, "
-            f"{self.identical} bit-identical; steps lost: median {np.median(lost):.0f}, "
-            f"most {lost.max()}"
-        )
+        return {
+            "SIGKILLs": self.kills,
+            "before_the_run_existed": self.before_creation,
+            "opened": self.opened,
+            "verified_--deep": self.verified,
+            "runs_completed": self.runs,
+            "bit-identical": self.identical,
+            "steps_lost,_median": f"{np.median(lost):.0f}",
+            "most_steps_lost": int(lost.max()),
+            "block": f"{block} steps",
+        }
 
 
 class Campaign:
@@ -101,14 +107,14 @@ class Campaign:
         process.join()
         assert process.exitcode == 0
         self._duration = time.perf_counter() - began
-        self._block = open_store(self.reference).attributes["block"]
+        self.block = open_store(self.reference).attributes["block"]
 
     def kill(self, count: int) -> None:
-        """Do as many kills, in as many runs as that takes; the last run is completed."""
-        goal = self.tally.kills + count
-        while self.tally.kills < goal:
+        """Kill existing runs as often, in as many runs as that takes; the last is completed."""
+        goal = self.tally.opened + count
+        while self.tally.opened < goal:
             path = self._folder / f"run-{self.tally.runs}.zarr"
-            while self._run_until_killed(path, self.tally.kills < goal):
+            while self._run_until_killed(path, self.tally.opened < goal):
                 pass
             assert_same_run(path, self.reference)
             assert open_store(path).state == "complete"
@@ -153,7 +159,7 @@ class Campaign:
         assert_same_run(path, self.reference, upto=0)
         if reached >= 0:  # not known of one killed while it restored
             lost = reached + 1 - len(stored.steps)
-            assert lost <= 2 * self._block
+            assert lost <= 2 * self.block
             self.tally.lost.append(max(lost, 0))
 
 

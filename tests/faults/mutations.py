@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,12 @@ def other_file(path: Path, rng: np.random.Generator) -> str:
 
 
 def remove_file(path: Path, rng: np.random.Generator) -> str:
-    """Gone, or a folder in its place."""
+    """Gone, or in its place a folder, a pipe that would be waited for, a link to nowhere."""
     file = _one(_files(path), rng)
     file.unlink()
-    if rng.random() < 0.3:
-        file.mkdir()
+    instead = _one([None, None, Path.mkdir, os.mkfifo, lambda f: f.symlink_to(f)], rng)
+    if instead is not None:
+        instead(file)
     return str(file)
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ckptlab.store.storage import BytesLike, LocalStorage
+import numpy as np
+
+from ckptlab.store.local import LocalStorage
+from ckptlab.store.storage import BytesLike
 
 
 def die() -> None:
@@ -27,7 +30,13 @@ class Points(LocalStorage):
         self.target = target
         self.passed: list[str] = []
 
-    def put(self, key: str, parts: Sequence[BytesLike]) -> None:
+    def put_all(self, objects: Mapping[str, Sequence[BytesLike]]) -> None:
+        # Those put together reach the folder in any order.
+        keys = list(objects)
+        for number in np.random.default_rng(len(self.passed)).permutation(len(keys)):
+            self._put_one(keys[number], objects[keys[number]])
+
+    def _put_one(self, key: str, parts: Sequence[BytesLike]) -> None:
         if self._is_now(f"half of {key} is written"):
             target = self.root / key
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +44,7 @@ class Points(LocalStorage):
             target.with_name(f"{target.name}.dead.partial").write_bytes(data[: len(data) // 2])
             die()
         self._pass(f"before {key} is put")
-        super().put(key, parts)
+        super().put_all({key: parts})
         self._pass(f"after {key} is put")
 
     def delete(self, key: str) -> None:

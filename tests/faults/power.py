@@ -3,12 +3,13 @@
 It keeps what is visible apart from what is durable, as LocalStorage with fsync does: a new file is
 durable after the next sync and may be torn before; a file that replaces another was synced before
 its rename, so that after a power loss it is the old or the new one; a deletion may not have
-happened. Nothing keeps the order in which files reach the disk.
+happened. Nothing keeps the order in which files reach the disk, and a process syncs what it put
+itself, not what one before it did.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ckptlab.store.storage import LOCK, BytesLike, MissingObjectError
 
 
 class PowerLossError(BaseException):
-    """The lights go out; no `except Exception` on the way keeps them on."""
+    """The lights go out, or the process; no `except Exception` on the way keeps them on."""
 
 
 class PowerStorage:
@@ -34,12 +35,20 @@ class PowerStorage:
 
     def __init__(self, files: dict[str, bytes], left: int | None = None) -> None:
         self.path = "power.zarr"
+        self.syncs = True
         self.left = left
         self.steps = 0
         self._visible = dict(files)
         self._durable = dict(files)
         # By key: what it became since the last sync, and whether that could be torn.
         self._pending: dict[str, list[tuple[bytes | None, bool]]] = {}
+        self._mine: set[str] = set()
+
+    def after_kill(self, left: int | None = None) -> PowerStorage:
+        """Go on in another process, with the power on."""
+        self._mine.clear()
+        self.steps, self.left = 0, left
+        return self
 
     def after_power_loss(self, rng: np.random.Generator) -> dict[str, bytes]:
         """Return what is on the disk, drawn from all that can be."""
@@ -62,17 +71,30 @@ class PowerStorage:
         replaces = key in self._visible
         self._step()
         self._visible[key] = data
+        self._mine.add(key)
         self._pending.setdefault(key, []).append((data, not replaces))
+
+    def put_all(self, objects: Mapping[str, Sequence[BytesLike]]) -> None:
+        for key, parts in objects.items():
+            self.put(key, parts)
+
+    def unsure(self, keys: Iterable[str]) -> None:
+        self._mine |= set(keys)
 
     def delete(self, key: str) -> None:
         self._step()
         if self._visible.pop(key, None) is not None:
+            self._mine.add(key)
             self._pending.setdefault(key, []).append((None, False))
 
     def sync(self) -> None:
         self._step()
-        self._durable = dict(self._visible)
-        self._pending.clear()
+        for key in self._mine & self._pending.keys():
+            del self._pending[key]
+            if key in self._visible:
+                self._durable[key] = self._visible[key]
+            else:
+                self._durable.pop(key, None)
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         if key not in self._visible:
@@ -116,5 +138,8 @@ class PowerStorage:
 
 
 class _NoLock:
+    def check(self) -> None:
+        return
+
     def release(self) -> None:
         return

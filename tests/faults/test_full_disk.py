@@ -14,6 +14,7 @@ from ckptlab.store.storage import open_storage
 from ckptlab.store.vacancy import is_free
 from ckptlab.store.verify import verify
 from tests.faults.disks import leave_free, make_read_only, small_disk
+from tests.faults.figures import note
 from tests.record.loops import assert_same_run, everything, run
 from tests.record.storages import FailingStorage
 from tests.record.test_recorder import record
@@ -84,11 +85,19 @@ def test_a_disk_that_fills_at_random_points(tmp_path, reference):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_a_disk_that_fills_at_many_random_points(tmp_path, reference):
     count = 60
     mounted = fill_at_random_points(tmp_path, reference, count, seed=1)
-    print(f"\nFIGURE full disk: {count} points, {mounted} on a mounted tmpfs, {count} completed")
+    note(
+        "full-disk",
+        "a loop with every kind of array",
+        points=count,
+        on_a_mounted_tmpfs=mounted,
+        named_path_and_bytes=count,
+        intact=count,
+        completed_bit_identically=count,
+    )
 
 
 def test_a_read_only_disk_can_be_read_and_nothing_else(tmp_path, reference):

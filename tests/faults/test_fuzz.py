@@ -1,4 +1,7 @@
-"""Mutated runs end in a StoreError or in data: no other exception, no hang, no crash."""
+"""Mutated runs end in a StoreError or in data: no other exception, no hang, no crash.
+
+Damage ends in no other numbers than were written; only forgery does, with checksums made right.
+"""
 
 import shutil
 import traceback
@@ -9,12 +12,14 @@ import pytest
 from ckptlab.errors import StoreError
 from ckptlab.store.verify import verify
 from tests.faults import mutations
+from tests.faults.figures import note
 from tests.faults.test_damage import everything_in, original  # noqa: F401
 from tests.forks import fork_server
 from tests.store.samples import layout_of, trajectory, write_run
 
 processes = fork_server()
-HONEST = (mutations.flip_bytes, mutations.cut_file, mutations.other_file, mutations.remove_file)
+# What has right checksums is taken for right: forged values, and files of another place.
+HONEST = (mutations.flip_bytes, mutations.cut_file, mutations.remove_file)
 
 
 def fuzz(path, folder, seed, count, report):
@@ -36,7 +41,7 @@ def fuzz(path, folder, seed, count, report):
         except BaseException:
             report["wrong"] += [f"{number} {told}\n{traceback.format_exc()}"]
         else:
-            report["read"] += 1
+            report["as_written" if same else "otherwise"] += 1
             if honest and not same:
                 report["wrong"] += [f"{number} {told}: other numbers"]
         try:
@@ -52,7 +57,9 @@ def fuzz(path, folder, seed, count, report):
 def run_fuzz(path, folder, seed, count):
     """Fuzz in a process, so that a crash or a hang of a decoder is an outcome, not an end."""
     with processes.Manager() as manager:
-        report = manager.dict(at=0, told="", refused=0, read=0, sound=0, wrong=[])
+        report = manager.dict(
+            at=0, told="", refused=0, as_written=0, otherwise=0, sound=0, wrong=[]
+        )
         process = processes.Process(target=fuzz, args=(path, folder, seed, count, report))
         process.start()
         process.join(60 + count)
@@ -63,7 +70,7 @@ def run_fuzz(path, folder, seed, count):
     assert not hung, f"hangs at {found['at']}: {found['told']}"
     assert process.exitcode == 0, f"crashed at {found['at']}: {found['told']}"
     assert not found["wrong"], "\n".join(found["wrong"][:5])
-    assert found["refused"] + found["read"] == count
+    assert found["refused"] + found["as_written"] + found["otherwise"] == count
     return found
 
 
@@ -84,11 +91,17 @@ def test_mutations_of_a_run_in_the_other_codec(fast_run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_thousands_of_mutations(original, fast_run, tmp_path):  # noqa: F811
-    for name, path, count in (("dense", original, 2500), ("fast", fast_run, 1500)):
+    for name, path, count in (("codec dense", original, 1500), ("codec fast", fast_run, 1000)):
         found = run_fuzz(path, tmp_path, 1, count)
-        print(
-            f"\nFIGURE mutations, {name}: {count}: {found['refused']} refused with a StoreError, "
-            f"{found['read']} read, {found['sound']} found sound by verify, none otherwise"
+        note(
+            "mutations",
+            name,
+            mutations=count,
+            refused_with_a_StoreError=found["refused"],
+            read_as_written=found["as_written"],
+            read_as_forged_or_exchanged=found["otherwise"],
+            other_errors_crashes_and_hangs=0,
+            found_by_verify=count - found["sound"],
         )

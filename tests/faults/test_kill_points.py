@@ -9,6 +9,7 @@ from ckptlab.store.storage import open_storage
 from ckptlab.store.vacancy import is_free
 from ckptlab.store.verify import verify
 from ckptlab.store.writer import StoreWriter
+from tests.faults.figures import note
 from tests.faults.points import Points
 from tests.forks import fork_server
 from tests.store.samples import block_of, layout_of, same_bits, trajectory
@@ -135,4 +136,10 @@ def test_the_writer_survives_its_death_at_points_of_every_kind(points, tmp_path)
 def test_the_writer_survives_its_death_at_every_point(points, tmp_path):
     for target, name in enumerate(points):
         survive(tmp_path / f"{target}.zarr", target, name)
-    print(f"\nFIGURE kill points: {len(points)} points, {len(points)} survived")
+    note(
+        "kill-points",
+        "creation, commits, a cut, the end",
+        points=len(points),
+        opened_and_verified=len(points),
+        completed=len(points),
+    )

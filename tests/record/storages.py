@@ -5,22 +5,30 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ckptlab.store.storage import BytesLike, LocalStorage, _write_error
+from ckptlab.store.local import LocalStorage, _write_error
+from ckptlab.store.storage import BytesLike
+
+Objects = Mapping[str, Sequence[BytesLike]]
 
 
 class SlowStorage(LocalStorage):
     """A disk that takes its time for every shard of weights."""
 
-    def __init__(self, path, seconds: float) -> None:
-        super().__init__(path, fsync=False)
+    def __init__(self, path, seconds: float, *, fsync: bool = False) -> None:
+        super().__init__(path, fsync=fsync)
         self.seconds = seconds
+        self.syncs_done = 0
 
-    def put(self, key: str, parts: Sequence[BytesLike]) -> None:
-        if key.startswith("weights/c/"):
+    def sync(self) -> None:
+        self.syncs_done += 1
+        super().sync()
+
+    def put_all(self, objects: Objects) -> None:
+        if any(key.startswith("weights/c/") for key in objects):
             time.sleep(self.seconds)
-        super().put(key, parts)
+        super().put_all(objects)
 
 
 class CountingStorage(LocalStorage):
@@ -30,9 +38,9 @@ class CountingStorage(LocalStorage):
         super().__init__(path, fsync=False)
         self.keys: list[str] = []
 
-    def put(self, key: str, parts: Sequence[BytesLike]) -> None:
-        self.keys.append(key)
-        super().put(key, parts)
+    def put_all(self, objects: Objects) -> None:
+        self.keys += objects
+        super().put_all(objects)
 
 
 class FailingStorage(LocalStorage):
@@ -43,12 +51,13 @@ class FailingStorage(LocalStorage):
         self.left = after
         self.code = code
 
-    def put(self, key: str, parts: Sequence[BytesLike]) -> None:
-        self.left -= 1
-        if self.left < 0:
-            error = OSError(self.code, os.strerror(self.code))
-            raise _write_error(self.root / key, parts, error)
-        super().put(key, parts)
+    def put_all(self, objects: Objects) -> None:
+        for key, parts in objects.items():
+            self.left -= 1
+            if self.left < 0:
+                error = OSError(self.code, os.strerror(self.code))
+                raise _write_error(self.root / key, parts, error)
+            super().put_all({key: parts})
 
 
 class BrokenStorage(LocalStorage):
@@ -58,8 +67,8 @@ class BrokenStorage(LocalStorage):
         super().__init__(path, fsync=False)
         self.left = after
 
-    def put(self, key: str, parts: Sequence[BytesLike]) -> None:
-        self.left -= 1
+    def put_all(self, objects: Objects) -> None:
+        self.left -= len(objects)
         if self.left < 0:
             raise ZeroDivisionError("a bug")
-        super().put(key, parts)
+        super().put_all(objects)

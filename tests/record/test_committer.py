@@ -2,6 +2,7 @@ import errno
 import os
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from ckptlab.record.capture import capture
 from ckptlab.record.committer import Committer
 from ckptlab.record.recorder import Recorder
 from ckptlab.record.staging import Buffer
+from ckptlab.store.local import LocalStorage
 from ckptlab.store.reader import open_store
-from ckptlab.store.storage import LocalStorage
 from ckptlab.store.verify import verify
 from ckptlab.store.writer import StoreWriter
 from tests.record.loops import assert_same_run, run, small, update
@@ -127,6 +128,29 @@ def test_a_store_removed_beneath_the_writer_stops_it_and_is_not_brought_back(tmp
     assert not path.exists()
 
 
+def test_a_store_removed_file_by_file_stops_it_too(tmp_path):
+    """As `rm -rf` does, while the writer adds files."""
+    model, optimizer = small()
+    path = tmp_path / "run.zarr"
+    done = threading.Event()
+
+    def remove():
+        while path.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        done.set()
+
+    def until_noticed():
+        with record(path, model, optimizer) as recorder:
+            run(recorder, model, optimizer, 20)
+            threading.Thread(target=remove).start()
+            run(recorder, model, optimizer, 100_000)
+
+    with pytest.raises(WriteError, match=r"was removed|cannot be written"):
+        until_noticed()
+    assert done.wait(60)
+    assert not path.exists()
+
+
 def test_a_thread_that_is_gone_is_noticed_by_who_waits_for_it(tmp_path):
     """As after a fork, where threads are not copied."""
     model, _ = small()
@@ -140,6 +164,51 @@ def test_a_thread_that_is_gone_is_noticed_by_who_waits_for_it(tmp_path):
     with pytest.raises(WriteError, match="writer thread died"):
         committer.take()
     writer.abandon()
+
+
+def test_what_was_committed_is_synced_when_nothing_waits(tmp_path):
+    model, optimizer = small()
+    with record(tmp_path, model, optimizer, fsync=True, sync_seconds=1000) as recorder:
+        run(recorder, model, optimizer, 11)
+        began = time.monotonic()
+        while synced_steps(tmp_path) < 12:
+            assert time.monotonic() - began < 60
+            time.sleep(0.02)
+        assert open_store(tmp_path).state == "recording"
+    assert "synced" not in open_store(tmp_path).attributes
+    assert verify(tmp_path, deep=True).ok
+
+
+def synced_steps(path):
+    return open_store(path).attributes.get("synced", {"step": 0})["step"]
+
+
+def test_commits_share_syncs_while_blocks_wait(tmp_path):
+    syncs = {}
+    for seconds in (0, 1000):
+        model, optimizer = small()
+        storage = SlowStorage(tmp_path / str(seconds), 0.05, fsync=True)
+        with record(storage, model, optimizer, sync_seconds=seconds) as recorder:
+            run(recorder, model, optimizer, 60)
+        syncs[seconds] = storage.syncs_done
+        assert open_store(storage.path).steps.tolist() == list(range(61))
+    # Fifteen commits: two each, or almost none but those of the first and the last.
+    assert syncs[0] > 30
+    assert syncs[1000] < syncs[0] / 2
+
+
+def test_a_lock_that_is_taken_away_stops_the_training(tmp_path):
+    model, optimizer = small()
+
+    def until_noticed():
+        with record(tmp_path, model, optimizer) as recorder:
+            run(recorder, model, optimizer, 9)
+            (tmp_path / "writer.lock").unlink()
+            run(recorder, model, optimizer, 10_000)
+
+    with pytest.raises(WriteError, match="another writer may be at"):
+        until_noticed()
+    assert verify(tmp_path, deep=True).ok
 
 
 def test_no_thread_outlives_its_recorder(tmp_path):

@@ -23,9 +23,10 @@ processes = fork_server()
 def train_on(path, steps, ready):
     """Train until told to stop; as the command line does, exit with 130 after SIGINT."""
     model, optimizer = small()
+    end = time.monotonic() + 120  # should nobody tell
     try:
         with record(path, model, optimizer, steps=steps) as recorder:
-            while True:
+            while time.monotonic() < end:
                 run(recorder, model, optimizer, recorder.step_number + 1)
                 if recorder.step_number == 9:
                     ready.set()
@@ -130,6 +131,28 @@ def test_handlers_are_put_back(tmp_path):
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def ignore_then_train(path, _, ready):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for jobs in the background
+    model, optimizer = small()
+    with record(path, model, optimizer) as recorder:
+        run(recorder, model, optimizer, 3)
+        ready.set()
+        for step in range(4, 200):
+            run(recorder, model, optimizer, step)
+            time.sleep(0.005)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_what_was_ignored_stays_ignored(tmp_path):
+    process = start(ignore_then_train, tmp_path)
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGINT)
+        process.join(0.1)
+    process.join(60)
+    assert process.exitcode == 0
+    assert open_store(tmp_path).state == "complete"
+
+
 def test_other_threads_leave_signals_alone():
     before = signal.getsignal(signal.SIGINT)
     seen = []
@@ -146,6 +169,15 @@ def test_other_threads_leave_signals_alone():
     assert seen == [before]
 
 
+@pytest.fixture
+def _in_the_foreground():
+    """Shells have jobs in the background ignore Ctrl-C, and tests may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_in_the_foreground")
 def test_what_a_signal_means():
     for number, error in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)):
         interrupts = Interrupts()

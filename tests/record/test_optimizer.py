@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ckptlab.errors import CorruptError, LayoutError, UnsupportedTensorError
 from ckptlab.record.capture import capture
 from ckptlab.record.optimizer import copy_state, pack, read_row, restore_state, unpack
 from ckptlab.store.anchors import present_states
-from tests.record.loops import Everything, everything, same_state, update
+from tests.record.loops import Everything, everything, same_state, small, update
 
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
@@ -195,3 +196,26 @@ def test_settings_that_changed_on_the_way_come_back():
 def test_a_row_of_something_else_is_damage(row):
     with pytest.raises(CorruptError, match="safetensors"):
         read_row(row)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_states_copied_on_another_stream_are_whole_in_another_thread():
+    model, optimizer = small()
+    model.cuda()
+    captured = capture(model)
+    x = torch.randn(8, 3, device="cuda")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(500_000_000)  # some tenths of a second, in which nothing is ready
+        model(x).square().mean().backward()
+        optimizer.step()
+        state = copy_state(optimizer, captured, 1)
+    with ThreadPoolExecutor(1) as pool:
+        anchor = pool.submit(state.to_anchor).result()
+    torch.cuda.synchronize()
+    found = anchor.states["momentum_buffer"]
+    for tensor, parameter in zip(captured.layout.tensors, captured.parameters, strict=True):
+        expected = optimizer.state[parameter]["momentum_buffer"].cpu().numpy().reshape(-1)
+        assert np.array_equal(found[tensor.offset : tensor.offset + tensor.size], expected)

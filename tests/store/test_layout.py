@@ -11,6 +11,9 @@ from ckptlab.store.layout import KINDS, Buffer, Layout, Tensor
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 
 
+names = st.text(max_size=4).filter(str.isprintable)
+
+
 @st.composite
 def layouts(draw):
     tensors, offset = [], 0
@@ -23,7 +26,7 @@ def layouts(draw):
                 dtype=draw(st.sampled_from(["float32", "bfloat16"])),
                 kind=draw(st.sampled_from(KINDS)),
                 trainable=draw(st.booleans()),
-                aliases=tuple(draw(st.lists(st.text(max_size=4), max_size=2))),
+                aliases=tuple(draw(st.lists(names, max_size=2))),
             )
         )
         offset += int(np.prod(shape))
@@ -49,6 +52,17 @@ def test_a_gap_an_overlap_and_a_name_that_comes_twice_are_refused():
     for offset, name in ((5, "b"), (3, "b"), (4, "a")):
         with pytest.raises(LayoutError, match=name):
             Layout((first, Tensor(name=name, shape=(2,), offset=offset)))
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a\0", "\u202ea"])
+def test_names_that_a_terminal_would_obey_are_refused(name):
+    for rows in ({"name": name}, {"name": "a", "aliases": (name,)}):
+        with pytest.raises(LayoutError, match="do not print"):
+            Layout((Tensor(shape=(2,), offset=0, **rows),))
+    attributes = Layout((Tensor(name="a", shape=(2,), offset=0),)).to_attributes()
+    attributes["tensors"][0]["name"] = name
+    with pytest.raises(StoreError, match="do not print"):
+        Layout.from_attributes(attributes)
 
 
 def test_selection_by_kind():

@@ -1,5 +1,6 @@
 """Against a real S3 server (moto, on loopback) and obstore's memory store."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,7 @@ import pytest
 import xarray as xr
 
 from ckptlab.errors import LockedError, RunExistsError, StoreError
-from ckptlab.store.lock import StaleLockWarning
+from ckptlab.store.lock import StaleLockWarning, owner
 from ckptlab.store.reader import open_store
 from ckptlab.store.storage import open_storage
 from ckptlab.store.verify import verify
@@ -132,7 +133,7 @@ def test_a_killed_creation_can_be_begun_again(url):
     storage.delete("writer.lock")
     with pytest.raises(RunExistsError):
         write_run(url, WEIGHTS[:2], LAYOUT)
-    storage.put("writer.lock", [b'{"host": "%s", "pid": 999999999}' % os.uname().nodename.encode()])
+    storage.put("writer.lock", [json.dumps({**owner(), "pid": 2**22 + 1}).encode()])
     with pytest.warns(StaleLockWarning):
         write_run(url, WEIGHTS[:2], LAYOUT)
     assert verify(url).ok

@@ -1,5 +1,7 @@
 import json
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -14,10 +16,14 @@ from ckptlab.errors import (
     StoreError,
     UnknownNameError,
 )
+from ckptlab.run import Run
 from ckptlab.store.arrays import metadata_digest
+from ckptlab.store.local import LocalStorage
 from ckptlab.store.reader import open_latest, open_store
 from ckptlab.store.storage import open_storage
-from tests.store.samples import layout_of, same_bits, trajectory, write_run
+from ckptlab.store.verify import verify
+from ckptlab.store.writer import StoreWriter
+from tests.store.samples import block_of, layout_of, same_bits, trajectory, write_run
 
 LAYOUT = layout_of(20_000, 25_001)
 WEIGHTS = trajectory(21, LAYOUT.parameters)
@@ -53,10 +59,12 @@ def test_snapshots_blocks_and_shards_are_what_was_written(run):
     assert stored.snapshot(30, "buffers_int64").tolist() == [2**40 + 30]
 
 
-def test_arrays_travel_to_other_processes(run):
-    array = pickle.loads(pickle.dumps(open_store(run).weights))
-    assert len(pickle.dumps(array)) < 3000
-    assert same_bits(array.read_block(0), WEIGHTS[:8])
+def test_arrays_travel_to_other_processes(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    sent = pickle.dumps(open_store(run.name).weights)
+    assert len(sent) < 3000
+    monkeypatch.chdir("/")
+    assert same_bits(pickle.loads(sent).read_block(0), WEIGHTS[:8])
 
 
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr")
@@ -66,6 +74,27 @@ def test_the_lazy_dataset_is_that_of_xarray(run):
     xr.testing.assert_identical(dataset, expected)
     assert dataset["weights"].chunks is not None
     assert dataset.encoding["source"] == str(run)
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr")
+def test_the_dataset_ends_where_the_run_did_when_it_was_opened(tmp_path):
+    layout, weights = layout_of(5, 6), trajectory(16, 11)
+    write_run(tmp_path, weights[:8], layout, state=None, evaluations=(3,))
+    stored = open_store(tmp_path)
+    writer = StoreWriter.resume(open_storage(tmp_path))
+    writer.cut(8)
+    writer.write_block(block_of(weights, 8, 16, layout=layout))
+    writer.finish("complete")
+    dataset = stored.dataset()
+    assert {a: dataset.sizes[a] for a in ("step", "anchor", "eval_step")} == {
+        "step": 8,
+        "anchor": 1,
+        "eval_step": 1,
+    }
+    assert same_bits(dataset["weights"].values.T, weights[:8])
+    run = Run(stored)
+    assert run["layer0.weight"].shape == (8, 5)
+    assert same_bits(run["layer0.weight"].values, weights[:8, :5])
 
 
 def test_a_step_that_was_not_recorded_names_the_nearest(run):
@@ -261,6 +290,72 @@ def test_a_missing_optimizer_shard_is_no_absent_state(small):
     assert stored.anchor(70).states
     with pytest.raises(CorruptError, match="optimizer_momentum/c/0/1 is missing"):
         stored.anchor(150)
+
+
+@pytest.mark.parametrize("file", ["loss/c/0", "skipped/c/0", "tensor_index/c/0", "eval_loss/c/0"])
+@pytest.mark.parametrize("how", ["missing", "empty", "pipe"])
+def test_a_small_file_that_zarr_would_read_as_fill_is_refused_by_the_dataset(small, file, how):
+    (small / file).unlink()
+    if how == "empty":
+        (small / file).write_bytes(b"")
+    elif how == "pipe":
+        os.mkfifo(small / file)  # which would be waited for
+    stored = open_store(small)
+    assert stored.snapshot(0).shape == (11,)
+    with pytest.raises(CorruptError, match=f"{file} is missing or empty"):
+        stored.dataset()
+
+
+@pytest.mark.parametrize("target", [".", "..", "0", "/"])
+def test_links_that_lead_in_circles_or_away_are_no_data(small, target):
+    shutil.rmtree(small / "weights/c")
+    (small / "weights/c").symlink_to(target)
+    with pytest.raises(StoreError):
+        open_store(small)
+    assert not verify(small).ok
+
+
+def test_a_snapshot_is_compared_with_its_digest(small):
+    """Two shards of one array, exchanged: every checksum is right."""
+    stored = open_store(small)
+    assert stored.snapshot(0, "buffers").shape == (3,)
+    a, b = small / "weights/c/0/0", small / "weights/c/0/1"
+    a.rename(small / "weights/c/0/9")
+    b.rename(a)
+    (small / "weights/c/0/9").rename(b)
+    assert verify(small).ok
+    for step in (0, 80):
+        with pytest.raises(CorruptError, match=rf"step {step} have another digest.*--deep"):
+            stored.snapshot(step)
+    assert not verify(small, deep=True).ok
+
+
+def test_a_run_that_is_cut_or_replaced_while_it_is_opened_is_opened_again(small, tmp_path):
+    """The root is read, then the run changes, then the rest is read."""
+
+    class Changing(LocalStorage):
+        def get(self, key, limit=None):
+            data = super().get(key, limit)
+            if key == "zarr.json" and changes:
+                changes.pop()()
+            return data
+
+    def cut():
+        writer = StoreWriter.resume(open_storage(small, fsync=False))
+        writer.cut(8)
+        writer.abandon()
+
+    def replace():
+        shutil.rmtree(small)
+        write_run(small, trajectory(4, 11), layout_of(5, 6))
+
+    for change, left in ((cut, 8), (replace, 4)):
+        changes = [change]
+        assert len(open_store(Changing(small)).steps) == left
+    # Damage is what stays.
+    (small / "weights/c/0/0").unlink()
+    with pytest.raises(CorruptError, match="missing or empty"):
+        open_store(small)
 
 
 @pytest.mark.parametrize("axis", ["step", "anchor"])

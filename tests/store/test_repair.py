@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from ckptlab.errors import CorruptError, LockedError
@@ -93,7 +94,7 @@ def test_several_broken_blocks_at_the_end_go_together(run):
 
 
 def test_damage_before_the_tail_is_refused_and_nothing_changed(run):
-    for file in ("weights/c/0/1", "loss/c/0", "step/c/0", "anchor/c/0", "eval_loss/c/0"):
+    for file in ("weights/c/0/1", "buffers/c/0/0", "step/c/0", "anchor/c/0", "eval_step/c/0"):
         data = (run / file).read_bytes()
         (run / file).write_bytes(b"torn")
         before = snapshot_of(run)
@@ -128,6 +129,65 @@ def test_what_only_repeats_is_rebuilt_without_loss(run):
     report = verify(run, deep=True)
     assert report.ok
     assert report.state == "complete"
+
+
+@pytest.mark.parametrize("how", ["flipped", "missing"])
+def test_digests_are_rebuilt_from_the_weights(tmp_path, how):
+    layout, weights = layout_of(2, buffers=False), trajectory(1100, 2)
+    path = tmp_path / "run.zarr"
+    write_run(path, weights, layout, block=32, evaluations=(5,))
+    before = snapshot_of(path)
+    for chunk in (0, 1):
+        file = path / f"digest/c/{chunk}"
+        file.write_bytes(b"!" + file.read_bytes()[1:]) if how == "flipped" else file.unlink()
+    outcome = mend(path)
+    assert (outcome.steps, outcome.left) == (0, 1100)
+    assert set(outcome.rebuilt) == {"digest/c/0", "digest/c/1"}
+    after = snapshot_of(path)
+    assert {p: c for p, c in after.items() if p.name != "writer.lock"} == {
+        p: c for p, c in before.items() if p.name != "writer.lock"
+    }
+
+
+def test_observations_that_are_lost_are_emptied_and_the_run_goes_on(run):
+    """Without this, one byte of a file of losses would keep a run from being resumed."""
+    damaged = ("loss/c/0", "gradient_norm/c/0/0", "wall_time/c/0", "skipped/c/0", "eval_loss/c/0")
+    for file in damaged:
+        (run / file).write_bytes(b"torn")
+    writer = StoreWriter.resume(open_storage(run))
+    with pytest.raises(CorruptError, match=r"/c/0.* is damaged"):
+        writer.cut(29)
+    writer.abandon()
+    outcome = mend(run)
+    assert (outcome.steps, outcome.left) == (0, 29)
+    assert set(outcome.emptied) == {
+        *(f"{name}, steps 0..280" for name in ("loss", "gradient_norm", "wall_time", "skipped")),
+        "eval_loss, steps 30..260",
+    }
+    assert "emptied loss, steps 0..280; " in str(outcome)
+    aside = run.with_name("run.zarr.damaged-1")
+    assert all((aside / file).read_bytes() == b"torn" for file in damaged)
+    report = verify(run, deep=True)
+    assert (report.ok, report.state, report.steps) == (True, "complete", 29)
+    stored = open_store(run)
+    for name in ("loss", "gradient_norm", "wall_time", "eval_loss"):
+        assert np.isnan(stored.small(name)).all()
+    assert stored.small("eval_accuracy").tolist() == [0.03, 0.26]
+    assert same_bits(stored.snapshot(280), WEIGHTS[28])
+    writer = StoreWriter.resume(open_storage(run))
+    writer.cut(29)
+    writer.finish("complete")
+
+
+def test_a_broken_tail_and_what_can_be_mended_go_together(run):
+    for file in ("weights/c/0/3", "loss/c/0", "digest/c/0", "lr/zarr.json"):
+        (run / file).write_bytes(b"torn")
+    outcome = mend(run)
+    assert (outcome.steps, outcome.left) == (5, 24)
+    assert set(outcome.rebuilt) == {"digest/c/0", "lr/zarr.json"}
+    assert len(outcome.emptied) == 1
+    assert verify(run, deep=True).ok
+    assert same_bits(open_store(run).snapshot(230), WEIGHTS[23])
 
 
 def test_damage_that_only_digests_show_is_found_when_asked_for(run):

@@ -6,8 +6,9 @@ import pytest
 import zarr
 
 from ckptlab.errors import CorruptError, StoreError, WriteError
+from ckptlab.store.local import LocalStorage
 from ckptlab.store.objects import ObjectStorage
-from ckptlab.store.storage import LocalStorage, MissingObjectError, Storage, open_storage
+from ckptlab.store.storage import MissingObjectError, Storage, open_storage
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -163,7 +164,7 @@ calls = []
 real_fsync, real_replace = os.fsync, pathlib.Path.replace
 os.fsync = lambda fd: (calls.append("fsync"), real_fsync(fd))[1]
 pathlib.Path.replace = lambda a, b: (calls.append("rename"), real_replace(a, b))[1]
-from ckptlab.store.storage import LocalStorage
+from ckptlab.store.local import LocalStorage
 storage = LocalStorage({str(tmp_path / str(fsync))!r}, fsync={fsync})
 lock = storage.lock()
 storage.put("a/b", [b"1"])

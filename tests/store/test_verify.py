@@ -69,6 +69,7 @@ def test_the_report_is_json(run):
             "first_step": 80,
             "last_step": 150,
             "rebuildable": False,
+            "observation": False,
         }
     ]
     assert "weights, steps 80..150: weights/c/0/1 is damaged" in str(report)

@@ -11,13 +11,21 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptlab.errors import LockedError, RunExistsError, StoreError
+from ckptlab.errors import (
+    ConfigError,
+    LockedError,
+    NoSpaceError,
+    RunExistsError,
+    StoreError,
+    WriteError,
+)
 from ckptlab.store.block import Evaluation
 from ckptlab.store.reader import open_store
 from ckptlab.store.schema import SERIES
 from ckptlab.store.storage import open_storage
 from ckptlab.store.verify import verify
 from ckptlab.store.writer import StoreWriter
+from tests.record.storages import FailingStorage
 from tests.store.samples import (
     anchor_of,
     block_of,
@@ -310,6 +318,51 @@ def test_overwriting_replaces_a_run_damaged_or_not(tmp_path):
     assert not (tmp_path / "weights/c/0/1").exists()
 
 
+@pytest.mark.parametrize("bad", [{"config": float("nan")}, {"format": 2}])
+def test_a_run_is_not_overwritten_by_what_cannot_be_stored(tmp_path, bad):
+    write_run(tmp_path, trajectory(4, 5), layout_of(5))
+    with pytest.raises(ConfigError):
+        StoreWriter.create(
+            open_storage(tmp_path),
+            layout_of(5),
+            block=4,
+            codec="dense",
+            attributes=bad,
+            overwrite=True,
+        )
+    assert len(open_store(tmp_path).steps) == 4
+
+
+@pytest.mark.parametrize("puts", range(0, 40, 3))
+def test_a_creation_that_fails_leaves_nothing(tmp_path, puts):
+    storage = FailingStorage(tmp_path / "run", puts)
+    try:
+        StoreWriter.create(storage, layout_of(5), block=4, codec="dense", attributes={}).abandon()
+    except NoSpaceError:
+        assert [p.name for p in (tmp_path / "run").iterdir()] == ["writer.lock"]
+        storage.left = 1000
+        StoreWriter.create(storage, layout_of(5), block=4, codec="dense", attributes={}).abandon()
+    assert open_store(tmp_path / "run").steps.tolist() == []
+
+
+def test_a_writer_whose_lock_was_taken_away_stops(tmp_path):
+    """Whoever deletes the lock of a writer that lives and starts another has two of them."""
+    layout, weights = layout_of(5, 6), trajectory(12, 11)
+    writer = create(tmp_path, layout, block=4)
+    writer.write_block(block_of(weights, 0, 4, layout=layout))
+    (tmp_path / "writer.lock").unlink()
+    second = StoreWriter.resume(open_storage(tmp_path))
+    second.cut(4)
+    with pytest.raises(WriteError, match="another writer may be at"):
+        writer.write_block(block_of(weights + 1, 4, 8, layout=layout))
+    for action in (lambda: writer.finish("complete"), lambda: writer.write_evaluations([])):
+        with pytest.raises(WriteError, match="another writer may be at"):
+            action()
+    second.write_block(block_of(weights, 4, 8, layout=layout))
+    second.finish("complete")
+    check(tmp_path, weights, 8, [30, 70], [])
+
+
 def test_one_writer_at_a_time(tmp_path):
     layout = layout_of(5)
     writer = create(tmp_path, layout)
@@ -357,12 +410,12 @@ def test_bytes_of_weights_are_counted(tmp_path):
 
     for stop in (3, 8):
         writer.write_block(block_of(weights, 0, stop, layout=layout))
-        assert writer.weight_bytes == on_disk()
+        assert writer.shards.weight_bytes == on_disk()
     writer.abandon()
     writer = StoreWriter.resume(open_storage(tmp_path))
-    assert writer.weight_bytes == on_disk()
+    assert writer.shards.weight_bytes == on_disk()
     writer.cut(0)
-    assert writer.weight_bytes == 0
+    assert writer.shards.weight_bytes == 0
     writer.abandon()
 
 

@@ -1,0 +1,123 @@
+"""The data of a run that is being written: blocks, evaluations, and the markers of both.
+
+Imports schema, growing, shardwriter, arrays, block and storage. In which order they are put is the
+writer's concern.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from ckptlab.store import schema
+from ckptlab.store.arrays import STEP_AXES, Document
+from ckptlab.store.block import Anchor, Block, Evaluation
+from ckptlab.store.growing import GrowingArray
+from ckptlab.store.shardwriter import ShardWriter
+from ckptlab.store.storage import Storage
+
+SERIES = schema.SERIES
+
+Objects = dict[str, list[bytes]]
+
+
+class Contents:
+    """Puts the data of one run.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the run lies.
+    documents : mapping of str to dict
+        Metadata of the arrays; looked up at every write.
+
+    Attributes
+    ----------
+    shards : ShardWriter
+        Puts the large arrays.
+    """
+
+    def __init__(self, storage: Storage, documents: Mapping[str, Document]) -> None:
+        self.shards = ShardWriter(storage, documents)
+        self._storage = storage
+        self._documents = documents
+        self._growing: dict[str, GrowingArray] = {}
+
+    def open(self, lengths: Mapping[str, int]) -> None:
+        """Go on behind these lengths of the step axes; what lies past them is forgotten."""
+        self._growing = {
+            name: GrowingArray(self._storage, name, self._documents[name], lengths[series.axis])
+            for name, series in SERIES.items()
+            if name in self._documents
+        }
+        self.shards.count(lengths["step"])
+
+    def write(self, block: Block, column: int, anchors: int, evaluations: int) -> None:
+        """Put everything of a block but what marks its steps and evaluations.
+
+        Parameters
+        ----------
+        block : Block
+            What was recorded.
+        column : int
+            Its position among the blocks.
+        anchors, evaluations : int
+            How many there are before it.
+        """
+        for name, rows in block.rows.items():
+            self.shards.write(name, rows, column)
+        objects: Objects = {}
+        for name, array in self._growing.items():
+            if SERIES[name].axis == "step" and name not in ("step", "digest"):
+                values = block.series.get(name, array.blank(block.count))
+                objects |= array.changed(block.start, values)
+        digests = [xxhash.xxh3_64_intdigest(_little(row).data) for row in block.rows["weights"]]
+        objects |= self._growing["digest"].changed(block.start, np.array(digests, "<u8"))
+        objects |= self._evaluations(evaluations, block.evaluations)
+        if block.anchor is not None:
+            objects |= self._anchor(anchors, block.anchor)
+        self._storage.put_all(objects)
+
+    def write_evaluations(self, start: int, evaluations: list[Evaluation]) -> None:
+        """Put what was measured, from position `start` on."""
+        self._storage.put_all(self._evaluations(start, evaluations))
+
+    def mark(self, axis: str, start: int, steps: Iterable[int]) -> None:
+        """Put step numbers on an axis: what they stand for counts from now on."""
+        self._growing[axis].write(start, np.array([*steps], "<i8"))
+
+    def put_markers(self) -> None:
+        """Put the markers as they are after `open`: fewer, and each synced."""
+        for axis in STEP_AXES:
+            # Steps first: the others, without them, would be missing from steps that count.
+            self._storage.put_all(self._growing[axis].chunk())
+            self._storage.sync()
+
+    def _anchor(self, position: int, anchor: Anchor) -> Objects:
+        for key, values in anchor.states.items():
+            self.shards.write(schema.OPTIMIZER + key, values[None], position)
+        row = struct.pack("<Q", len(anchor.row)) + anchor.row
+        width = self._documents[schema.OPTIMIZER_ROW]["shape"][0]
+        padded = np.frombuffer(row.ljust(width, b"\0"), np.uint8)
+        self.shards.write(schema.OPTIMIZER_ROW, padded[None], position)
+        # It counts once its step does.
+        return self._growing["anchor"].changed(position, np.array([anchor.step], "<i8"))
+
+    def _evaluations(self, start: int, evaluations: list[Evaluation]) -> Objects:
+        values = {
+            "eval_loss": [e.loss for e in evaluations],
+            "eval_accuracy": [e.accuracy for e in evaluations],
+        }
+        objects: Objects = {}
+        for name, column in values.items():
+            objects |= self._growing[name].changed(start, np.array(column, "<f8"))
+        return objects
+
+
+def _little(row: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(row, "<f4")
