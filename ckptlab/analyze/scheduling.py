@@ -16,6 +16,9 @@ from ckptlab.errors import ConfigError, unknown_name
 LOCAL: tuple[str, ...] = ("threads", "processes", "synchronous")
 """Schedulers of dask that need no cluster."""
 
+ACCEPTED: tuple[str, ...] = ("threads", "processes", "tcp://HOST:PORT")
+"""What an error says is accepted."""
+
 CONNECT_SECONDS = 4
 
 
@@ -68,7 +71,7 @@ def open_executor(scheduler: Any = None) -> Iterator[Executor]:
         finally:
             client.close()
     else:
-        raise unknown_name("scheduler", str(scheduler), ("threads", "processes", "tcp://HOST:PORT"))
+        raise unknown_name("scheduler", str(scheduler), ACCEPTED)
 
 
 def _local(scheduler: str | None) -> Executor:
@@ -106,10 +109,14 @@ def _unchanged(value: Any) -> Any:
 
 def _connect(address: str) -> Any:
     from distributed import Client
+    from distributed.comm.registry import backends
 
+    # A client of an unknown protocol fails, and again when it is collected.
+    if address.partition("://")[0] not in backends:
+        raise unknown_name("scheduler", address, ACCEPTED)
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+    except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
         raise ConfigError(
             f"no scheduler answers at {address} ({type(error).__name__}); start one with "
             "`dask scheduler` and `dask worker`, or use scheduler=threads"

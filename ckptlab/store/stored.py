@@ -5,16 +5,18 @@ Imports shards, storage and errors.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ckptlab.errors import CorruptError
+from ckptlab.errors import CorruptError, StoreError
 from ckptlab.store.arrays import Document
 from ckptlab.store.shards import Grid, Shard, shard_key
-from ckptlab.store.storage import MissingObjectError, Storage, open_storage
+from ckptlab.store.storage import ROOT, MissingObjectError, Storage, open_storage
 
 
 class StoredArray:
@@ -42,7 +44,9 @@ class StoredArray:
         self.grid = Grid.of(document)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StoredArray, (self.path, self.name, self._document)
+        # Where it is unpickled, the working folder may be another.
+        path = self.path if "://" in self.path else str(Path(self.path).absolute())
+        return StoredArray, (path, self.name, self._document)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -60,7 +64,25 @@ class StoredArray:
         return self.grid.shard
 
     def read_shard(self, i: int, j: int) -> Shard:
-        """Read the shard at row `i` along the parameters and block `j`; CorruptError if damaged."""
+        """Read the shard at row `i` along the parameters and block `j`.
+
+        Parameters
+        ----------
+        i, j : int
+            Its position.
+
+        Returns
+        -------
+        Shard
+            Still encoded.
+
+        Raises
+        ------
+        CorruptError
+            If it is damaged or missing.
+        StoreError
+            If there is no run at the path, as seen from this machine.
+        """
         if self._storage is None:
             self._storage = open_storage(self.path)
         key = shard_key(self.name, i, j)
@@ -69,6 +91,11 @@ class StoredArray:
             data = self._storage.get(key, limit=self.grid.max_bytes)
             return Shard(data, self.grid, i, j, label)
         except MissingObjectError as error:
+            if self._storage.size(ROOT) is None:
+                raise StoreError(
+                    f"there is no run at {self.path}, seen from {socket.gethostname()}; put it "
+                    "where every worker finds it under this path, or use scheduler=threads"
+                ) from error
             raise CorruptError(f"{label} is missing; run ckptlab verify") from error
 
     def read_block(self, j: int) -> npt.NDArray[Any]:
