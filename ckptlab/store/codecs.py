@@ -68,8 +68,7 @@ class Codec:
         ValueError
             If the checksum or the length is wrong, or the bytes are no such stream.
         """
-        body = verified(data)
-        if not _DECODERS[self.make](_backend(self.name), bytes(body), out):
+        if not _DECODERS[self.make](_backend(self.name), verified(data), out):
             raise ValueError("a chunk has another length than its metadata says")
 
 
@@ -145,13 +144,14 @@ def checksummed(data: bytes) -> bytes:
     return data + struct.pack("<I", google_crc32c.value(data))
 
 
-def verified(data: Bytes) -> memoryview:
+def verified(data: Bytes) -> bytes:
     """Return the data without its checksum; ValueError if that is wrong."""
     view = memoryview(data)
     if len(view) < 4:
         raise ValueError("the checksum is missing")
-    body = view[:-4]
-    if struct.unpack("<I", view[-4:])[0] != google_crc32c.value(bytes(body)):
+    # The one copy: neither the checksum nor the decoders take a view.
+    body = bytes(view[:-4])
+    if struct.unpack("<I", view[-4:])[0] != google_crc32c.value(body):
         raise ValueError("the checksum is wrong")
     return body
 
