@@ -10,6 +10,7 @@ the sums themselves.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from ckptlab.analyze import pieces
 from ckptlab.analyze.blocks import StoredBlock
 from ckptlab.analyze.notices import NaNWarning
-from ckptlab.analyze.pieces import NaNSpot, Piece, Stretch
+from ckptlab.analyze.pieces import NaNSpot, Piece, Stretch, merge_spots, spots_of
 from ckptlab.analyze.scheduling import open_executor
 from ckptlab.analyze.selection import Reference, Selection
 from ckptlab.analyze.source import BlockGrid, Source
@@ -85,7 +86,7 @@ class Moments:
     zeros, nan : ndarray of int64, shape (groups, step)
         Weights that are zero; that are NaN.
     low, high : ndarray of float64, shape (groups, step)
-        Smallest and largest weight; NaN where a weight is.
+        Smallest and largest weight; NaN where a weight is, and where there is none.
     previous : Against
         The previous recorded step; NaN at the first.
     references : dict of int to Against
@@ -161,7 +162,12 @@ def compute_moments(
     piece = _one_pass(source, selection, snapshots, wanted, array, signed, scheduler)
     moments = _assemble(source, selection, piece, list(columns), snapshots, previous)
     if array == "weights":
-        _warn_of_nan(source, piece)
+        spots = piece.spots
+        for column, snapshot in zip(columns.values(), snapshots, strict=True):
+            if column not in piece.columns:
+                rows = np.flatnonzero(np.isnan(snapshot) & (selection.group >= 0))
+                spots = merge_spots(spots, spots_of(source.tensor_index[rows], column))
+        warn_of_nan(source, spots)
     return moments
 
 
@@ -253,7 +259,9 @@ def _assemble(
         flips = np.where(bad, np.nan, counts[COUNTS + k])
         signed = Signed(products[0] - plain, products[PRODUCTS + k]) if len(products) else None
         references[step] = Against(sums[SUMS + k], flips, square, signed)
-    extremes = np.where(nan > 0, np.nan, piece.extremes[:, :, kept].astype(float))
+    # Nothing is least where a mask leaves nothing.
+    unknown = (nan > 0) | (selection.weights == 0)[:, None]
+    extremes = np.where(unknown, np.nan, piece.extremes[:, :, kept].astype(float))
     return Moments(
         selection=selection,
         magnitude=sums[0],
@@ -298,11 +306,25 @@ def _reference_sums(snapshot: Array, selection: Selection) -> tuple[Array, Array
     return plain[:, None], square[:, None], bad[:, None]
 
 
-def _warn_of_nan(source: Source, piece: Piece) -> None:
-    if not piece.spots:
+def warn_of_nan(source: Source, spots: Mapping[int, NaNSpot]) -> None:
+    """Warn of NaN in weights, naming tensor and step.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    spots : mapping of int to NaNSpot
+        Where they are, by tensor; nothing is said if there are none.
+
+    Warns
+    -----
+    NaNWarning
+        The first three tensors are named.
+    """
+    if not spots:
         return
     names = source.layout.names
-    places = sorted(piece.spots.items(), key=lambda item: (item[1].first, item[0]))
+    places = sorted(spots.items(), key=lambda item: (item[1].first, item[0]))
     text = "; ".join(_describe(source, names[t], spot) for t, spot in places[:3])
     more = f"; and {len(places) - 3} more tensors" if len(places) > 3 else ""
     warnings.warn(f"NaN in weights: {text}{more}. Cells with them are NaN.", NaNWarning, 2)
