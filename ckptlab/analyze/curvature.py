@@ -66,8 +66,9 @@ def hessian_spectrum(
     -------
     Dataset, dims (step, eigenvalue), (step,)
         `eigenvalues`, algebraically largest first, with their `residual` ‖Hv − λv‖₂; `sharpness`,
-        the largest; `two_over_lr`, at which gradient descent without momentum is unstable. With
-        `vectors`, `eigenvectors` (step, eigenvalue, param) over the trained parameters.
+        the largest; `two_over_lr`, at which gradient descent without momentum is unstable, of the
+        update that starts at the step (of the one that led to it, where the next is not recorded).
+        With `vectors`, `eigenvectors` (step, eigenvalue, param) over the trained parameters.
 
     Raises
     ------
@@ -95,10 +96,8 @@ def hessian_spectrum(
         "sharpness": ("step", values[:, 0], {**unit, "long_name": "sharpness"}),
     }
     if source.has("lr"):
-        with np.errstate(divide="ignore"):
-            edge = 2 / np.asarray(source.small("lr"), float)[columns]
-        about = {**unit, "long_name": "2 / learning rate"}
-        data_vars["two_over_lr"] = ("step", edge, about)
+        about = {**unit, "long_name": "2 / learning rate of the next update"}
+        data_vars["two_over_lr"] = ("step", _edge(source, columns), about)
     data_vars["eigenvalues"] = (by_rank, values, {**unit, "long_name": "eigenvalue"})
     data_vars["residual"] = (by_rank, residuals, {**unit, "long_name": "residual"})
     if vectors:
@@ -235,6 +234,16 @@ def described(problem: Problem, subset: Subset, k: int) -> dict[str, Any]:
         "batch_norm": problem.batch_norm,
         "loss": problem.loss.name,
     }
+
+
+def _edge(source: Source, columns: Array) -> Array:
+    """Return 2 / η; the rate recorded at a step is that of the update that led to it."""
+    rate = np.asarray(source.small("lr"), float)
+    following = np.minimum(columns + 1, len(rate) - 1)
+    consecutive = source.steps[following] == source.steps[columns] + 1
+    with np.errstate(divide="ignore"):
+        edge: Array = 2 / np.where(consecutive, rate[following], rate[columns])
+    return edge
 
 
 def _steps(source: Source, columns: Sequence[int] | Array) -> dict[str, Any]:
