@@ -199,7 +199,7 @@ def _other(source: Source, other: Any) -> tuple[Source, Any]:
     """Find the other recording and the step wanted of it."""
     if other is None:
         raise ConfigError(
-            "connectivity needs another snapshot: other=RUN[@STEP] (--with), or @STEP of this run"
+            "connectivity needs another snapshot: other=RUN[@STEP], or other=@STEP of this run"
         )
     if isinstance(other, tuple):
         return as_source(other[0]), other[1]

@@ -5,6 +5,8 @@ Imports analyze.{entry, option} and errors, and nothing heavy: `ckptlab analyze 
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -299,15 +301,22 @@ def compute(recording: Any, name: str, **options: Any) -> xr.DataArray | xr.Data
     settings = {key: given.get(key, metric.default(key)) for key in metric.options}
     for key, value in settings.items():
         least = OPTIONS[key].least
-        if least is None or value is None:
-            continue
-        if not isinstance(value, int) or value < least:
-            raise ConfigError(f"{key} {value!r} of {metric.name} must be a whole number >= {least}")
+        if least is not None and value is not None:
+            settings[key] = _whole(value, least, f"{key} {value!r} of {metric.name}")
     inputs = {key: given[key] for key in metric.inputs if key in given}
     _require_inputs(metric, given, inputs, source.path)
     # Evaluated afterwards, nothing needs to have been evaluated before.
     require_arrays(source, metric.name, ("weights",) if inputs else metric.needs)
     return describe(metric.function(source, **settings, **inputs), metric, source)
+
+
+def _whole(value: Any, least: int, what: str) -> int:
+    """Take a whole number of any kind, NumPy's too."""
+    with contextlib.suppress(TypeError):
+        number = operator.index(value)
+        if number >= least:
+            return number
+    raise ConfigError(f"{what} must be a whole number >= {least}")
 
 
 def _require_inputs(

@@ -111,15 +111,16 @@ def _require_free(path: str, settings: Config) -> None:
     from ckptlab.errors import StoreError
     from ckptlab.store.reader import read_root
     from ckptlab.store.storage import open_storage
-    from ckptlab.store.vacancy import is_free
+    from ckptlab.store.vacancy import is_free, require_free
 
     storage = open_storage(path)
     if is_free(storage):
         return
     try:
         attributes, _ = read_root(storage)
-    except StoreError as error:
-        raise RunExistsError(f"{path} exists and is no run; use another path with -o") from error
+    except StoreError:
+        require_free(storage, overwrite=False)  # says what it is: no run, damaged, newer
+        raise
     same = attributes.get("config") == settings.model_dump(mode="json")
     if attributes.get("state") != "complete" and same:
         raise RunExistsError(
