@@ -198,23 +198,23 @@ def window_task(
     small, large : ndarray, shape (groups, windows)
         Mean over the window of Σg², and Σ over weights of the squared mean of g.
     """
-    chosen = group >= 0
     count, window = windows.shape
     small, large = np.zeros((groups, count)), np.zeros((groups, count))
     running = np.zeros(len(group))
     for block, stretch in zip(blocks, columns, strict=True):
-        values = block.take(np.flatnonzero(chosen))
-        for k in range(count):
-            inside = windows[k][(windows[k] >= stretch.start) & (windows[k] < stretch.stop)]
-            if not len(inside):
-                continue
-            part = values[:, inside - stretch.start].astype(float)
-            running[chosen] += part.sum(axis=1)
-            small[:, k] += np.bincount(group[chosen], (part * part).sum(axis=1), groups) / window
-            if inside[-1] == windows[k][-1]:
-                mean = running[chosen] / window
-                large[:, k] = np.bincount(group[chosen], mean * mean, groups)
-                running[:] = 0
+        inside = [w[(w >= stretch.start) & (w < stretch.stop)] - stretch.start for w in windows]
+        held = [k for k in range(count) if len(inside[k])]
+        for start, chunk in block.chunks():
+            rows = np.flatnonzero(group[start : start + len(chunk)] >= 0)
+            own = group[start + rows]
+            for k in held:
+                part = chunk[np.ix_(rows, inside[k])].astype(float)
+                running[start + rows] += part.sum(axis=1)
+                small[:, k] += np.bincount(own, (part * part).sum(axis=1), groups) / window
+                if inside[k][-1] + stretch.start == windows[k][-1]:
+                    mean = running[start + rows] / window
+                    large[:, k] += np.bincount(own, mean * mean, groups)
+                    running[start + rows] = 0
     return small, large
 
 

@@ -77,11 +77,14 @@ def open_executor(scheduler: Any = None) -> Iterator[Executor]:
 def _local(scheduler: str | None) -> Executor:
     from dask.base import compute as dask_compute
     from dask.delayed import delayed
+    from threadpoolctl import threadpool_limits
 
     options = {} if scheduler is None else {"scheduler": scheduler}
 
     def compute(task: Any) -> Any:
-        return dask_compute(task, **options)[0]
+        # Tasks are the parallelism: a matrix product that takes all cores only fights the others.
+        with threadpool_limits(1, "blas"):
+            return dask_compute(task, **options)[0]
 
     def place(value: Any) -> Any:
         # A name of its own, or dask would hash the arrays.

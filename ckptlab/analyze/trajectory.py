@@ -1,12 +1,13 @@
 """The path of the weights: single weights, and its principal components.
 
-Imports analyze.{moments, pieces, results, scheduling, selection, source}.
+Imports analyze.{moments, pieces, results, scheduling, selection, source} and store.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ckptlab.analyze.scheduling import open_executor
 from ckptlab.analyze.selection import Selection, select
 from ckptlab.analyze.source import BlockGrid, Source
 from ckptlab.errors import LayoutError, StepError
+from ckptlab.store.arrays import CHUNK_PARAMETERS
 
 Array = npt.NDArray[Any]
 
@@ -192,7 +194,10 @@ def gram_task(
     ndarray of float64, shape (wanted, wanted)
         The Gram matrix of these weights.
     """
-    path = np.concatenate(history_task(blocks, columns, wanted, rows), axis=1).astype(float)
+    path = np.empty((len(rows), len(wanted)))
+    for block, stretch in zip(blocks, columns, strict=True):
+        a, b = np.searchsorted(wanted, [stretch.start, stretch.stop])
+        path[:, a:b] = block.take(rows)[:, wanted[a:b] - stretch.start]
     path -= path.mean(axis=1, keepdims=True)
     gram: npt.NDArray[np.float64] = path.T @ path
     return gram
@@ -246,13 +251,15 @@ def _gram(source: Source, selection: Selection, columns: Array, scheduler: Any) 
     grid = source.grid("weights")
     held = _held(grid, columns)
     task = delayed(gram_task, pure=False)
-    slab = max(1, SLAB_BYTES // (8 * len(columns)))
+    # Whole chunks, so that none is decoded twice.
+    slab = CHUNK_PARAMETERS * max(1, SLAB_BYTES // (8 * len(columns) * CHUNK_PARAMETERS))
     tasks = []
     for i, stretch in enumerate(grid.rows):
         rows = np.flatnonzero(selection.group[stretch] >= 0)
         blocks, spans = [grid.blocks[i][j] for j in held], [grid.columns[j] for j in held]
+        edges = np.searchsorted(rows, np.arange(0, stretch.stop - stretch.start + slab, slab))
         tasks += [
-            task(blocks, spans, columns, rows[a : a + slab]) for a in range(0, len(rows), slab)
+            task(blocks, spans, columns, rows[a:b]) for a, b in pairwise(edges.tolist()) if b > a
         ]
     add = delayed(np.add, pure=False)
     while len(tasks) > 1:

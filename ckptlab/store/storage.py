@@ -11,9 +11,9 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from ckptlab.errors import CorruptError, NoSpaceError, StoreError, WriteError
 from ckptlab.store.lock import FileLock, Lock
@@ -47,6 +47,13 @@ class Storage(Protocol):
         """Return the whole object; MissingObjectError if it is not there.
 
         An object of more than `limit` bytes is refused before it is read: a CorruptError.
+        """
+
+    def get_part(self, key: str, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop` of an object, fewer if it is shorter.
+
+        MissingObjectError if it is not there. Two parts may be of an object before and after it was
+        replaced.
         """
 
     def size(self, key: str) -> int | None:
@@ -130,16 +137,17 @@ class LocalStorage:
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         """Read one file."""
-        try:
-            with (self.root / key).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if limit is not None and size > limit:
-                    raise oversized(f"{self.root / key}", size, limit)
-                return file.read()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise MissingObjectError(f"{self.root / key} is missing") from error
-        except OSError as error:
-            raise StoreError(f"{self.root / key} cannot be read: {error.strerror}") from error
+        with self._opened(key) as file:
+            size = os.fstat(file.fileno()).st_size
+            if limit is not None and size > limit:
+                raise oversized(f"{self.root / key}", size, limit)
+            return file.read()
+
+    def get_part(self, key: str, start: int, stop: int) -> bytes:
+        """Read a stretch of one file."""
+        with self._opened(key) as file:
+            file.seek(start)
+            return file.read(stop - start)
 
     def size(self, key: str) -> int | None:
         """Ask for the size of one file."""
@@ -233,6 +241,16 @@ class LocalStorage:
         from zarr.storage import LocalStore
 
         return LocalStore(self.root, read_only=True)
+
+    @contextlib.contextmanager
+    def _opened(self, key: str) -> Iterator[BinaryIO]:
+        try:
+            with (self.root / key).open("rb") as file:
+                yield file
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise MissingObjectError(f"{self.root / key} is missing") from error
+        except OSError as error:
+            raise StoreError(f"{self.root / key} cannot be read: {error.strerror}") from error
 
     def _walk(self, prefix: str = "") -> dict[str, int]:
         found: dict[str, int] = {}

@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from dask.delayed import delayed
 from distributed import LocalCluster
+from threadpoolctl import threadpool_info
 
 import ckptlab
+from ckptlab.analyze.scheduling import open_executor
 from ckptlab.errors import ConfigError, StoreError, UnknownNameError
 from tests.analyze.recordings import Made
 
@@ -78,3 +81,13 @@ def test_an_unknown_scheduler_is_named(made: Made) -> None:
         ckptlab.open_run(made.path).analyze("sign-flips", scheduler="foo://x")
     with pytest.raises(UnknownNameError, match="Did you mean 'threads'"):
         ckptlab.open_run(made.path).analyze("sign-flips", scheduler="thread")
+
+
+def test_matrix_products_leave_the_cores_to_other_tasks() -> None:
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    before = threads()
+    with open_executor("threads") as executor:
+        assert set(executor.compute(delayed(threads)())) == {1}
+    assert threads() == before
