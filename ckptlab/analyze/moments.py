@@ -31,8 +31,9 @@ Array = npt.NDArray[Any]
 MOST_BLOCKS = 16
 """Blocks of one task at most."""
 
-TASKS = 32
-"""Tasks that a run is cut into, if it has so many blocks."""
+TASKS_PER_WORKER = 6
+"""So many, if there are so many blocks: few enough that borders cost nothing, enough to even out
+what takes longer."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +184,9 @@ def _one_pass(
     from dask.delayed import delayed
 
     grid = source.grid(array)
-    spans = _spans(grid, wanted)
     measure, join, add = (delayed(f, pure=False) for f in (pieces.measure, pieces.join, pieces.add))
     with open_executor(scheduler) as executor:
+        spans = _spans(grid, wanted, TASKS_PER_WORKER * executor.workers)
         total = []
         for i, rows in enumerate(grid.rows):
             group = selection.group[rows]
@@ -211,14 +212,14 @@ def _one_pass(
     return piece
 
 
-def _spans(grid: BlockGrid, wanted: npt.NDArray[np.int64]) -> list[list[int]]:
+def _spans(grid: BlockGrid, wanted: npt.NDArray[np.int64], tasks: int) -> list[list[int]]:
     """Cut the blocks that hold a wanted step into runs of neighbours, one a task."""
     held = [
         j for j, c in enumerate(grid.columns) if ((wanted >= c.start) & (wanted < c.stop)).any()
     ]
     # Blocks that dask hands over are in memory all at once: one a task.
     stored = isinstance(grid.blocks[0][0], StoredBlock)
-    most = min(MOST_BLOCKS, max(1, len(held) * len(grid.rows) // TASKS)) if stored else 1
+    most = min(MOST_BLOCKS, max(1, len(held) * len(grid.rows) // tasks)) if stored else 1
     spans: list[list[int]] = []
     for j in held:
         if spans and spans[-1][-1] == j - 1 and len(spans[-1]) < most:

@@ -32,10 +32,13 @@ class Executor:
         Takes a delayed object, returns its value.
     place : callable
         Takes a value that many tasks need, returns what to hand to them.
+    workers : int
+        How many tasks run at a time.
     """
 
     compute: Callable[[Any], Any]
     place: Callable[[Any], Any]
+    workers: int
 
 
 @contextmanager
@@ -77,6 +80,7 @@ def open_executor(scheduler: Any = None) -> Iterator[Executor]:
 def _local(scheduler: str | None) -> Executor:
     from dask.base import compute as dask_compute
     from dask.delayed import delayed
+    from dask.system import CPU_COUNT
     from threadpoolctl import threadpool_limits
 
     options = {} if scheduler is None else {"scheduler": scheduler}
@@ -90,7 +94,7 @@ def _local(scheduler: str | None) -> Executor:
         # A name of its own, or dask would hash the arrays.
         return delayed(value, name=f"shared-{uuid.uuid4().hex}", traverse=False)
 
-    return Executor(compute, place)
+    return Executor(compute, place, CPU_COUNT)
 
 
 def _on_cluster(client: Any) -> Executor:
@@ -103,7 +107,7 @@ def _on_cluster(client: Any) -> Executor:
     def place(value: Any) -> Any:
         return client.scatter(value, hash=False)
 
-    return Executor(compute, place)
+    return Executor(compute, place, max(sum(client.nthreads().values()), 1))
 
 
 def _unchanged(value: Any) -> Any:
