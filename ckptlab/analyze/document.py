@@ -42,6 +42,8 @@ TAIL = """## What is measured
   Dropout is off, batch norm uses the recorded running statistics unless said otherwise.
 - `--with` is `other=` in Python, and takes an opened run, or (run, step), too.
 - Sums are taken in float64, counts in integers.
+- `--scheduler threads` measures a model here, torch using all cores; `processes` and a cluster
+  spread the steps (of `connectivity`, the line) over workers.
 - In Python, `mask` is also an array of bool over `param`, and `scheduler` a `distributed.Client`.
 """
 

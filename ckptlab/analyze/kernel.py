@@ -82,8 +82,8 @@ def _keep_last(now: Array, columns: int, pitch: int, rows: Array, carry: Array) 
 
 
 @numba.njit(**COMPILE)
-def _add_first(now: Array, pitch: int, rows: Array, carry: Array, firsts: Array) -> int:
-    square, product, flips = 0.0, 0.0, 0
+def _add_first(now: Array, pitch: int, rows: Array, carry: Array, firsts: Array) -> np.int64:
+    square, product, flips = 0.0, 0.0, np.int64(0)
     for r in range(rows.size):
         x, y = np.float64(now[r * pitch]), np.float64(carry[rows[r]])
         square += (x - y) * (x - y)
@@ -241,7 +241,7 @@ def _add_flips_of_rows(signs: Array, origins: Array, size: int, few: Array, coun
 
 
 @numba.njit(**COMPILE)
-def _replace_first(lanes: Array, pitch: int, value: float) -> None:
+def _replace_first(lanes: Array, pitch: int, value: Any) -> None:
     lanes[::pitch] = 0
     lanes[0] = value
 
@@ -384,7 +384,7 @@ def accumulate(
         extreme[:LANES] = np.inf
         extreme[LANES:] = -np.inf
         firsts[:] = 0
-        first_flips = 0
+        first_flips = np.int64(0)
         for start_row in range(low, high, TILE // pitch):
             rows = order[start_row : min(start_row + TILE // pitch, high)]
             real = rows.size * pitch

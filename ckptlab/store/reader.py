@@ -24,7 +24,7 @@ from ckptlab.store.markers import read_markers
 from ckptlab.store.root import read_root
 from ckptlab.store.shards import Grid, is_sharded
 from ckptlab.store.storage import Storage, open_storage
-from ckptlab.store.stored import StoredArray
+from ckptlab.store.stored import StoredArray, absolute
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -116,6 +116,9 @@ class StoredRun:
         self.steps = self._axis("step")
         self.anchors = self._axis("anchor")
         self._require_shards()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (absolute(self.path), self.attributes, self.metadata)
 
     @property
     def state(self) -> str:
@@ -220,3 +223,8 @@ class StoredRun:
                 # Asked for again: a listing may miss a file that is being replaced.
                 if not sizes.get(key) and not self._storage.size(key):
                     raise CorruptError(f"{self.path}/{key} is missing or empty; run ckptlab verify")
+
+
+def _reopened(path: str, attributes: dict[str, Any], metadata: dict[str, Document]) -> StoredRun:
+    """Open a run in another process, as far as it was committed in the first."""
+    return StoredRun(open_storage(path), attributes, metadata)

@@ -19,6 +19,11 @@ from ckptlab.store.shards import Grid, Shard, shard_key
 from ckptlab.store.storage import ROOT, MissingObjectError, Storage, open_storage
 
 
+def absolute(path: str) -> str:
+    """Return what the path is called where the working folder may be another."""
+    return path if "://" in path else str(Path(path).absolute())
+
+
 class StoredArray:
     """One large array, read whole shards at a time. Small and picklable.
 
@@ -44,9 +49,7 @@ class StoredArray:
         self.grid = Grid.of(document)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Where it is unpickled, the working folder may be another.
-        path = self.path if "://" in self.path else str(Path(self.path).absolute())
-        return StoredArray, (path, self.name, self._document)
+        return StoredArray, (absolute(self.path), self.name, self._document)
 
     @property
     def shape(self) -> tuple[int, int]:
