@@ -25,6 +25,8 @@ DEFAULTS = {
     "scheduler": "`threads`",
     "eigenvalues": "classes",
     "other": "none",
+    "samples": "`512`, `1024` of `connectivity`, all of `gradient-magnitude`",
+    "batch_norm": "`eval`, `train` of `gradient-magnitude`",
 }
 """Where the registry does not say it in a word."""
 
@@ -84,7 +86,8 @@ def _row(metric: Metric) -> str:
         dims += "; with `--by`: layer or tensor, " + dims
     needs = ", ".join(f"`{name}`" for name in metric.needs)
     if metric.inputs:
-        needs += "; a model" + (" with `--steps`" if metric.inputs_for else "")
+        flags = " or ".join(f"`{OPTIONS[name].flag}`" for name in metric.inputs_for)
+        needs += "; a model" + (f" with {flags}" if flags else "")
     summary = metric.summary.replace("|", "\\|")
     return f"| `{metric.name}` | {summary} | {metric.unit} | {dims} | {needs} |"
 

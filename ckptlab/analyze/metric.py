@@ -105,10 +105,15 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric(
                 name="gradient-magnitude",
                 compute="ckptlab.analyze.gradients:gradient_magnitude",
-                summary="L2 norm and mean absolute value of the mini-batch gradient.",
+                summary="L2 norm and mean absolute value of the mini-batch or the full gradient.",
                 long_name="gradient magnitude",
                 unit="loss per weight",
                 needs=("gradient_norm", "gradient_mean_abs"),
+                options=(*POOLED, "full", *ON_SUBSET, "batch_norm"),
+                # As the mini-batch gradients of the training, over all of the data.
+                defaults={"samples": None, "batch_norm": "train"},
+                inputs=ON_TRAINING,
+                inputs_for=("full",),
                 reference=f"{FRANKLE}, section 4",
                 plot=Plot(log_x=True, log_y=True),
             ),
@@ -322,7 +327,8 @@ def _whole(value: Any, least: int, what: str) -> int:
 def _require_inputs(
     metric: Metric, given: Mapping[str, Any], inputs: Mapping[str, Any], path: str
 ) -> None:
-    needed = metric.inputs and (inputs or not metric.inputs_for or given.get("correct"))
+    asked = any(given.get(name) for name in metric.inputs_for if OPTIONS[name].switch)
+    needed = metric.inputs and (inputs or not metric.inputs_for or asked)
     missing = [key for key in ("model", "data") if needed and key not in inputs]
     if missing:
         raise ConfigError(
