@@ -33,7 +33,7 @@ THREADS = 2
 def run(*, images: str | None, quick: bool) -> dict[str, Any]:
     """Train ResNet-20 at the paper's settings, then measure its run in several ways."""
     data = ["data.name=imagefolder", f"data.root={images}"] if images else []
-    steps = 96 if quick else 512
+    steps = 96 if quick else 2048
     rounds = 2 if quick else 7
     folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
     try:

@@ -17,7 +17,10 @@ from ckptlab.run import Run, open_run
 if TYPE_CHECKING:
     import xarray as xr
 
-AXES: tuple[str, ...] = ("step", "eval_step", "alpha", "component", "eigenvalue", "layer", "tensor")
+AXES: tuple[str, ...] = (
+    *("step", "eval_step", "alpha", "phase"),
+    *("component", "eigenvalue", "layer", "tensor", "param"),
+)
 """Dims whose coordinates must be the same in every run."""
 
 

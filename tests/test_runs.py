@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import ckptlab
+from ckptlab.analyze.metric import METRICS
+from ckptlab.cli.results import print_result
 from ckptlab.errors import LayoutError, StepError, StoreError
+from ckptlab.report.figures import figure
 from tests.trained import points, record_own, tanh_network
 
 
@@ -38,6 +41,24 @@ def test_datasets_and_metrics_of_a_model(tiny_mlps: list[Path], name: str) -> No
         for variable in getattr(one, "data_vars", [None]):
             wanted, found = (one, both) if variable is None else (one[variable], both[variable])
             np.testing.assert_array_equal(found.sel(run=label), wanted)
+
+
+@pytest.mark.parametrize("name", ["timeline", "subspace", "trajectories"])
+def test_every_metric_of_several_runs_is_printed_and_drawn(
+    tiny_mlps: list[Path], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"count": 2} if name == "trajectories" else {}
+    result = ckptlab.open_runs(tiny_mlps).analyze(name, **options)
+    drawn = figure(result, METRICS[name])
+    text = str(drawn.to_dict())
+    print_result(result)
+    printed = capsys.readouterr().out
+    for run in ("seed0", "seed1"):
+        assert run in text
+        assert run in printed
+    if name == "timeline":
+        assert len(drawn.data) == result.sizes["run"] * result.sizes["phase"]
+        assert f"seed1: {result['text'].values[1, 0]}"[:60] in printed
 
 
 def test_dataset_is_lazy_and_has_the_runs_first(tiny_mlps: list[Path]) -> None:

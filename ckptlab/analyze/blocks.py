@@ -58,14 +58,17 @@ class StoredBlock:
             yield c * self.array.chunk[0], shard.decode(c, buffer)
 
     def take(self, rows: Array) -> Array:
-        """Decode only the chunks that hold one of the rows."""
-        shard = self.array.read_shard(self.i, self.j)
-        out = np.empty((len(rows), shard.columns.stop - shard.columns.start), np.float32)
-        chunk_of = rows // self.array.chunk[0]
-        for c in np.unique(chunk_of):
-            chosen = chunk_of == c
-            chunk = shard.decode(int(c))
-            out[chosen] = chunk[rows[chosen] - c * self.array.chunk[0], : out.shape[1]]
+        """Read and decode only the chunks that hold one of the rows."""
+        height, block = self.array.chunk[0], self.array.shard[1]
+        columns = min(block, self.array.shape[1] - self.j * block)
+        out = np.empty((len(rows), columns), np.float32)
+        edges = np.searchsorted(rows, np.arange(self.array.grid.chunks_per_shard + 1) * height)
+        for c, chunk in self.array.read_chunks(self.i, self.j, np.flatnonzero(np.diff(edges))):
+            a, b = edges[c : c + 2]
+            within = rows[a:b] - c * height
+            together = within[-1] - within[0] == b - a - 1
+            part = slice(within[0], within[-1] + 1) if together else within
+            out[a:b] = chunk[part, :columns]
         return out
 
 

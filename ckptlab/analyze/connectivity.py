@@ -1,11 +1,13 @@
 """Linear mode connectivity: loss and error on the straight line between two snapshots.
 
-Imports analyze.{examples, pace, problem, selection, source}, store and errors; torch through
-problem.
+Imports analyze.{examples, pace, problem, selection, source, spread}, store and errors; torch
+through problem.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,16 @@ from torch import nn
 
 from ckptlab.analyze.examples import Subset, draw, whole
 from ckptlab.analyze.pace import paced
-from ckptlab.analyze.problem import Problem, Vectors, read_step, require_same_tensors
+from ckptlab.analyze.problem import (
+    Evaluated,
+    Problem,
+    Vectors,
+    read_step,
+    require_same_tensors,
+)
 from ckptlab.analyze.selection import find_reference, steps_per_epoch
 from ckptlab.analyze.source import Source, as_source
+from ckptlab.analyze.spread import spread
 from ckptlab.errors import ConfigError, StepError, unknown_name
 from ckptlab.record.schedule import parse_step
 from ckptlab.store.reader import open_store
@@ -40,6 +49,7 @@ def connectivity(
     samples: int = 1024,
     seed: int = 0,
     batch_size: int = 256,
+    scheduler: Any = None,
 ) -> xr.Dataset:
     """Loss and error of α W₁ + (1 − α) W₂ on evenly spaced α.
 
@@ -68,6 +78,8 @@ def connectivity(
         Training examples the statistics are recomputed on, and the seed of their draw.
     batch_size : int
         Examples at once; recomputed statistics are means over such batches.
+    scheduler : object
+        As `spread` takes it.
 
     Returns
     -------
@@ -94,12 +106,9 @@ def connectivity(
     subset = whole(data, batch_size)
     refresh = _refresher(problem, statistics, training_data, samples, seed, batch_size)
     grid = np.linspace(0, 1, alphas)
-    found = []
-    for alpha in paced(grid):
-        problem.load(between(near, far, float(alpha)))
-        if refresh is not None:
-            recompute(problem, refresh)
-        found.append(problem.evaluate(subset))
+    held = refresh if refresh is None or scheduler is None else refresh.held()
+    measure = partial(_evaluations, near=near, far=far, refresh=held)
+    found = spread(measure, problem, subset, grid, scheduler)
     losses = np.array([evaluated.loss for evaluated in found])
     errors = 1 - np.array([evaluated.accuracy for evaluated in found])
     attrs = {
@@ -111,6 +120,27 @@ def connectivity(
         "batch_norm": _policy(problem, statistics, refresh),
     }
     return _result(grid, losses, errors, attrs)
+
+
+def _evaluations(
+    problem: Problem,
+    subset: Subset,
+    alphas: Sequence[float],
+    before: float | None,
+    *,
+    near: Vectors,
+    far: Vectors,
+    refresh: Subset | None,
+) -> list[Evaluated]:
+    """Evaluate each point of the line, its statistics recomputed on `refresh` if it is given."""
+    del before
+    found = []
+    for alpha in paced(alphas):
+        problem.load(between(near, far, float(alpha)))
+        if refresh is not None:
+            recompute(problem, refresh)
+        found.append(problem.evaluate(subset))
+    return found
 
 
 def between(one: Vectors, other: Vectors, alpha: float) -> Vectors:
@@ -199,7 +229,7 @@ def _other(source: Source, other: Any) -> tuple[Source, Any]:
     """Find the other recording and the step wanted of it."""
     if other is None:
         raise ConfigError(
-            "connectivity needs another snapshot: other=RUN[@STEP] (--with), or @STEP of this run"
+            "connectivity needs another snapshot: other=RUN[@STEP], or other=@STEP of this run"
         )
     if isinstance(other, tuple):
         return as_source(other[0]), other[1]

@@ -1,11 +1,13 @@
 """The Hessian along a run: its largest eigenvalues, and the subspace their eigenvectors span.
 
-Imports analyze.{eigen, examples, pace, problem, results, selection, source}; torch through them.
+Imports analyze.{eigen, examples, pace, problem, results, selection, source, spread}; torch through
+them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from ckptlab.analyze.problem import Problem
 from ckptlab.analyze.results import STEP_ATTRIBUTES
 from ckptlab.analyze.selection import select_columns
 from ckptlab.analyze.source import Source
+from ckptlab.analyze.spread import spread
 
 Array = npt.NDArray[Any]
 
@@ -36,6 +39,7 @@ def hessian_spectrum(
     batch_size: int = 256,
     batch_norm: str = "eval",
     vectors: bool = False,
+    scheduler: Any = None,
 ) -> xr.Dataset:
     """Largest eigenvalues of the Hessian of the training loss.
 
@@ -61,13 +65,16 @@ def hessian_spectrum(
         ``eval``, running statistics as recorded, or ``train``, those of each batch.
     vectors : bool
         Return the eigenvectors too.
+    scheduler : object
+        As `spread` takes it.
 
     Returns
     -------
     Dataset, dims (step, eigenvalue), (step,)
         `eigenvalues`, algebraically largest first, with their `residual` ‖Hv − λv‖₂; `sharpness`,
-        the largest; `two_over_lr`, at which gradient descent without momentum is unstable. With
-        `vectors`, `eigenvectors` (step, eigenvalue, param) over the trained parameters.
+        the largest; `two_over_lr`, at which gradient descent without momentum is unstable, of the
+        update that starts at the step (of the one that led to it, where the next is not recorded).
+        With `vectors`, `eigenvectors` (step, eigenvalue, param) over the trained parameters.
 
     Raises
     ------
@@ -80,13 +87,8 @@ def hessian_spectrum(
     subset = draw(data, samples, seed, batch_size)
     columns = select_columns(source, steps)
     k = eigenvalues or problem.outputs(subset)
-    found: list[Eigenpairs] = []
-    kept: list[Array] = []
-    for column in paced(columns):
-        problem.load_step(column)
-        pairs = largest(problem, subset, k, seed)
-        kept += [pairs.vectors.T.astype(np.float32)] if vectors else []
-        found.append(Eigenpairs(pairs.values, np.zeros((0, k)), pairs.residuals))
+    measure = partial(_spectra, k=k, seed=seed, vectors=vectors)
+    found = spread(measure, problem, subset, columns, scheduler)
     values = np.stack([pairs.values for pairs in found])
     residuals = np.stack([pairs.residuals for pairs in found])
     unit = {"units": "loss per weight^2"}
@@ -95,15 +97,14 @@ def hessian_spectrum(
         "sharpness": ("step", values[:, 0], {**unit, "long_name": "sharpness"}),
     }
     if source.has("lr"):
-        with np.errstate(divide="ignore"):
-            edge = 2 / np.asarray(source.small("lr"), float)[columns]
-        about = {**unit, "long_name": "2 / learning rate"}
-        data_vars["two_over_lr"] = ("step", edge, about)
+        about = {**unit, "long_name": "2 / learning rate of the next update"}
+        data_vars["two_over_lr"] = ("step", _edge(source, columns), about)
     data_vars["eigenvalues"] = (by_rank, values, {**unit, "long_name": "eigenvalue"})
     data_vars["residual"] = (by_rank, residuals, {**unit, "long_name": "residual"})
     if vectors:
         about = {"units": "1", "long_name": "eigenvector"}
-        data_vars["eigenvectors"] = (("step", "eigenvalue", "param"), np.stack(kept), about)
+        stacked = np.stack([pairs.vectors.T for pairs in found], dtype=np.float32)
+        data_vars["eigenvectors"] = (("step", "eigenvalue", "param"), stacked, about)
     coords: dict[str, Any] = {"eigenvalue": np.arange(1, k + 1), **_steps(source, columns)}
     if vectors:
         meaning = {"long_name": "position in the parameter vector"}
@@ -123,13 +124,16 @@ def gradient_subspace(
     seed: int = 0,
     batch_size: int = 256,
     batch_norm: str = "eval",
+    scheduler: Any = None,
 ) -> xr.Dataset:
     """Share of the gradient in the span of the top Hessian eigenvectors, and how that drifts.
 
     Parameters
     ----------
-    source, model, data, loss, steps, eigenvalues, samples, seed, batch_size, batch_norm : object
+    source, model, data, loss, steps, eigenvalues, samples, seed, batch_size : object
         As `hessian_spectrum` takes them.
+    batch_norm, scheduler : object
+        As well.
 
     Returns
     -------
@@ -151,41 +155,94 @@ def gradient_subspace(
     columns = select_columns(source, steps)
     k = eigenvalues or problem.outputs(subset)
 
-    def span(column: int) -> Array:
-        problem.load_step(column)
-        return largest(problem, subset, k, seed).vectors
-
-    last = span(columns[-1])
-    before = np.full_like(last, np.nan)
-    shares, norms, to_previous, to_last = [], [], [], []
-    for column in paced(columns):
-        if column == columns[-1]:
-            problem.load_step(column)
-            basis = last
-        else:
-            basis = span(column)
-        gradient, _ = problem.gradient(subset)
-        shares.append(gradient_share(gradient, basis))
-        norms.append(float(np.linalg.norm(gradient)))
-        to_previous.append(overlap(before, basis))
-        to_last.append(overlap(last, basis))
-        before = basis
+    (last,) = spread(partial(_bases, k=k, seed=seed), problem, subset, columns[-1:], scheduler)
+    measure = partial(_shares, k=k, seed=seed, end=int(columns[-1]), last=last)
+    found = spread(measure, problem, subset, columns, scheduler)
+    shares, norms, to_previous, to_last = map(np.array, zip(*found, strict=True))
     series = {
         "gradient_share": (shares, "share of the gradient in the top subspace"),
         "overlap_previous": (to_previous, "overlap with the previous subspace"),
         "overlap_last": (to_last, "overlap with the last subspace"),
-        "drift_previous": (1 - np.array(to_previous), "drift from the previous subspace"),
-        "drift_last": (1 - np.array(to_last), "distance from the last subspace"),
+        "drift_previous": (1 - to_previous, "drift from the previous subspace"),
+        "drift_last": (1 - to_last, "distance from the last subspace"),
     }
     data_vars: dict[str, Any] = {
         name: ("step", np.asarray(values), {"units": "1", "long_name": text})
         for name, (values, text) in series.items()
     }
     about = {"units": "loss per weight", "long_name": "norm of the gradient over the subset"}
-    data_vars["gradient_norm"] = ("step", np.array(norms), about)
+    data_vars["gradient_norm"] = ("step", norms, about)
     meaning = {"units": "1", "long_name": "k/P, overlap with a random subspace"}
     data_vars["baseline"] = ((), k / problem.size, meaning)
     return xr.Dataset(data_vars, _steps(source, columns), described(problem, subset, k))
+
+
+def _spectra(
+    problem: Problem,
+    subset: Subset,
+    columns: Sequence[int],
+    before: int | None,
+    *,
+    k: int,
+    seed: int,
+    vectors: bool,
+) -> list[Eigenpairs]:
+    """Find the eigenvalues at each step, and the eigenvectors if they are wanted."""
+    del before
+    found = []
+    for column in paced(columns):
+        problem.load_step(column)
+        pairs = largest(problem, subset, k, seed)
+        kept = pairs.vectors if vectors else np.zeros((0, k))
+        found.append(Eigenpairs(pairs.values, kept, pairs.residuals))
+    return found
+
+
+def _bases(
+    problem: Problem,
+    subset: Subset,
+    columns: Sequence[int],
+    before: int | None,
+    *,
+    k: int,
+    seed: int,
+) -> list[Array]:
+    """Find the top subspace at each step."""
+    del before
+    found = []
+    for column in columns:
+        problem.load_step(column)
+        found.append(largest(problem, subset, k, seed).vectors)
+    return found
+
+
+def _shares(
+    problem: Problem,
+    subset: Subset,
+    columns: Sequence[int],
+    before: int | None,
+    *,
+    k: int,
+    seed: int,
+    end: int,
+    last: Array,
+) -> list[tuple[float, float, float, float]]:
+    """Find share and norm of the gradient, overlap with the step before and with `last`."""
+    basis = np.full_like(last, np.nan)
+    if before is not None:
+        (basis,) = _bases(problem, subset, [before], None, k=k, seed=seed)
+    found = []
+    for column in paced(columns):
+        earlier = basis
+        if column == end:
+            problem.load_step(column)
+            basis = last
+        else:
+            (basis,) = _bases(problem, subset, [column], None, k=k, seed=seed)
+        gradient, _ = problem.gradient(subset)
+        share, norm = gradient_share(gradient, basis), float(np.linalg.norm(gradient))
+        found.append((share, norm, overlap(earlier, basis), overlap(last, basis)))
+    return found
 
 
 def gradient_share(gradient: Array, basis: Array) -> float:
@@ -235,6 +292,16 @@ def described(problem: Problem, subset: Subset, k: int) -> dict[str, Any]:
         "batch_norm": problem.batch_norm,
         "loss": problem.loss.name,
     }
+
+
+def _edge(source: Source, columns: Array) -> Array:
+    """Return 2 / η; the rate recorded at a step is that of the update that led to it."""
+    rate = np.asarray(source.small("lr"), float)
+    following = np.minimum(columns + 1, len(rate) - 1)
+    consecutive = source.steps[following] == source.steps[columns] + 1
+    with np.errstate(divide="ignore"):
+        edge: Array = 2 / np.where(consecutive, rate[following], rate[columns])
+    return edge
 
 
 def _steps(source: Source, columns: Sequence[int] | Array) -> dict[str, Any]:

@@ -25,6 +25,8 @@ DEFAULTS = {
     "scheduler": "`threads`",
     "eigenvalues": "classes",
     "other": "none",
+    "samples": "`512`, `1024` of `connectivity`, all of `gradient-magnitude`",
+    "batch_norm": "`eval`, `train` of `gradient-magnitude`",
 }
 """Where the registry does not say it in a word."""
 
@@ -42,6 +44,8 @@ TAIL = """## What is measured
   Dropout is off, batch norm uses the recorded running statistics unless said otherwise.
 - `--with` is `other=` in Python, and takes an opened run, or (run, step), too.
 - Sums are taken in float64, counts in integers.
+- `--scheduler threads` measures a model here, torch using all cores; `processes` and a cluster
+  spread the steps (of `connectivity`, the line) over workers.
 - In Python, `mask` is also an array of bool over `param`, and `scheduler` a `distributed.Client`.
 """
 
@@ -82,7 +86,8 @@ def _row(metric: Metric) -> str:
         dims += "; with `--by`: layer or tensor, " + dims
     needs = ", ".join(f"`{name}`" for name in metric.needs)
     if metric.inputs:
-        needs += "; a model" + (" with `--steps`" if metric.inputs_for else "")
+        flags = " or ".join(f"`{OPTIONS[name].flag}`" for name in metric.inputs_for)
+        needs += "; a model" + (f" with {flags}" if flags else "")
     summary = metric.summary.replace("|", "\\|")
     return f"| `{metric.name}` | {summary} | {metric.unit} | {dims} | {needs} |"
 

@@ -100,6 +100,12 @@ class Subset:
     def __len__(self) -> int:
         return len(self.index)
 
+    def held(self) -> Subset:
+        """Return the same examples, in memory and on the CPU."""
+        inputs, targets = self.examples.take(self.index)
+        held = TensorExamples(inputs.cpu(), targets.cpu())
+        return Subset(held, np.arange(len(self.index)), self.batch_size, self.name)
+
     def batches(self, device: torch.device) -> Iterator[Batch]:
         """Yield batches, always the same ones.
 

@@ -1,12 +1,13 @@
 """The trace of the Fisher information along a run.
 
-Imports analyze.{examples, pace, problem, results, selection, source} and errors; torch through
-problem.
+Imports analyze.{examples, pace, problem, results, selection, source, spread} and errors; torch
+through problem.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ckptlab.analyze.problem import Problem
 from ckptlab.analyze.results import labelled
 from ckptlab.analyze.selection import select
 from ckptlab.analyze.source import Source
+from ckptlab.analyze.spread import spread
 from ckptlab.errors import ConfigError, LayoutError, unknown_name
 
 Array = npt.NDArray[Any]
@@ -46,6 +48,7 @@ def fisher_trace(
     samples: int = 512,
     seed: int = 0,
     batch_size: int = 256,
+    scheduler: Any = None,
 ) -> xr.DataArray:
     """Trace of the Fisher information, E‖∇ log p(y|x)‖².
 
@@ -74,6 +77,8 @@ def fisher_trace(
         uniform numbers choose the labels at every step.
     batch_size : int
         Examples at once; fewer if their gradients would not fit `GRADIENT_BYTES`.
+    scheduler : object
+        As `spread` takes it.
 
     Returns
     -------
@@ -102,9 +107,8 @@ def fisher_trace(
     if (group < 0).all():
         raise LayoutError(f"no trained parameter is of kinds {','.join(selection.kinds)}")
     values = np.zeros((len(selection.names), len(selection.columns)))
-    for k, column in enumerate(paced(selection.columns)):
-        problem.load_step(column)
-        traces = _traces(problem, subset, labels, draws, seed)
+    measure = partial(_traces, labels=labels, draws=draws, seed=seed)
+    for k, traces in enumerate(spread(measure, problem, subset, selection.columns, scheduler)):
         np.add.at(values[:, k], group[group >= 0], traces[group >= 0])
     return labelled(
         "fisher_trace",
@@ -120,15 +124,30 @@ def fisher_trace(
     )
 
 
-def _traces(problem: Problem, subset: Subset, labels: str, draws: int, seed: int) -> Array:
-    """Return the trace of each trained tensor."""
-    squares = _squared_gradients(problem, subset.batch_size)
-    rng = np.random.default_rng([seed, 1])
-    total = np.zeros(len(problem.parameters))
-    for inputs, targets in subset.batches(problem.device):
-        for chosen, weight in _labels(problem, inputs, targets, labels, draws, rng):
-            total += weight @ squares(inputs, chosen).double().cpu().numpy()
-    return total / len(subset)
+def _traces(
+    problem: Problem,
+    subset: Subset,
+    columns: Sequence[int],
+    before: int | None,
+    *,
+    labels: str,
+    draws: int,
+    seed: int,
+) -> list[Array]:
+    """Return the trace of each trained tensor at each step."""
+    del before
+    found = []
+    for column in paced(columns):
+        problem.load_step(column)
+        squares = _squared_gradients(problem, subset.batch_size)
+        # The same uniform numbers at every step.
+        rng = np.random.default_rng([seed, 1])
+        total = np.zeros(len(problem.parameters))
+        for inputs, targets in subset.batches(problem.device):
+            for chosen, weight in _labels(problem, inputs, targets, labels, draws, rng):
+                total += weight @ squares(inputs, chosen).double().cpu().numpy()
+        found.append(total / len(subset))
+    return found
 
 
 def _squared_gradients(problem: Problem, batch_size: int) -> Any:
@@ -144,8 +163,32 @@ def _squared_gradients(problem: Problem, batch_size: int) -> Any:
         gradients = grad(one_loss)(trained, inputs, target)
         return torch.stack([gradients[name].square().sum() for name in problem.names])
 
+    def one_by_one(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        found = []
+        for example, target in zip(inputs, targets, strict=True):
+            loss = problem.loss(problem.model(example[None]), target[None])
+            parts = torch.autograd.grad(
+                loss, problem.parameters, allow_unused=True, materialize_grads=True
+            )
+            found.append(torch.stack([part.square().sum() for part in parts]))
+        return torch.stack(found)
+
     chunk = max(1, min(batch_size, GRADIENT_BYTES // (4 * problem.size)))
-    return vmap(one, chunk_size=chunk)
+    together = vmap(one, chunk_size=chunk)
+    traceable = True
+
+    def squares(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nonlocal traceable
+        if traceable:
+            try:
+                found: torch.Tensor = together(inputs, targets)
+                return found
+            except RuntimeError:
+                # Such as a model that writes to its buffers, or branches on its data.
+                traceable = False
+        return one_by_one(inputs, targets)
+
+    return squares
 
 
 def _labels(

@@ -1,6 +1,7 @@
 """Magnitude and noise of the recorded mini-batch gradients.
 
-Imports analyze.{moments, results, selection, scheduling, source}.
+Imports analyze.{moments, results, selection, scheduling, source}; full_gradient, and with it torch,
+only where it is asked for.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ def gradient_magnitude(
     kinds: Any = None,
     mask: Any = None,
     scheduler: Any = None,
+    full: bool | None = None,
+    **settings: Any,
 ) -> xr.Dataset:
-    """L2 norm and mean absolute value of the mini-batch gradient.
+    """L2 norm and mean absolute value of the gradient: of the mini-batch, or of all the data.
 
     Parameters
     ----------
@@ -43,18 +46,37 @@ def gradient_magnitude(
         As `selection.select` takes them.
     scheduler : object
         As `open_executor` takes it.
+    full : bool, optional
+        Not the recorded mini-batch gradients, but those over the training data at each step; needs
+        a model, and is meant where one is given. ``log:2`` are the steps unless others are given.
+    **settings : object
+        Of the full gradient, as `full_gradients` takes them.
 
     Returns
     -------
     Dataset, dims (step,) or (layer | tensor, step)
         `gradient_norm` and `gradient_mean_abs` of the gradient of the update that led to a step;
-        NaN at step 0. Frozen tensors are left out.
+        NaN at step 0. With `full` it is the gradient at the step itself. Frozen tensors are left
+        out.
 
     Raises
     ------
+    ConfigError
+        If a setting of the full gradient is given for the other.
     StoreError
         If a mask, or a dataset of some parameters only, needs `gradients` and the run has none.
     """
+    if settings.get("samples") is not None and not (full or "model" in settings):
+        raise ConfigError(
+            f"samples={settings['samples']} is of the full gradient; ask for it: full"
+        )
+    if full or "model" in settings:
+        from ckptlab.analyze.full_gradient import full_gradients
+
+        steps = "log:2" if steps is None else steps
+        selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
+        norm, mean, about = full_gradients(source, selection, scheduler=scheduler, **settings)
+        return xr.Dataset(_variables(norm, mean, selection, "full"), attrs=about)
     selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
     if mask is None and _whole_tensors(source, selection):
         return xr.Dataset(pooled_gradients(source, selection))
@@ -198,23 +220,23 @@ def window_task(
     small, large : ndarray, shape (groups, windows)
         Mean over the window of Σg², and Σ over weights of the squared mean of g.
     """
-    chosen = group >= 0
     count, window = windows.shape
     small, large = np.zeros((groups, count)), np.zeros((groups, count))
     running = np.zeros(len(group))
     for block, stretch in zip(blocks, columns, strict=True):
-        values = block.take(np.flatnonzero(chosen))
-        for k in range(count):
-            inside = windows[k][(windows[k] >= stretch.start) & (windows[k] < stretch.stop)]
-            if not len(inside):
-                continue
-            part = values[:, inside - stretch.start].astype(float)
-            running[chosen] += part.sum(axis=1)
-            small[:, k] += np.bincount(group[chosen], (part * part).sum(axis=1), groups) / window
-            if inside[-1] == windows[k][-1]:
-                mean = running[chosen] / window
-                large[:, k] = np.bincount(group[chosen], mean * mean, groups)
-                running[:] = 0
+        inside = [w[(w >= stretch.start) & (w < stretch.stop)] - stretch.start for w in windows]
+        held = [k for k in range(count) if len(inside[k])]
+        for start, chunk in block.chunks():
+            rows = np.flatnonzero(group[start : start + len(chunk)] >= 0)
+            own = group[start + rows]
+            for k in held:
+                part = chunk[np.ix_(rows, inside[k])].astype(float)
+                running[start + rows] += part.sum(axis=1)
+                small[:, k] += np.bincount(own, (part * part).sum(axis=1), groups) / window
+                if inside[k][-1] + stretch.start == windows[k][-1]:
+                    mean = running[start + rows] / window
+                    large[:, k] += np.bincount(own, mean * mean, groups)
+                    running[start + rows] = 0
     return small, large
 
 
@@ -268,12 +290,14 @@ def _whole_tensors(source: Source, selection: Selection) -> bool:
     return bool((sizes == there)[selection.tensor_group >= 0].all())
 
 
-def _variables(norm: Array, mean: Array, selection: Selection) -> dict[str, xr.DataArray]:
+def _variables(
+    norm: Array, mean: Array, selection: Selection, which: str = "mini-batch"
+) -> dict[str, xr.DataArray]:
     metric = METRICS["gradient-magnitude"]
     return {
         name: labelled(name, values, selection, units=metric.unit, long_name=long_name)
         for name, values, long_name in (
-            ("gradient_norm", norm, "L2 norm of the mini-batch gradient"),
-            ("gradient_mean_abs", mean, "mean absolute mini-batch gradient"),
+            ("gradient_norm", norm, f"L2 norm of the {which} gradient"),
+            ("gradient_mean_abs", mean, f"mean absolute {which} gradient"),
         )
     }

@@ -2,12 +2,16 @@
 
 Imports nothing of ckptlab; numba compiles it on first use and caches the result beside this file.
 
-Rows are taken a tile at a time, with scratch arrays that stay in the first-level cache: the
-weights now, the weights one step before, their signs. A row there is as long as the next power
-of two, so that a tile is a sequence of runs of 32 lanes, and a lane always the same step. The
-loops below have constant lengths and take four runs at a time: that is what the compiler turns
-into vector instructions with few stores. Every lane sums in float64; products of float32 are
-exact there, so that only additions round.
+Rows are taken a tile at a time, with scratch arrays that stay in the first-level cache. A row there
+is as long as the next power of two, so that a tile is a sequence of runs of 32 lanes, and a lane
+always the same step. The loops below have constant lengths and take four runs at a time: that is
+what the compiler turns into vector instructions with few stores. Every lane sums in float64;
+products of float32 are exact there, so that only additions round.
+
+What was one step before lies one lane before, so a tile is handed over with the element ahead of
+it. Only at the first step of a row that is another row's: what lands in those lanes is dropped, and
+`_add_first` compares with the step before the chunk. In a whole block a row is a run of lanes, and
+a snapshot to compare with one number a run: `_add_sums_of_rows` makes use of it.
 """
 
 # min() and max() would let a NaN through that the comparisons below pass over.
@@ -51,15 +55,6 @@ def _fill(chunk: Array, start: int, columns: int, rows: Array, pitch: int, now: 
 
 
 @numba.njit(**COMPILE)
-def _shift(now: Array, real: int, pitch: int, rows: Array, carry: Array, before: Array) -> None:
-    later = before[1:]
-    for i in range(real - 1):
-        later[i] = now[i]
-    for r in range(rows.size):
-        before[r * pitch] = carry[rows[r]]
-
-
-@numba.njit(**COMPILE)
 def _pick(reference: Array, rows: Array, padded: int, origins: Array, signs: Array) -> None:
     for r in range(rows.size):
         origins[r] = reference[rows[r]]
@@ -87,13 +82,16 @@ def _keep_last(now: Array, columns: int, pitch: int, rows: Array, carry: Array) 
 
 
 @numba.njit(**COMPILE)
-def _shift_signs(signs: Array, before: Array, pitch: int, rows: int, others: Array) -> None:
-    later = others[1:]
-    for i in range(later.size):
-        later[i] = signs[i]
-    for r in range(rows):
-        value = before[r * pitch]
-        others[r * pitch] = np.int8(value > 0) - np.int8(value < 0)
+def _add_first(now: Array, pitch: int, rows: Array, carry: Array, firsts: Array) -> np.int64:
+    square, product, flips = 0.0, 0.0, np.int64(0)
+    for r in range(rows.size):
+        x, y = np.float64(now[r * pitch]), np.float64(carry[rows[r]])
+        square += (x - y) * (x - y)
+        product += x * y
+        flips += np.int64((x > 0) & (y < 0)) + np.int64((x < 0) & (y > 0))
+    firsts[0] += square
+    firsts[1] += product
+    return flips
 
 
 @numba.njit(**COMPILE)
@@ -130,20 +128,32 @@ def _add_distance(now: Array, other: Array, size: int, total: Array) -> None:
 
 
 @numba.njit(**COMPILE)
-def _add_distance_to_rows(now: Array, origins: Array, size: int, total: Array) -> None:
-    # As `_add_distance`, where a run of lanes is one row: its origin need not be spread.
+def _add_sums_of_rows(ahead: Array, one: Array, other: Array, size: int, totals: Array) -> None:
+    # `_add_sums`, and the distances from two snapshots, one number a row.
+    total = totals.reshape(totals.size)
     for r in range(0, size // LANES, 4):
-        x = now[r * LANES : r * LANES + GROUP]
-        a = np.float64(origins[r])
-        b = np.float64(origins[r + 1])
-        d = np.float64(origins[r + 2])
-        e = np.float64(origins[r + 3])
+        x = ahead[r * LANES + 1 : r * LANES + 1 + GROUP]
+        y = ahead[r * LANES : r * LANES + GROUP]
+        a, b = np.float64(one[r]), np.float64(one[r + 1])
+        d, e = np.float64(one[r + 2]), np.float64(one[r + 3])
+        f, g = np.float64(other[r]), np.float64(other[r + 1])
+        h, k = np.float64(other[r + 2]), np.float64(other[r + 3])
         for c in range(LANES):
-            p = np.float64(x[c]) - a
-            q = np.float64(x[c + LANES]) - b
-            s = np.float64(x[c + 2 * LANES]) - d
-            t = np.float64(x[c + 3 * LANES]) - e
-            total[c] += (p * p + q * q) + (s * s + t * t)
+            p = np.float64(x[c])
+            q = np.float64(x[c + LANES])
+            s = np.float64(x[c + 2 * LANES])
+            t = np.float64(x[c + 3 * LANES])
+            total[c] += (abs(p) + abs(q)) + (abs(s) + abs(t))
+            total[c + LANES] += (p * p + q * q) + (s * s + t * t)
+            u = p - np.float64(y[c])
+            v = q - np.float64(y[c + LANES])
+            w = s - np.float64(y[c + 2 * LANES])
+            z = t - np.float64(y[c + 3 * LANES])
+            total[c + 2 * LANES] += (u * u + v * v) + (w * w + z * z)
+            u, v, w, z = p - a, q - b, s - d, t - e
+            total[c + 3 * LANES] += (u * u + v * v) + (w * w + z * z)
+            u, v, w, z = p - f, q - g, s - h, t - k
+            total[c + 4 * LANES] += (u * u + v * v) + (w * w + z * z)
 
 
 @numba.njit(**COMPILE)
@@ -231,6 +241,12 @@ def _add_flips_of_rows(signs: Array, origins: Array, size: int, few: Array, coun
 
 
 @numba.njit(**COMPILE)
+def _replace_first(lanes: Array, pitch: int, value: Any) -> None:
+    lanes[::pitch] = 0
+    lanes[0] = value
+
+
+@numba.njit(**COMPILE)
 def _fold(lanes: Array, pitch: int, out: Array) -> None:
     for lane in range(LANES):
         if lane % pitch < out.shape[1]:
@@ -245,6 +261,49 @@ def _fold_extremes(lanes: Array, pitch: int, out: Array) -> None:
         if c < out.shape[1]:
             out[0, c] = min(out[0, c], lanes[lane])
             out[1, c] = max(out[1, c], lanes[lane + LANES])
+
+
+@numba.njit(**COMPILE)
+def _add_tile(
+    ahead: Array,
+    size: int,
+    pitch: int,
+    rows: Array,
+    references: Array,
+    total: Array,
+    product: Array,
+    count: Array,
+    origins: Array,
+    aside: Array,
+    signs: Array,
+    others: Array,
+    few: Array,
+) -> None:
+    now, own = ahead[1:], signs[1:]
+    by_rows = pitch == LANES and not product.shape[0]
+    _sign(now, size, own)
+    _add_signed(own, size, few, count[0])
+    _add_flips(own, signs, size, few, count[1])
+    for k in range(references.shape[0]):
+        _pick(references[k], rows, size // pitch, origins[k], others)
+        if by_rows:
+            _add_flips_of_rows(own, others, size, few, count[COUNTS + k])
+            if k < 2:
+                continue  # below, together
+        _spread(origins[k], pitch, size, aside)
+        _add_distance(now, aside, size, total[SUMS + k])
+        if not by_rows:
+            _sign(aside, size, others)
+            _add_flips(own, others, size, few, count[COUNTS + k])
+        if product.shape[0]:
+            _add_product(now, aside, size, product[PRODUCTS + k])
+    if by_rows:
+        _add_sums_of_rows(ahead, origins[0], origins[1], size, total)
+    else:
+        _add_sums(now, ahead, size, total)
+    if product.shape[0]:
+        _add_plain(now, size, product[0])
+        _add_product(now, ahead, size, product[1])
 
 
 # One signature, whatever the layout and writability of what is handed in: one compilation.
@@ -306,18 +365,17 @@ def accumulate(
     while pitch < columns:
         pitch *= 2
     flat = chunk.reshape(chunk.size)
-    scratch = np.zeros(TILE, np.float32)
-    before = np.zeros(TILE, np.float32)
+    scratch = np.zeros(TILE + 1, np.float32)
     aside = np.zeros(TILE, np.float32)
-    origins = np.zeros(TILE, np.float32)
-    origin_signs = np.zeros(TILE, np.int8)
-    signs = np.zeros(TILE, np.int8)
+    origins = np.zeros((max(references.shape[0], 2), TILE), np.float32)
+    signs = np.zeros(TILE + 1, np.int8)
     others = np.zeros(TILE, np.int8)
-    total = np.empty((sums.shape[0], LANES), np.float64)
+    total = np.empty((max(sums.shape[0], SUMS + 2), LANES), np.float64)
     product = np.empty((products.shape[0], LANES), np.float64)
     count = np.empty((counts.shape[0], LANES), np.int64)
     extreme = np.empty(2 * LANES, np.float32)
     few = np.empty(LANES, np.int8)
+    firsts = np.empty(2, np.float64)
     for s in range(segments.shape[0]):
         group, low, high = segments[s]
         total[:] = 0
@@ -325,44 +383,46 @@ def accumulate(
         count[:] = 0
         extreme[:LANES] = np.inf
         extreme[LANES:] = -np.inf
-        for first in range(low, high, TILE // pitch):
-            rows = order[first : min(first + TILE // pitch, high)]
+        firsts[:] = 0
+        first_flips = np.int64(0)
+        for start_row in range(low, high, TILE // pitch):
+            rows = order[start_row : min(start_row + TILE // pitch, high)]
             real = rows.size * pitch
             size = -(-real // GROUP) * GROUP
-            now = scratch
-            if real == TILE and chunk.shape[1] == pitch and rows[-1] - rows[0] == rows.size - 1:
+            ahead = scratch
+            together = rows[-1] - rows[0] == rows.size - 1
+            if real == TILE and chunk.shape[1] == pitch and together and rows[0]:
                 # Rows of a group are in increasing order, so these are neighbours: no copy.
-                now = flat[rows[0] * pitch : rows[0] * pitch + TILE]
+                ahead = flat[rows[0] * pitch - 1 : rows[0] * pitch + TILE]
             else:
-                _fill(chunk, start, columns, rows, pitch, scratch)
-            _shift(now, real, pitch, rows, carry, before)
+                _fill(chunk, start, columns, rows, pitch, scratch[1:])
+            now = ahead[1:]
+            first_flips += _add_first(now, pitch, rows, carry, firsts)
             _keep_last(now, columns, pitch, rows, carry)
             # Beyond the last row: no extreme, nothing to sum.
-            scratch[real:size] = np.nan
+            scratch[1 + real : 1 + size] = np.nan
             _add_extremes(now, size, extreme)
-            scratch[real:size] = 0
-            before[real:size] = 0
-            _add_sums(now, before, size, total)
-            _sign(now, size, signs)
-            _shift_signs(signs, before, pitch, rows.size, others)
-            _add_signed(signs, size, few, count[0])
-            _add_flips(signs, others, size, few, count[1])
-            if product.shape[0]:
-                _add_plain(now, size, product[0])
-                _add_product(now, before, size, product[1])
-            for k in range(references.shape[0]):
-                _pick(references[k], rows, size // pitch, origins, origin_signs)
-                if pitch == LANES and not product.shape[0]:
-                    _add_distance_to_rows(now, origins, size, total[SUMS + k])
-                    _add_flips_of_rows(signs, origin_signs, size, few, count[COUNTS + k])
-                    continue
-                _spread(origins, pitch, size, aside)
-                _add_distance(now, aside, size, total[SUMS + k])
-                _sign(aside, size, others)
-                _add_flips(signs, others, size, few, count[COUNTS + k])
-                if product.shape[0]:
-                    _add_product(now, aside, size, product[PRODUCTS + k])
-        _fold(total, pitch, sums[:, group])
+            scratch[1 + real : 1 + size] = 0
+            _add_tile(
+                ahead,
+                size,
+                pitch,
+                rows,
+                references,
+                total,
+                product,
+                count,
+                origins,
+                aside,
+                signs,
+                others,
+                few,
+            )
+        _replace_first(total[2], pitch, firsts[0])
+        _replace_first(count[1], pitch, first_flips)
+        if product.shape[0]:
+            _replace_first(product[1], pitch, firsts[1])
+        _fold(total[: sums.shape[0]], pitch, sums[:, group])
         _fold(product, pitch, products[:, group])
         _fold(count, pitch, counts[:, group])
         _fold_extremes(extreme, pitch, extremes[:, group])

@@ -6,6 +6,8 @@ reads it.
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -105,10 +107,15 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric(
                 name="gradient-magnitude",
                 compute="ckptlab.analyze.gradients:gradient_magnitude",
-                summary="L2 norm and mean absolute value of the mini-batch gradient.",
+                summary="L2 norm and mean absolute value of the mini-batch or the full gradient.",
                 long_name="gradient magnitude",
                 unit="loss per weight",
                 needs=("gradient_norm", "gradient_mean_abs"),
+                options=(*POOLED, "full", *ON_SUBSET, "batch_norm"),
+                # As the mini-batch gradients of the training, over all of the data.
+                defaults={"samples": None, "batch_norm": "train"},
+                inputs=ON_TRAINING,
+                inputs_for=("full",),
                 reference=f"{FRANKLE}, section 4",
                 plot=Plot(log_x=True, log_y=True),
             ),
@@ -131,7 +138,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 unit="1",
                 dims=("eval_step",),
                 needs=("eval_loss", "eval_accuracy"),
-                options=("steps", "correct", "batch_size"),
+                options=("steps", "correct", "batch_size", "scheduler"),
                 inputs=ON_TEST,
                 inputs_for=("steps", "correct"),
                 reference=f"{FRANKLE}, section 4",
@@ -166,7 +173,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 long_name="eigenvalue",
                 unit="loss per weight^2",
                 dims=("step", "eigenvalue"),
-                options=("steps", "eigenvalues", *ON_SUBSET, "batch_norm", "vectors"),
+                options=("steps", "eigenvalues", *ON_SUBSET, "batch_norm", "vectors", "scheduler"),
                 defaults={"steps": "log:2"},
                 inputs=ON_TRAINING,
                 reference=f"{GUR_ARI}; sharpness: Cohen et al. (2021), arXiv:2103.00065",
@@ -194,7 +201,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 summary="Share of the gradient in the top Hessian subspace, and its drift.",
                 long_name="share of the gradient",
                 unit="1",
-                options=("steps", "eigenvalues", *ON_SUBSET, "batch_norm"),
+                options=("steps", "eigenvalues", *ON_SUBSET, "batch_norm", "scheduler"),
                 defaults={"steps": "log:2"},
                 inputs=ON_TRAINING,
                 reference=GUR_ARI,
@@ -223,7 +230,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 summary="Trace of the Fisher information, E‖∇ log p(y|x)‖².",
                 long_name="Fisher trace",
                 unit="1 per weight^2",
-                options=("steps", "by", "kinds", "labels", "draws", *ON_SUBSET),
+                options=("steps", "by", "kinds", "labels", "draws", *ON_SUBSET, "scheduler"),
                 defaults={"steps": "log:3", "kinds": "all"},
                 inputs=ON_TRAINING,
                 reference="Achille, Rovere & Soatto (2019), arXiv:1711.08856, section 3",
@@ -236,7 +243,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 long_name="error",
                 unit="1",
                 dims=("alpha",),
-                options=("other", "at", "alphas", "statistics", *ON_SUBSET),
+                options=("other", "at", "alphas", "statistics", *ON_SUBSET, "scheduler"),
                 defaults={"samples": 1024},
                 inputs=MappingProxyType({**ON_TEST, "training_data": "train"}),
                 reference="Frankle, Dziugaite, Roy & Carbin (2020), arXiv:1912.05671",
@@ -331,10 +338,8 @@ def compute(recording: Any, name: str, **options: Any) -> xr.DataArray | xr.Data
     settings = {key: given.get(key, metric.default(key)) for key in metric.options}
     for key, value in settings.items():
         least = OPTIONS[key].least
-        if least is None or value is None:
-            continue
-        if not isinstance(value, int) or value < least:
-            raise ConfigError(f"{key} {value!r} of {metric.name} must be a whole number >= {least}")
+        if least is not None and value is not None:
+            settings[key] = _whole(value, least, f"{key} {value!r} of {metric.name}")
     inputs = {key: given[key] for key in metric.inputs if key in given}
     _require_inputs(metric, given, inputs, source.path)
     # Evaluated afterwards, nothing needs to have been evaluated before.
@@ -342,10 +347,20 @@ def compute(recording: Any, name: str, **options: Any) -> xr.DataArray | xr.Data
     return describe(metric.function(source, **settings, **inputs), metric, source)
 
 
+def _whole(value: Any, least: int, what: str) -> int:
+    """Take a whole number of any kind, NumPy's too."""
+    with contextlib.suppress(TypeError):
+        number = operator.index(value)
+        if number >= least:
+            return number
+    raise ConfigError(f"{what} must be a whole number >= {least}")
+
+
 def _require_inputs(
     metric: Metric, given: Mapping[str, Any], inputs: Mapping[str, Any], path: str
 ) -> None:
-    needed = metric.inputs and (inputs or not metric.inputs_for or given.get("correct"))
+    asked = any(given.get(name) for name in metric.inputs_for if OPTIONS[name].switch)
+    needed = metric.inputs and (inputs or not metric.inputs_for or asked)
     missing = [key for key in ("model", "data") if needed and key not in inputs]
     if missing:
         raise ConfigError(

@@ -10,6 +10,7 @@ the sums themselves.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from ckptlab.analyze import pieces
 from ckptlab.analyze.blocks import StoredBlock
 from ckptlab.analyze.notices import NaNWarning
-from ckptlab.analyze.pieces import NaNSpot, Piece, Stretch
+from ckptlab.analyze.pieces import NaNSpot, Piece, Stretch, merge_spots, spots_of
 from ckptlab.analyze.scheduling import open_executor
 from ckptlab.analyze.selection import Reference, Selection
 from ckptlab.analyze.source import BlockGrid, Source
@@ -30,8 +31,9 @@ Array = npt.NDArray[Any]
 MOST_BLOCKS = 16
 """Blocks of one task at most."""
 
-TASKS = 32
-"""Tasks that a run is cut into, if it has so many blocks."""
+TASKS_PER_WORKER = 6
+"""So many, if there are so many blocks: few enough that borders cost nothing, enough to even out
+what takes longer."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Moments:
     zeros, nan : ndarray of int64, shape (groups, step)
         Weights that are zero; that are NaN.
     low, high : ndarray of float64, shape (groups, step)
-        Smallest and largest weight; NaN where a weight is.
+        Smallest and largest weight; NaN where a weight is, and where there is none.
     previous : Against
         The previous recorded step; NaN at the first.
     references : dict of int to Against
@@ -161,7 +163,12 @@ def compute_moments(
     piece = _one_pass(source, selection, snapshots, wanted, array, signed, scheduler)
     moments = _assemble(source, selection, piece, list(columns), snapshots, previous)
     if array == "weights":
-        _warn_of_nan(source, piece)
+        spots = piece.spots
+        for column, snapshot in zip(columns.values(), snapshots, strict=True):
+            if column not in piece.columns:
+                rows = np.flatnonzero(np.isnan(snapshot) & (selection.group >= 0))
+                spots = merge_spots(spots, spots_of(source.tensor_index[rows], column))
+        warn_of_nan(source, spots)
     return moments
 
 
@@ -177,9 +184,9 @@ def _one_pass(
     from dask.delayed import delayed
 
     grid = source.grid(array)
-    spans = _spans(grid, wanted)
     measure, join, add = (delayed(f, pure=False) for f in (pieces.measure, pieces.join, pieces.add))
     with open_executor(scheduler) as executor:
+        spans = _spans(grid, wanted, TASKS_PER_WORKER * executor.workers)
         total = []
         for i, rows in enumerate(grid.rows):
             group = selection.group[rows]
@@ -205,14 +212,14 @@ def _one_pass(
     return piece
 
 
-def _spans(grid: BlockGrid, wanted: npt.NDArray[np.int64]) -> list[list[int]]:
+def _spans(grid: BlockGrid, wanted: npt.NDArray[np.int64], tasks: int) -> list[list[int]]:
     """Cut the blocks that hold a wanted step into runs of neighbours, one a task."""
     held = [
         j for j, c in enumerate(grid.columns) if ((wanted >= c.start) & (wanted < c.stop)).any()
     ]
     # Blocks that dask hands over are in memory all at once: one a task.
     stored = isinstance(grid.blocks[0][0], StoredBlock)
-    most = min(MOST_BLOCKS, max(1, len(held) * len(grid.rows) // TASKS)) if stored else 1
+    most = min(MOST_BLOCKS, max(1, len(held) * len(grid.rows) // tasks)) if stored else 1
     spans: list[list[int]] = []
     for j in held:
         if spans and spans[-1][-1] == j - 1 and len(spans[-1]) < most:
@@ -253,7 +260,9 @@ def _assemble(
         flips = np.where(bad, np.nan, counts[COUNTS + k])
         signed = Signed(products[0] - plain, products[PRODUCTS + k]) if len(products) else None
         references[step] = Against(sums[SUMS + k], flips, square, signed)
-    extremes = np.where(nan > 0, np.nan, piece.extremes[:, :, kept].astype(float))
+    # Nothing is least where a mask leaves nothing.
+    unknown = (nan > 0) | (selection.weights == 0)[:, None]
+    extremes = np.where(unknown, np.nan, piece.extremes[:, :, kept].astype(float))
     return Moments(
         selection=selection,
         magnitude=sums[0],
@@ -298,11 +307,25 @@ def _reference_sums(snapshot: Array, selection: Selection) -> tuple[Array, Array
     return plain[:, None], square[:, None], bad[:, None]
 
 
-def _warn_of_nan(source: Source, piece: Piece) -> None:
-    if not piece.spots:
+def warn_of_nan(source: Source, spots: Mapping[int, NaNSpot]) -> None:
+    """Warn of NaN in weights, naming tensor and step.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    spots : mapping of int to NaNSpot
+        Where they are, by tensor; nothing is said if there are none.
+
+    Warns
+    -----
+    NaNWarning
+        The first three tensors are named.
+    """
+    if not spots:
         return
     names = source.layout.names
-    places = sorted(piece.spots.items(), key=lambda item: (item[1].first, item[0]))
+    places = sorted(spots.items(), key=lambda item: (item[1].first, item[0]))
     text = "; ".join(_describe(source, names[t], spot) for t, spot in places[:3])
     more = f"; and {len(places) - 3} more tensors" if len(places) > 3 else ""
     warnings.warn(f"NaN in weights: {text}{more}. Cells with them are NaN.", NaNWarning, 2)

@@ -83,6 +83,12 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
                 help="Where dask runs the tasks: threads unless told otherwise.",
             ),
             Option(
+                name="full",
+                metavar="",
+                switch=True,
+                help="Take the gradient over the training data, not that of the mini-batch.",
+            ),
+            Option(
                 name="count",
                 metavar="N",
                 default=10,

@@ -1,6 +1,6 @@
 """Partial results of one pass, and how two of them combine. This is what runs in dask tasks.
 
-Imports analyze.kernel and analyze.blocks.
+Imports analyze.{blocks, border, kernel}.
 
 A piece covers a stretch of parameters and of consecutive recorded steps. Pieces form a monoid:
 `join` puts two together along steps, `add` along parameters. Each block is decoded once: what the
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,24 @@ import numpy.typing as npt
 from ckptlab.analyze.blocks import Block
 
 Array = npt.NDArray[Any]
+
+
+class Plan(NamedTuple):
+    """What the kernel is told of a chunk.
+
+    Parameters
+    ----------
+    order : ndarray of int32, shape (selected,)
+        Selected rows, those of a group together.
+    segments : ndarray of int64, shape (segments, 3)
+        Group, and the stretch of `order` that belongs to it.
+    references : ndarray of float32, shape (references, rows)
+        Snapshots to compare with.
+    """
+
+    order: npt.NDArray[np.int32]
+    segments: npt.NDArray[np.int64]
+    references: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -45,16 +63,16 @@ class Stretch:
     references: npt.NDArray[np.float32]
     groups: int
     products: bool = False
-    _plans: dict[tuple[int, int], tuple[Array, Array]] = field(default_factory=dict, repr=False)
+    _plans: dict[tuple[int, int], Plan] = field(default_factory=dict, repr=False)
 
-    def plan(self, start: int, stop: int) -> tuple[Array, Array]:
-        """Order the selected rows of a chunk by group; return them and the segments."""
+    def plan(self, start: int, stop: int) -> Plan:
+        """Return what the kernel is told of a chunk."""
         # Every block asks for the same; tasks in threads share what one of them found.
         if (start, stop) not in self._plans:
             self._plans[start, stop] = self._plan(start, stop)
         return self._plans[start, stop]
 
-    def _plan(self, start: int, stop: int) -> tuple[Array, Array]:
+    def _plan(self, start: int, stop: int) -> Plan:
         group = self.group[start:stop]
         order = np.flatnonzero(group >= 0).astype(np.int32)
         found = group[order]
@@ -63,7 +81,8 @@ class Stretch:
             found = group[order]
         edges = np.flatnonzero(np.diff(found, prepend=-1, append=-1))
         segments = [(found[a], a, b) for a, b in pairwise(edges)]
-        return order, np.array(segments, np.int64).reshape(-1, 3)
+        references = np.ascontiguousarray(self.references[:, start:stop])
+        return Plan(order, np.array(segments, np.int64).reshape(-1, 3), references)
 
 
 @dataclass(frozen=True)
@@ -148,8 +167,7 @@ class Accumulator:
         from ckptlab.analyze.kernel import LANES, accumulate
 
         stop = min(row + len(chunk), len(self.carry))
-        order, segments = self.stretch.plan(row, stop)
-        references = np.ascontiguousarray(self.stretch.references[:, row:stop])
+        plan = self.stretch.plan(row, stop)
         carry = self.carry[row:stop]
         if column == 0:
             self.first[row:stop] = chunk[: stop - row, 0]
@@ -160,9 +178,7 @@ class Accumulator:
                 chunk,
                 offset,
                 count,
-                order,
-                segments,
-                references,
+                *plan,
                 carry,
                 self.sums[:, :, part],
                 self.products[:, :, part],
@@ -273,7 +289,7 @@ def join(left: Piece, right: Piece, stretch: Stretch) -> Piece:
         np.concatenate([left.nan, right.nan], axis=1),
         left.first,
         right.last,
-        _merge_spots(left.spots, right.spots),
+        merge_spots(left.spots, right.spots),
     )
 
 
@@ -302,20 +318,22 @@ def add(left: Piece, right: Piece) -> Piece:
         nan=left.nan + right.nan,
         first=none,
         last=none,
-        spots=_merge_spots(left.spots, right.spots),
+        spots=merge_spots(left.spots, right.spots),
     )
 
 
 def _with_border(before: Array, piece: Piece, stretch: Stretch) -> Piece:
-    alone = replace(stretch, references=stretch.references[:0])
-    border = Accumulator(alone, 1)
-    border.carry[:] = before
-    border.visit(0, np.ascontiguousarray(piece.first[:, None]), 0, 1)
+    from ckptlab.analyze.border import compare
+
+    order, segments, _ = stretch.plan(0, len(before))
+    distance, product = np.zeros((2, stretch.groups))
+    flips = np.zeros(stretch.groups, np.int64)
+    compare(before, piece.first, order, segments, distance, product, flips)
     sums, products, counts = piece.sums.copy(), piece.products.copy(), piece.counts.copy()
-    sums[CHANGE, :, 0] = border.sums[CHANGE, :, 0]
+    sums[CHANGE, :, 0] = distance
     if stretch.products:
-        products[PRODUCT, :, 0] = border.products[PRODUCT, :, 0]
-    counts[FLIPS, :, 0] = border.counts[FLIPS, :, 0]
+        products[PRODUCT, :, 0] = product
+    counts[FLIPS, :, 0] = flips
     return replace(piece, sums=sums, products=products, counts=counts)
 
 
@@ -329,8 +347,18 @@ FLIPS = 1
 """Position of the flips since the previous step among the counts."""
 
 
-def _merge_spots(left: dict[int, NaNSpot], right: dict[int, NaNSpot]) -> dict[int, NaNSpot]:
+def merge_spots(left: dict[int, NaNSpot], right: dict[int, NaNSpot]) -> dict[int, NaNSpot]:
+    """Put the spots of two pieces together, by tensor."""
     merged = dict(left)
     for tensor, spot in right.items():
         merged[tensor] = merged[tensor].merge(spot) if tensor in merged else spot
     return merged
+
+
+def spots_of(tensors: npt.NDArray[np.integer[Any]], position: int) -> dict[int, NaNSpot]:
+    """Describe NaN at one recorded step, given the tensor of each."""
+    found, counts = np.unique(tensors, return_counts=True)
+    return {
+        int(tensor): NaNSpot(position, position, int(count))
+        for tensor, count in zip(found, counts, strict=True)
+    }

@@ -154,6 +154,22 @@ class Problem:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    def portable(self) -> Problem:
+        """Return a copy that can be sent to another process: its model lies on the CPU."""
+        return self._with(copy.deepcopy(self.model).to("cpu"))
+
+    def settled(self, device: str) -> Problem:
+        """Return a copy on a type of device, on the CPU where there is none of that type."""
+        there = device if device != "cuda" or torch.cuda.is_available() else "cpu"
+        return self._with(copy.deepcopy(self.model).to(there))
+
+    def _with(self, model: nn.Module) -> Problem:
+        other = copy.copy(self)
+        other.model = model
+        other.norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        other._live = _live(model)
+        return other
+
     @torch.no_grad()
     def load(self, vectors: Vectors) -> None:
         """Set parameters and buffers.

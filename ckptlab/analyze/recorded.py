@@ -37,6 +37,7 @@ def evaluation(
     steps: Any = None,
     correct: bool | None = None,
     batch_size: int = 256,
+    scheduler: Any = None,
     **inputs: Any,
 ) -> xr.Dataset:
     """Loss and accuracy on the test set: as recorded, or with a model of any steps afterwards.
@@ -51,6 +52,8 @@ def evaluation(
         Say of every example whether it was answered right; needs a model.
     batch_size : int
         Examples at once.
+    scheduler : object
+        Where a model is evaluated, as `spread` takes it.
     **inputs : object
         `model`, `data` and `loss`, as `reevaluate` takes them.
 
@@ -68,7 +71,12 @@ def evaluation(
         from ckptlab.analyze.reevaluate import reevaluate
 
         return reevaluate(
-            source, steps=steps, correct=bool(correct), batch_size=batch_size, **inputs
+            source,
+            steps=steps,
+            correct=bool(correct),
+            batch_size=batch_size,
+            scheduler=scheduler,
+            **inputs,
         )
     at = np.asarray(source.small("eval_step")).astype(np.int64)
     chosen = np.ones(len(at), bool)

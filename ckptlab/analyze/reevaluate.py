@@ -1,24 +1,26 @@
 """Snapshots evaluated on the test set after the training.
 
-Imports analyze.{examples, pace, problem, recorded, results, selection, source}; torch through
-problem.
+Imports analyze.{examples, pace, problem, recorded, results, selection, source, spread}; torch
+through problem.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from ckptlab.analyze.examples import whole
+from ckptlab.analyze.examples import Subset, whole
 from ckptlab.analyze.pace import paced
-from ckptlab.analyze.problem import Problem
+from ckptlab.analyze.problem import Evaluated, Problem
 from ckptlab.analyze.recorded import EVALUATIONS
 from ckptlab.analyze.results import STEP_ATTRIBUTES
 from ckptlab.analyze.selection import select_columns
 from ckptlab.analyze.source import Source
+from ckptlab.analyze.spread import spread
 from ckptlab.errors import ConfigError
 
 
@@ -31,6 +33,7 @@ def reevaluate(
     steps: Any = None,
     correct: bool = False,
     batch_size: int = 256,
+    scheduler: Any = None,
 ) -> xr.Dataset:
     """Loss and accuracy of any snapshots, with batch norm's running statistics as recorded.
 
@@ -50,6 +53,8 @@ def reevaluate(
         Say of every example whether it was answered right.
     batch_size : int
         Examples at once.
+    scheduler : object
+        As `spread` takes it.
 
     Returns
     -------
@@ -66,10 +71,7 @@ def reevaluate(
     problem = Problem(source, model, loss)
     subset = whole(data, batch_size)
     columns = _evaluated(source) if steps is None else select_columns(source, steps)
-    found = []
-    for column in paced(columns):
-        problem.load_step(column)
-        found.append(problem.evaluate(subset))
+    found = spread(_evaluations, problem, subset, columns, scheduler)
     if correct and not len(found[0].correct):
         raise ConfigError("correct needs outputs (examples, classes) and whole-number targets")
     series = {
@@ -86,6 +88,17 @@ def reevaluate(
     coords = {"eval_step": ("eval_step", source.steps[columns], dict(STEP_ATTRIBUTES))}
     about = {"evaluated": "afterwards", "data": subset.name, "loss": problem.loss.name}
     return xr.Dataset(data_vars, coords, {**about, "batch_norm": problem.batch_norm})
+
+
+def _evaluations(
+    problem: Problem, subset: Subset, columns: Sequence[int], before: int | None
+) -> list[Evaluated]:
+    del before
+    found = []
+    for column in paced(columns):
+        problem.load_step(column)
+        found.append(problem.evaluate(subset))
+    return found
 
 
 def _evaluated(source: Source) -> npt.NDArray[np.int64]:

@@ -135,7 +135,9 @@ def describe(
     if source.state != "complete" and len(source.steps):
         last = int(source.steps[-1])
         attrs |= {"run_state": source.state, "final": f"step {last}, the last committed"}
-        what = "is still being recorded" if source.state == "recording" else "was interrupted"
+        # A killed writer could not say that it was: both are `recording`.
+        recording = source.state == "recording"
+        what = "is still being recorded, or was killed" if recording else "was interrupted"
         warnings.warn(
             f"{source.path} {what}: measured on the {len(source.steps)} steps committed so far, "
             f"the last of which, {last}, stands for `final`.",

@@ -16,6 +16,9 @@ from ckptlab.errors import ConfigError, unknown_name
 LOCAL: tuple[str, ...] = ("threads", "processes", "synchronous")
 """Schedulers of dask that need no cluster."""
 
+ACCEPTED: tuple[str, ...] = ("threads", "processes", "tcp://HOST:PORT")
+"""What an error says is accepted."""
+
 CONNECT_SECONDS = 4
 
 
@@ -29,10 +32,13 @@ class Executor:
         Takes a delayed object, returns its value.
     place : callable
         Takes a value that many tasks need, returns what to hand to them.
+    workers : int
+        How many tasks run at a time.
     """
 
     compute: Callable[[Any], Any]
     place: Callable[[Any], Any]
+    workers: int
 
 
 @contextmanager
@@ -68,23 +74,27 @@ def open_executor(scheduler: Any = None) -> Iterator[Executor]:
         finally:
             client.close()
     else:
-        raise unknown_name("scheduler", str(scheduler), ("threads", "processes", "tcp://HOST:PORT"))
+        raise unknown_name("scheduler", str(scheduler), ACCEPTED)
 
 
 def _local(scheduler: str | None) -> Executor:
     from dask.base import compute as dask_compute
     from dask.delayed import delayed
+    from dask.system import CPU_COUNT
+    from threadpoolctl import threadpool_limits
 
     options = {} if scheduler is None else {"scheduler": scheduler}
 
     def compute(task: Any) -> Any:
-        return dask_compute(task, **options)[0]
+        # Tasks are the parallelism: a matrix product that takes all cores only fights the others.
+        with threadpool_limits(1, "blas"):
+            return dask_compute(task, **options)[0]
 
     def place(value: Any) -> Any:
         # A name of its own, or dask would hash the arrays.
         return delayed(value, name=f"shared-{uuid.uuid4().hex}", traverse=False)
 
-    return Executor(compute, place)
+    return Executor(compute, place, CPU_COUNT)
 
 
 def _on_cluster(client: Any) -> Executor:
@@ -97,7 +107,7 @@ def _on_cluster(client: Any) -> Executor:
     def place(value: Any) -> Any:
         return client.scatter(value, hash=False)
 
-    return Executor(compute, place)
+    return Executor(compute, place, max(sum(client.nthreads().values()), 1))
 
 
 def _unchanged(value: Any) -> Any:
@@ -125,10 +135,14 @@ def connect(address: str, otherwise: str = "use scheduler=threads") -> Any:
         If nothing answers at the address, or it has no workers.
     """
     from distributed import Client
+    from distributed.comm.registry import backends
 
+    # A client of an unknown protocol fails, and again when it is collected.
+    if address.partition("://")[0] not in backends:
+        raise unknown_name("scheduler", address, ACCEPTED)
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+    except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
         raise ConfigError(
             f"no scheduler answers at {address} ({type(error).__name__}); start one with "
             f"`dask scheduler` and `dask worker`, or {otherwise}"

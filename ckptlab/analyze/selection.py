@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ckptlab.analyze.masks import load_mask
+from ckptlab.analyze.masks import Mask, load_mask
 from ckptlab.analyze.source import Source
 from ckptlab.errors import LayoutError, MissingStepError, StepError, unknown_name
 from ckptlab.record.schedule import parse_schedule, parse_step
@@ -129,11 +129,7 @@ def select(
         group = np.where(keep.values, group, np.int32(-1))
     weights = np.bincount(group[group >= 0], minlength=len(names)).astype(np.int64)
     if not weights.any():
-        raise LayoutError(
-            f"the mask keeps no weight of kinds {','.join(chosen_kinds)}; use kinds=all"
-            if keep is not None
-            else f"the dataset holds no weight of kinds {','.join(chosen_kinds)}"
-        )
+        raise _no_weight(keep, chosen_kinds)
     return Selection(
         columns=columns,
         steps=source.steps[columns],
@@ -145,6 +141,15 @@ def select(
         kinds=chosen_kinds,
         mask=None if keep is None else keep.label,
     )
+
+
+def _no_weight(keep: Mask | None, kinds: tuple[str, ...]) -> LayoutError:
+    what = f"of kinds {','.join(kinds)}; use kinds=all"
+    if keep is None:
+        return LayoutError(f"the dataset holds no weight {what}")
+    if not keep.values.any():
+        return LayoutError(f"mask {keep.label!r} keeps no weight; True keeps one")
+    return LayoutError(f"mask {keep.label!r} keeps no weight {what}")
 
 
 def parse_kinds(kinds: str | Sequence[str] | None) -> tuple[str, ...]:

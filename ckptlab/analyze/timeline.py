@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from ckptlab.analyze.gradients import pooled_gradients
@@ -21,6 +22,10 @@ UNKNOWN = "not measured"
 
 ACCURACY = 0.5
 """What the test accuracy passes in the second phase."""
+
+SMOOTHING = 10
+"""Gradient norms are averaged over so many updates before and after, to find their minimum: single
+mini-batches differ by more than the dip."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +78,10 @@ def timeline(
     -------
     Dataset, dims (phase,)
         The steps of each phase, figures over it, the paper's finding, whether this run agrees
-        (``yes``, ``no`` or ``not measured``), and one line of text.
+        (``yes``, ``no`` or ``not measured``), and one line of text. The first phase agrees if the
+        weights move most in it; the second if the smoothed gradient norm is least there, rises
+        after, and the accuracy at its end is at least 50 %; the third if the weights move less than
+        before; the last if, besides, the accuracy gains less than in the phase before.
 
     Raises
     ------
@@ -152,6 +160,7 @@ def _recorded(source: Source, selection: Selection) -> dict[str, Any]:
     known = source.has("eval_accuracy")
     return {
         "gradient": None if norm is None else norm.values,
+        "smooth": None if norm is None else smoothed(norm.values, selection.steps),
         "eval_step": np.asarray(source.small("eval_step")) if known else np.zeros(0, np.int64),
         "accuracy": np.asarray(source.small("eval_accuracy")) if known else np.zeros(0),
     }
@@ -164,10 +173,10 @@ def _figures(
     inside = slice(a + 1, b + 1)
     against = moments.against(reference)
     change = np.sqrt(moments.previous.distance[0, inside]) / moments.interval[inside]
-    gradient = recorded["gradient"]
+    gradient, smooth = recorded["gradient"], recorded["smooth"]
     part = np.zeros(0) if gradient is None else gradient[inside]
     measured = np.isfinite(part).any()
-    lowest = steps[inside][np.nanargmin(np.asarray(part))] if measured else np.nan
+    lowest = a + 1 + int(np.nanargmin(smooth[inside])) if measured else 0
     before = np.flatnonzero(recorded["eval_step"] <= steps[b])
     return {
         "start": float(steps[a]),
@@ -176,10 +185,36 @@ def _figures(
         "distance": float(np.sqrt(against.distance[0, b])),
         "sign_flips": float(against.flips[0, b] / moments.selection.weights[0]),
         "gradient_norm": float(np.nanmean(part)) if measured else np.nan,
-        "gradient_min": float(np.nanmin(part)) if measured else np.nan,
-        "gradient_min_step": float(lowest),
+        "gradient_min": float(smooth[lowest]) if measured else np.nan,
+        "gradient_min_step": float(steps[lowest]) if measured else np.nan,
         "accuracy": float(recorded["accuracy"][before[-1]]) if len(before) else np.nan,
     }
+
+
+def smoothed(
+    values: npt.NDArray[np.float64], steps: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Average a series over neighbouring updates.
+
+    Parameters
+    ----------
+    values : ndarray, shape (step,)
+        NaN where nothing was measured.
+    steps : ndarray of int64, shape (step,)
+        Increasing.
+
+    Returns
+    -------
+    ndarray, shape (step,)
+        The mean of what was measured at most `SMOOTHING` updates before or after.
+    """
+    known = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    low = np.searchsorted(steps, steps - SMOOTHING)
+    high = np.searchsorted(steps, steps + SMOOTHING, side="right")
+    found = counts[high] - counts[low]
+    return np.where(found > 0, (sums[high] - sums[low]) / np.maximum(found, 1), np.nan)
 
 
 LONG_NAMES = {
@@ -189,7 +224,7 @@ LONG_NAMES = {
     "distance": ("weight", "distance moved over the phase"),
     "sign_flips": ("1", "share of signs that differ between its ends"),
     "gradient_norm": ("loss per weight", "mean gradient norm"),
-    "gradient_min": ("loss per weight", "smallest gradient norm"),
+    "gradient_min": ("loss per weight", f"smallest gradient norm, mean over ±{SMOOTHING} updates"),
     "gradient_min_step": ("optimizer updates", "step of the smallest gradient norm"),
     "accuracy": ("1", "test accuracy at its last evaluation"),
 }
@@ -221,14 +256,21 @@ def _agrees(phase: Phase, rows: list[dict[str, float]], i: int) -> str:
     here = rows[i]
     change = np.array([row["change_per_update"] for row in rows])
     lowest = np.array([row["gradient_min"] for row in rows])
+    accuracy = np.array([row["accuracy"] for row in rows])
+    gain = np.diff(accuracy, prepend=np.nan)
+    evidence = [change if len(rows) > 1 else np.nan]
     if phase is PHASES[0]:
-        evidence, holds = change if len(rows) > 1 else np.nan, change[0] == change.max()
+        holds = change[0] == change.max()
     elif phase is PHASES[1]:
-        evidence = np.append(lowest, here["accuracy"])
-        holds = here["gradient_min"] == lowest.min() and here["accuracy"] >= ACCURACY
+        evidence = [lowest, here["accuracy"]]
+        rises = here["gradient_min_step"] + SMOOTHING < rows[-1]["stop"]
+        holds = here["gradient_min"] == lowest.min() and rises and here["accuracy"] >= ACCURACY
     else:
-        evidence, holds = change if i else np.nan, change[i] < change[i - 1]
-    if np.isnan(evidence).any():
+        holds = i > 0 and change[i] < change[i - 1]
+    if phase is PHASES[3]:
+        evidence.append(gain[i - 1 :] if i > 1 else np.nan)
+        holds = holds and i > 1 and gain[i] < gain[i - 1]
+    if np.isnan(np.concatenate([np.atleast_1d(part) for part in evidence])).any():
         return UNKNOWN
     return "yes" if holds else "no"
 

@@ -1,22 +1,27 @@
 """The path of the weights: single weights, and its principal components.
 
-Imports analyze.{results, scheduling, selection, source}.
+Imports analyze.{moments, pieces, results, scheduling, selection, source} and store.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from ckptlab.analyze.moments import compute_moments, warn_of_nan
+from ckptlab.analyze.pieces import NaNSpot, merge_spots, spots_of
 from ckptlab.analyze.results import STEP_ATTRIBUTES
 from ckptlab.analyze.scheduling import open_executor
 from ckptlab.analyze.selection import Selection, select
 from ckptlab.analyze.source import BlockGrid, Source
 from ckptlab.errors import LayoutError, StepError
+from ckptlab.store.arrays import CHUNK_PARAMETERS
 
 Array = npt.NDArray[Any]
 
@@ -58,6 +63,11 @@ def trajectories(
     ------
     LayoutError
         If fewer weights than `count` are selected.
+
+    Warns
+    -----
+    NaNWarning
+        If one of these weights is NaN at a selected step.
     """
     selection = select(source, steps=steps, kinds=kinds, mask=mask)
     candidates = np.flatnonzero(selection.group >= 0)
@@ -66,6 +76,7 @@ def trajectories(
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(candidates, count, replace=False))
     values = _histories(source, selection, chosen, scheduler)
+    _warn_of_nan(source, selection, chosen, values)
     names = np.array([source.layout.names[t] for t in source.tensor_index[chosen]], object)
     return xr.DataArray(
         values,
@@ -118,6 +129,11 @@ def subspace(
     StepError
         If fewer than two steps are selected.
 
+    Warns
+    -----
+    NaNWarning
+        If weights are NaN; everything is then, since a component is of all weights and steps.
+
     Notes
     -----
     From the Gram matrix over steps of the centred path, summed in float64 over stretches of
@@ -129,6 +145,10 @@ def subspace(
     at = _spaced(len(selection.columns), max(points, 2))
     columns, used = selection.columns[at], selection.steps[at]
     gram = _gram(source, selection, columns, scheduler)
+    if not np.isfinite(gram).all():
+        # Read again, rarely: this names tensors and steps.
+        at_used = replace(selection, columns=columns, steps=used)
+        compute_moments(source, at_used, previous=False, scheduler=scheduler)
     shares, projection = _principal(gram, min(components, len(columns) - 1))
     lengths = np.sqrt(np.maximum(np.diag(gram), 0))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -174,7 +194,10 @@ def gram_task(
     ndarray of float64, shape (wanted, wanted)
         The Gram matrix of these weights.
     """
-    path = np.concatenate(history_task(blocks, columns, wanted, rows), axis=1).astype(float)
+    path = np.empty((len(rows), len(wanted)))
+    for block, stretch in zip(blocks, columns, strict=True):
+        a, b = np.searchsorted(wanted, [stretch.start, stretch.stop])
+        path[:, a:b] = block.take(rows)[:, wanted[a:b] - stretch.start]
     path -= path.mean(axis=1, keepdims=True)
     gram: npt.NDArray[np.float64] = path.T @ path
     return gram
@@ -214,19 +237,29 @@ def _histories(source: Source, selection: Selection, params: Array, scheduler: A
     )
 
 
+def _warn_of_nan(source: Source, selection: Selection, params: Array, values: Array) -> None:
+    spots: dict[int, NaNSpot] = {}
+    for row, column in np.argwhere(np.isnan(values)):
+        tensor = source.tensor_index[params[row] : params[row] + 1]
+        spots = merge_spots(spots, spots_of(tensor, int(selection.columns[column])))
+    warn_of_nan(source, spots)
+
+
 def _gram(source: Source, selection: Selection, columns: Array, scheduler: Any) -> Array:
     from dask.delayed import delayed
 
     grid = source.grid("weights")
     held = _held(grid, columns)
     task = delayed(gram_task, pure=False)
-    slab = max(1, SLAB_BYTES // (8 * len(columns)))
+    # Whole chunks, so that none is decoded twice.
+    slab = CHUNK_PARAMETERS * max(1, SLAB_BYTES // (8 * len(columns) * CHUNK_PARAMETERS))
     tasks = []
     for i, stretch in enumerate(grid.rows):
         rows = np.flatnonzero(selection.group[stretch] >= 0)
         blocks, spans = [grid.blocks[i][j] for j in held], [grid.columns[j] for j in held]
+        edges = np.searchsorted(rows, np.arange(0, stretch.stop - stretch.start + slab, slab))
         tasks += [
-            task(blocks, spans, columns, rows[a : a + slab]) for a in range(0, len(rows), slab)
+            task(blocks, spans, columns, rows[a:b]) for a, b in pairwise(edges.tolist()) if b > a
         ]
     add = delayed(np.add, pure=False)
     while len(tasks) > 1:

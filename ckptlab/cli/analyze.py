@@ -5,6 +5,9 @@ Imports analyze.metric and errors; xarray, dask and plotly only when a metric is
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import click
 from ckptlab.analyze.metric import METRICS, Metric, metric_named
 from ckptlab.analyze.option import OPTIONS, Option
 from ckptlab.cli.options import json_option, print_json
-from ckptlab.errors import ConfigError, RunExistsError
+from ckptlab.errors import CkptlabError, ConfigError, RunExistsError
 
 
 class MetricGroup(click.Group):
@@ -131,7 +134,7 @@ def _measure(
         from ckptlab.report.figures import require_format
 
         require_format(plot)
-    with metric_progress(metric.name):
+    with metric_progress(metric.name), _spoken_in_flags(metric):
         result = _open(runs).analyze(metric.name, **options)
     written = []
     if output is not None:
@@ -147,6 +150,18 @@ def _measure(
     for path in written:
         # With --json, stdout is one document.
         click.echo(path, err=as_json)
+
+
+@contextlib.contextmanager
+def _spoken_in_flags(metric: Metric) -> Iterator[None]:
+    """Let errors say ``--relative-to 3`` where in Python it is ``relative_to=3``."""
+    try:
+        yield
+    except CkptlabError as error:
+        text = str(error)
+        for name in metric.options:
+            text = re.sub(rf"(?<!\S){name}(=| (?='))", f"{OPTIONS[name].flag} ", text)
+        raise type(error)(text) from error
 
 
 def _open(paths: tuple[str, ...]) -> Any:

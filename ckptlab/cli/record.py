@@ -136,19 +136,19 @@ def _fresh(
 
 def _require_free(path: str, settings: Config) -> None:
     """Refuse a taken path before torch is imported and data are loaded."""
-    from ckptlab.errors import CorruptError, StoreError
+    from ckptlab.errors import StoreError
     from ckptlab.store.reader import read_root
     from ckptlab.store.storage import open_storage
-    from ckptlab.store.vacancy import is_free
+    from ckptlab.store.vacancy import is_free, require_free
 
     storage = open_storage(path)
     if is_free(storage):
         return
     try:
         attributes, _ = read_root(storage)
-    except StoreError as error:
-        what = f"cannot be read: {error}" if isinstance(error, CorruptError) else "is no run"
-        raise RunExistsError(f"{path} exists and {what}; use another path with -o") from error
+    except StoreError:
+        require_free(storage, overwrite=False)  # says what it is: no run, damaged, newer
+        raise
     same = attributes.get("config") == settings.model_dump(mode="json")
     if attributes.get("state") != "complete" and same:
         raise RunExistsError(

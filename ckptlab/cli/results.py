@@ -105,8 +105,8 @@ def print_result(result: xr.DataArray | xr.Dataset) -> None:
     for name, variable in dataset.data_vars.items():
         if not variable.dims:
             console.print(Text(f"{name}: {_number(variable.values[()])}"))
-    for line in dataset["text"].values if "text" in dataset else ():
-        console.print(Text(str(line)))
+    for line in _lines_of_text(dataset):
+        console.print(Text(line))
 
 
 def _print_table(console: Console, dataset: xr.Dataset, axis: str) -> None:
@@ -148,8 +148,21 @@ def _save_table(result: xr.DataArray | xr.Dataset, path: str) -> None:
 
 def _is_table(variable: xr.DataArray) -> bool:
     """Say whether a variable is printed: text and whole vectors of parameters are not."""
-    vectors = variable.ndim > 2 and "param" in variable.dims
-    return variable.ndim > 0 and variable.dtype != object and not vectors
+    return variable.ndim > 0 and variable.dtype != object and variable.dims[-1] != "param"
+
+
+def _lines_of_text(dataset: xr.Dataset) -> list[str]:
+    """Return what a result says in words; of several runs each line says of which."""
+    if "text" not in dataset:
+        return []
+    text = dataset["text"]
+    if "run" not in text.dims:
+        return [str(line) for line in text.values]
+    return [
+        f"{run}: {line}"
+        for run, lines in zip(text["run"].values, text.values, strict=True)
+        for line in lines
+    ]
 
 
 def _axis(variable: xr.DataArray) -> str:

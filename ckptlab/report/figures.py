@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import importlib.util
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -156,34 +157,41 @@ def _path(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
     import plotly.graph_objects as go
 
     del metric
-    projection = result["projection"].values
-    shares = result["explained_variance"].values
-    steps = result["step"].values
-    second = projection[1] if len(projection) > 1 else np.zeros(len(steps))
-    drawn = go.Figure(
-        go.Scatter(
+    parts = list(_by_run(result))
+    drawn = go.Figure()
+    for k, (run, part) in enumerate(parts):
+        projection, steps = part["projection"].values, part["step"].values
+        marker = {
+            "color": steps,
+            "colorscale": evenly(THEMES["light"].order),
+            "size": 7,
+            "colorbar": {"title": "step"},
+        }
+        alone = len(parts) == 1
+        drawn.add_scatter(
             x=projection[0],
-            y=second,
+            y=projection[1] if len(projection) > 1 else np.zeros(len(steps)),
             mode="lines+markers",
-            line={"color": THEMES["light"].grid},
-            marker={
-                "color": steps,
-                "colorscale": evenly(THEMES["light"].order),
-                "size": 7,
-                "colorbar": {"title": "step"},
-            },
+            name=_escaped(run),
+            line={"color": THEMES["light"].grid if alone else COLOURS[k % len(COLOURS)]},
+            # Of several runs colours tell one from another, of one they tell the time.
+            marker=marker if alone else {"size": 5},
             customdata=steps,
-            hovertemplate="step %{customdata}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+            hovertemplate="step %{customdata}<br>%{x:.4g}, %{y:.4g}<extra>%{fullData.name}</extra>",
         )
-    )
-    titles = [
-        f"component {k + 1} ({100 * shares[k]:.1f} % of the variance) [weight]"
-        for k in range(min(2, len(shares)))
-    ]
+    shares = [part["explained_variance"].values for _, part in parts]
+    titles = [_component_title(k, [s[k] for s in shares]) for k in range(min(2, len(shares[0])))]
     drawn.update_xaxes(title_text=titles[0])
     drawn.update_yaxes(title_text=titles[-1] if len(titles) > 1 else "")
     drawn.update_layout(hovermode="closest", height=620)
     return drawn
+
+
+def _component_title(k: int, shares: list[float]) -> str:
+    low, high = (f"{100 * share:.1f}" for share in (min(shares), max(shares)))
+    span = low if low == high else f"{low} to {high}"
+    owner = "" if len(shares) == 1 else " of each run"
+    return f"component {k + 1}{owner} ({span} % of the variance) [weight]"
 
 
 def _phases(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
@@ -191,23 +199,35 @@ def _phases(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
 
     del metric
     drawn = go.Figure()
-    for k, phase in enumerate(result["phase"].values):
-        row = result.isel(phase=k)
-        drawn.add_bar(
-            x=[float(row["stop"]) - float(row["start"])],
-            base=[float(row["start"])],
-            y=[_escaped(str(phase))],
-            orientation="h",
-            marker={"color": COLOURS[k % len(COLOURS)]},
-            hovertext=_escaped(str(row["text"].item())),
-            hoverinfo="text",
-            showlegend=False,
-            text=_escaped(f"here: {row['agrees'].item()}"),
-        )
+    count = 0
+    for run, part in _by_run(result):
+        for k, phase in enumerate(part["phase"].values):
+            row = part.isel(phase=k)
+            drawn.add_bar(
+                x=[float(row["stop"]) - float(row["start"])],
+                base=[float(row["start"])],
+                y=[_escaped(", ".join(filter(None, (run, str(phase)))))],
+                orientation="h",
+                marker={"color": COLOURS[k % len(COLOURS)]},
+                hovertext=_escaped(str(row["text"].item())),
+                hoverinfo="text",
+                showlegend=False,
+                text=_escaped(f"here: {row['agrees'].item()}"),
+            )
+            count += 1
     drawn.update_xaxes(title_text="step [optimizer updates]")
     drawn.update_yaxes(autorange="reversed")
-    drawn.update_layout(hovermode="closest", height=140 + 80 * result.sizes["phase"])
+    drawn.update_layout(hovermode="closest", height=140 + 80 * count)
     return drawn
+
+
+def _by_run(result: xr.DataArray | xr.Dataset) -> Iterator[tuple[str, Any]]:
+    """Yield the result of each run with its name; of a single one without."""
+    if "run" not in result.dims:
+        yield "", result
+        return
+    for k, run in enumerate(result["run"].values):
+        yield str(run), result.isel(run=k)
 
 
 def _styles(count: int) -> list[tuple[str, str]]:

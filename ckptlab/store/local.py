@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ckptlab.errors import NoSpaceError, StoreError, WriteError
 from ckptlab.store.lock import FileLock, Lock
@@ -80,20 +80,16 @@ class LocalStorage:
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         """Read one file."""
-        path = self.root / key
-        try:
-            # Without waiting, as a pipe in a file's place would have it.
-            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise StoreError(f"{path} cannot be read: it is no ordinary file")
-                if limit is not None and status.st_size > limit:
-                    raise oversized(str(path), status.st_size, limit)
-                return file.read()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise MissingObjectError(f"{path} is missing") from error
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+        with self._opened(key) as (file, size):
+            if limit is not None and size > limit:
+                raise oversized(f"{self.root / key}", size, limit)
+            return file.read()
+
+    def get_part(self, key: str, start: int, stop: int) -> bytes:
+        """Read a stretch of one file."""
+        with self._opened(key) as (file, _):
+            file.seek(start)
+            return file.read(stop - start)
 
     def size(self, key: str) -> int | None:
         """Ask for the size of one file."""
@@ -195,6 +191,21 @@ class LocalStorage:
         from zarr.storage import LocalStore
 
         return LocalStore(self.root, read_only=True)
+
+    @contextlib.contextmanager
+    def _opened(self, key: str) -> Iterator[tuple[BinaryIO, int]]:
+        path = self.root / key
+        try:
+            # Without waiting, as a pipe in a file's place would have it.
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise StoreError(f"{path} cannot be read: it is no ordinary file")
+                yield file, status.st_size
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise MissingObjectError(f"{path} is missing") from error
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
 
     def _walk(self, prefix: str = "") -> dict[str, int]:
         found: dict[str, int] = {}

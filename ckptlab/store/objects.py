@@ -72,6 +72,17 @@ class ObjectStorage:
             raise oversized(f"{self.path}/{key}", size, limit)
         return data
 
+    def get_part(self, key: str, start: int, stop: int) -> bytes:
+        """Get a stretch of one object."""
+        if stop <= start:
+            return b""
+        try:
+            return bytes(self._store.get_range(key, start=start, end=stop))
+        except Exception as error:
+            if _is_missing(error):
+                raise MissingObjectError(f"{self.path}/{key} is missing") from error
+            raise StoreError(f"{self.path}/{key} cannot be read: {_line(error)}") from error
+
     def size(self, key: str) -> int | None:
         """Ask for the size of one object."""
         try:

@@ -29,7 +29,7 @@ from ckptlab.store.markers import committed_keys, read_markers
 from ckptlab.store.root import read_root
 from ckptlab.store.shards import Grid, is_sharded, shard_key
 from ckptlab.store.storage import Storage, open_storage
-from ckptlab.store.stored import StoredArray
+from ckptlab.store.stored import StoredArray, absolute
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -133,6 +133,9 @@ class StoredRun:
         self.steps = self._axis("step")
         self.anchors = self._axis("anchor")
         self._require_files(large=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (absolute(self.path), self.attributes, self.metadata)
 
     @property
     def state(self) -> str:
@@ -280,3 +283,8 @@ class StoredRun:
             if name.startswith(schema.OPTIMIZER):
                 return ()  # a state that appeared later has no shards at earlier anchors
         return committed_keys(name, document)
+
+
+def _reopened(path: str, attributes: dict[str, Any], metadata: dict[str, Document]) -> StoredRun:
+    """Open a run in another process, as far as it was committed in the first."""
+    return StoredRun(open_storage(path), attributes, metadata)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ckptlab.errors import CorruptError
 from ckptlab.store.arrays import Document
-from ckptlab.store.codecs import Array, Codec, checksummed, codec_of, verified
+from ckptlab.store.codecs import Array, Bytes, Codec, checksummed, codec_of, verified
 
 EncodeMap = Callable[[Callable[[int], bytes], Iterable[int]], Iterator[bytes]]
 
@@ -157,13 +157,25 @@ def encode_shard(
     return [*encoded, checksummed(np.stack([offsets, lengths], axis=1).tobytes())]
 
 
+class Parts(Protocol):
+    """A file that is read where it is sliced."""
+
+    def __len__(self) -> int:
+        """Return its size."""
+        ...
+
+    def __getitem__(self, part: slice) -> bytes:
+        """Read a stretch of it."""
+        ...
+
+
 class Shard:
-    """One shard in memory, decoded an inner chunk at a time.
+    """One shard, decoded an inner chunk at a time.
 
     Parameters
     ----------
-    data : bytes
-        The whole file.
+    data : bytes or Parts
+        The whole file, or what reads the parts of it that are asked for.
     grid : Grid
         Of the array.
     i, j : int
@@ -177,8 +189,8 @@ class Shard:
         If the index is damaged.
     """
 
-    def __init__(self, data: bytes, grid: Grid, i: int, j: int, label: str) -> None:
-        self._data = memoryview(data)
+    def __init__(self, data: bytes | Parts, grid: Grid, i: int, j: int, label: str) -> None:
+        self._data = memoryview(data) if isinstance(data, bytes) else data
         self._grid = grid
         self._label = label
         first, column = i * grid.shard[0], j * grid.shard[1]
@@ -191,7 +203,7 @@ class Shard:
         """Inner chunks that hold parameters."""
         return math.ceil((self.rows.stop - self.rows.start) / self._grid.chunk[0])
 
-    def body(self, c: int) -> memoryview:
+    def body(self, c: int) -> Bytes:
         """Return the bytes of inner chunk `c`, the checksum included."""
         offset, length = (int(n) for n in self._index[c])
         return self._data[offset : offset + length]

@@ -51,6 +51,13 @@ class Storage(Protocol):
         An object of more than `limit` bytes is refused before it is read: a CorruptError.
         """
 
+    def get_part(self, key: str, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop` of an object, fewer if it is shorter.
+
+        MissingObjectError if it is not there. Two parts may be of an object before and after it was
+        replaced.
+        """
+
     def size(self, key: str) -> int | None:
         """Return the size of one object in bytes; None if it is not there."""
 

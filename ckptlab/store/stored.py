@@ -5,6 +5,7 @@ Imports shards, storage and errors.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ckptlab.errors import CorruptError
+from ckptlab.errors import CorruptError, StoreError
 from ckptlab.store.arrays import Document
 from ckptlab.store.shards import Grid, Shard, shard_key
-from ckptlab.store.storage import MissingObjectError, Storage, open_storage
+from ckptlab.store.storage import ROOT, MissingObjectError, Storage, open_storage
+
+
+def absolute(path: str) -> str:
+    """Return what the path is called where the working folder may be another."""
+    return path if "://" in path else str(Path(path).absolute())
 
 
 class StoredArray:
@@ -43,9 +49,7 @@ class StoredArray:
         self.grid = Grid.of(document)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Where it arrives the working folder may be another.
-        path = self.path if "://" in self.path else str(Path(self.path).absolute())
-        return StoredArray, (path, self.name, self._document)
+        return StoredArray, (absolute(self.path), self.name, self._document)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -63,16 +67,63 @@ class StoredArray:
         return self.grid.shard
 
     def read_shard(self, i: int, j: int) -> Shard:
-        """Read the shard at row `i` along the parameters and block `j`; CorruptError if damaged."""
-        if self._storage is None:
-            self._storage = open_storage(self.path)
-        key = shard_key(self.name, i, j)
-        label = f"{self.path}/{key}"
-        try:
-            data = self._storage.get(key, limit=self.grid.max_bytes)
-            return Shard(data, self.grid, i, j, label)
-        except MissingObjectError as error:
-            raise CorruptError(f"{label} is missing; run ckptlab verify") from error
+        """Read the shard at row `i` along the parameters and block `j`.
+
+        Parameters
+        ----------
+        i, j : int
+            Its position.
+
+        Returns
+        -------
+        Shard
+            Still encoded.
+
+        Raises
+        ------
+        CorruptError
+            If it is damaged or missing.
+        StoreError
+            If there is no run at the path, as seen from this machine.
+        """
+        return Shard(self._whole(i, j), self.grid, i, j, self._label(i, j))
+
+    def read_chunks(
+        self, i: int, j: int, chosen: npt.NDArray[np.integer[Any]]
+    ) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """Read some inner chunks of a shard, and no more of its file than is needed.
+
+        Parameters
+        ----------
+        i, j : int
+            Position of the shard.
+        chosen : ndarray of int
+            Positions of the chunks along the parameters of the shard.
+
+        Yields
+        ------
+        int, ndarray
+            Each of them, decoded.
+
+        Raises
+        ------
+        CorruptError
+            If one is damaged or missing.
+        """
+        few = 2 * len(chosen) <= self.grid.chunks_per_shard
+        shard = None
+        for c in chosen.tolist():
+            try:
+                if shard is None:
+                    shard = self._sparse(i, j) if few else self.read_shard(i, j)
+                chunk = shard.decode(c)
+            except CorruptError:
+                if not few:
+                    raise
+                # A block that is still growing may have been replaced between two reads.
+                few, shard = False, self.read_shard(i, j)
+                chunk = shard.decode(c)
+            yield c, chunk
 
     def read_block(self, j: int) -> npt.NDArray[Any]:
         """Read block `j` whole, shape (steps, param): step by step, as it was recorded."""
@@ -98,3 +149,47 @@ class StoredArray:
             shard = self.read_shard(i, j)
             for c in range(shard.chunk_count):
                 yield shard.rows.start + c * self.chunk[0], shard.decode(c, out)
+
+    def _sparse(self, i: int, j: int) -> Shard:
+        parts = _FileParts(self._opened(), shard_key(self.name, i, j), self.grid.max_bytes)
+        return Shard(parts, self.grid, i, j, self._label(i, j))
+
+    def _whole(self, i: int, j: int) -> bytes:
+        storage = self._opened()
+        try:
+            return storage.get(shard_key(self.name, i, j), limit=self.grid.max_bytes)
+        except MissingObjectError as error:
+            if storage.size(ROOT) is None:
+                raise StoreError(
+                    f"there is no run at {self.path}, seen from {socket.gethostname()}; put it "
+                    "where every worker finds it under this path, or use scheduler=threads"
+                ) from error
+            raise CorruptError(f"{self._label(i, j)} is missing; run ckptlab verify") from error
+
+    def _opened(self) -> Storage:
+        if self._storage is None:
+            self._storage = open_storage(self.path)
+        return self._storage
+
+    def _label(self, i: int, j: int) -> str:
+        return f"{self.path}/{shard_key(self.name, i, j)}"
+
+
+class _FileParts:
+    """A shard's file, read where it is sliced; CorruptError if it is not there."""
+
+    def __init__(self, storage: Storage, key: str, limit: int) -> None:
+        size = storage.size(key)
+        if size is None or size > limit:
+            raise CorruptError(f"{key} has {size} bytes")
+        self._storage, self._key, self._size = storage, key, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self._size)
+        try:
+            return self._storage.get_part(self._key, start, stop)
+        except MissingObjectError as error:
+            raise CorruptError(f"{self._key} is missing") from error

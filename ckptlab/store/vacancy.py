@@ -78,7 +78,7 @@ def _is_rest(storage: Storage) -> bool:
 
 def _is_recorded(key: str) -> bool:
     name, _, rest = key.partition("/")
-    return rest.startswith("c/") and name not in CONSTANTS
+    return rest.startswith("c/") and name not in (*CONSTANTS, schema.MASK)
 
 
 def _is_run(storage: Storage) -> bool:
@@ -89,7 +89,7 @@ def _is_run(storage: Storage) -> bool:
 
 def _is_ours(key: str) -> bool:
     first = key.partition("/")[0]
-    if first in (LOCK, "weights", "gradients", "tensor", "tensor_index", *schema.SERIES):
+    if first in (LOCK, "weights", "gradients", *CONSTANTS, schema.MASK, *schema.SERIES):
         return True
     unfinished_root = first.startswith(ROOT) and first.endswith(PARTIAL)
     return unfinished_root or first.startswith(("buffers", schema.OPTIMIZER))

@@ -80,6 +80,30 @@ def test_gradients_in_small_chunks(logistic, monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_allclose(run.analyze("fisher-trace", **options), whole, rtol=1e-6)
 
 
+class Counting(nn.Linear):
+    """Writes to a buffer in its forward, which vmap refuses."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 3)
+        self.register_buffer("calls", torch.tensor(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+def test_a_model_that_cannot_be_vectorised_is_taken_example_by_example(logistic) -> None:
+    run, model, x, y = logistic
+    path = run.path + "-counting"
+    counting = seeded(Counting)
+    other = ckptlab.open_run(record_own(Path(path), counting, x, y))
+    options = {"data": (x, y), "labels": "exact", "steps": "0:7:3", "by": "tensor"}
+    found = other.analyze("fisher-trace", model=counting, **options)
+    np.testing.assert_allclose(
+        found, run.analyze("fisher-trace", model=model, **options), rtol=1e-5
+    )
+
+
 def test_batch_norm_uses_the_recorded_statistics_and_layers_add_up(tmp_path: Path) -> None:
     x, y = points()
     model = normed_network()

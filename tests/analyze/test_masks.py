@@ -45,8 +45,12 @@ def test_a_mask_of_another_model_is_refused(made: Made, zarr_file: Path) -> None
         run.analyze("sign-flips", mask=np.ones(10, bool))
     with pytest.raises(LayoutError, match="values other than 0 and 1"):
         run.analyze("sign-flips", mask=np.full(len(made.tensor), 0.5))
-    with pytest.raises(LayoutError, match="keeps no weight of kinds conv,linear"):
+    with pytest.raises(LayoutError, match="keeps no weight; True keeps one"):
         run.analyze("sign-flips", mask=np.zeros(len(made.tensor), bool))
+    only_norms = np.isin(made.tensor, [made.names.index("norm.weight")])
+    with pytest.raises(LayoutError, match="keeps no weight of kinds conv,linear; use kinds=all"):
+        run.analyze("sign-flips", mask=only_norms)
+    assert run.analyze("sign-flips", mask=only_norms, kinds="all").attrs["weights"] == 5
     import zarr
 
     group = zarr.open_group(zarr_file)

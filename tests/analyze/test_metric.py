@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -14,6 +15,7 @@ from ckptlab.analyze.document import metrics_page
 from ckptlab.analyze.metric import METRICS, compute
 from ckptlab.analyze.option import OPTIONS
 from ckptlab.cli.analyze import analyze
+from ckptlab.errors import ConfigError
 from tests.analyze.recordings import RUN_IS_ENOUGH, Made
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -64,3 +66,11 @@ def test_results_are_as_the_entry_says(made: Made, name: str) -> None:
 
 def test_the_documentation_is_current() -> None:
     assert DOCS.read_text() == metrics_page()
+
+
+def test_whole_numbers_may_be_numpys(made: Made) -> None:
+    run = ckptlab.open_run(made.path)
+    assert run.analyze("trajectories", count=np.int64(3)).sizes["param"] == 3
+    for count in (np.int64(0), 2.0, "3"):
+        with pytest.raises(ConfigError, match="must be a whole number >= 1"):
+            run.analyze("trajectories", count=count)

@@ -58,6 +58,16 @@ def test_only_selected_steps_are_warned_about(marred: Made) -> None:
         assert np.isnan(run.analyze("sign-flips", kinds="norm")[0])
 
 
+def test_nan_in_the_reference_is_named_though_its_step_is_not_selected(marred: Made) -> None:
+    run = ckptlab.open_run(marred.path)
+    with pytest.warns(NaNWarning) as caught:
+        distance = run.analyze("weight-distance", relative_to="9", steps="1:9", by="tensor")
+    assert np.isnan(distance.sel(tensor="big.weight")).all()
+    assert not np.isnan(distance.sel(tensor="conv.weight")).any()
+    text = "'big.weight' at step 9 (3 values)"
+    assert [text in str(w.message) and "conv" not in str(w.message) for w in caught] == [True]
+
+
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous", "processes"])
 def test_schedulers_of_dask_agree(made: Made, scheduler: str) -> None:
     run = ckptlab.open_run(made.path)
@@ -113,23 +123,31 @@ def test_metrics_need_no_torch() -> None:
 
 @pytest.mark.parametrize("name", RUN_IS_ENOUGH)
 def test_unfinished_runs_are_measured_and_said_so(made: Made, tmp_path: Path, name: str) -> None:
-    path = _interrupted(made, tmp_path)
+    path = _unfinished(made, tmp_path)
     with pytest.warns(UnfinishedRunWarning, match="interrupted: measured on the 77 steps"):
         result = ckptlab.open_run(path).analyze(name)
     assert result.attrs["run_state"] == "interrupted"
     assert result.attrs["final"] == "step 100, the last committed"
 
 
-def _interrupted(made: Made, tmp_path: Path) -> Path:
-    """Copy a run and mark it as the writer would have, had it been interrupted."""
+def test_a_run_that_was_not_closed_may_be_recorded_still_or_killed(
+    made: Made, tmp_path: Path
+) -> None:
+    path = _unfinished(made, tmp_path, "recording")
+    with pytest.warns(UnfinishedRunWarning, match="still being recorded, or was killed"):
+        ckptlab.open_run(path).analyze("weight-magnitude")
+
+
+def _unfinished(made: Made, tmp_path: Path, state: str = "interrupted") -> Path:
+    """Copy a run and mark it as the writer would have, had it been interrupted or killed."""
     import json
 
     from ckptlab.store.arrays import root_document
 
-    path = tmp_path / "interrupted.zarr"
+    path = tmp_path / "unfinished.zarr"
     shutil.copytree(made.path, path)
     root = json.loads((path / "zarr.json").read_text())
-    attributes = {**root["attributes"], "state": "interrupted"}
+    attributes = {**root["attributes"], "state": state}
     metadata = root["consolidated_metadata"]["metadata"]
     (path / "zarr.json").write_text(json.dumps(root_document(attributes, metadata)))
     return path

@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 import ckptlab
+from ckptlab.analyze.timeline import smoothed
 from ckptlab.errors import StepError
 from tests.analyze.recordings import Made
 
@@ -45,6 +46,15 @@ def test_zeros_and_extremes(made: Made) -> None:
     np.testing.assert_array_equal(found["weight_max"], w.max(axis=0))
 
 
+def test_nothing_is_least_where_a_mask_leaves_nothing(made: Made, mask: np.ndarray) -> None:
+    found = ckptlab.open_run(made.path).analyze("telemetry", by="tensor", mask=mask)
+    of_output = found.sel(tensor="out.weight")
+    assert of_output["weights"] == 0
+    for name in ("weight_min", "weight_max", "zeros", "weight_magnitude", "sign_flips_init"):
+        assert np.isnan(of_output[name]).all(), name
+        assert not np.isnan(found[name].sel(tensor="big.weight")).any(), name
+
+
 def test_evaluations_stand_at_their_steps(made: Made) -> None:
     run = ckptlab.open_run(made.path)
     recorded = run.analyze("evaluation")
@@ -71,11 +81,28 @@ def test_timeline_gives_the_evidence_of_each_phase(made: Made) -> None:
     rate = (change / change["interval"]).mean().item()
     assert found["change_per_update"].values[1] == pytest.approx(rate)
     assert found["accuracy"].values.tolist() == pytest.approx([10 / 101, 100 / 101])
-    norm = run.analyze("gradient-magnitude")["gradient_norm"].sel(step=slice(11, None))
-    assert found["gradient_min"].values[1] == pytest.approx(norm.min().item())
-    assert found["gradient_min_step"].values[1] == norm["step"].values[norm.argmin()]
+    norm = run.analyze("gradient-magnitude")["gradient_norm"].to_series()
+    around = {s: norm[(norm.index >= s - 10) & (norm.index <= s + 10)].mean() for s in norm.index}
+    lowest = min((step for step in around if step > 10), key=around.__getitem__)
+    assert found["gradient_min"].values[1] == pytest.approx(around[lowest])
+    assert found["gradient_min_step"].values[1] == lowest
     assert set(found["agrees"].values) <= {"yes", "no", "not measured"}
     assert "10-100 gradient dip" in found["text"].values[1]
+
+
+def test_the_dip_is_that_of_the_smoothed_gradient() -> None:
+    steps = np.arange(1001)
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, len(steps))
+    # Falls until 200, then rises; single steps are lower by chance anywhere.
+    norm = 1 + np.abs(steps - 200) / 400 + noise
+    norm[0] = np.nan
+    smooth = smoothed(norm, steps)
+    assert abs(int(np.nanargmin(smooth)) - 200) < 40
+    brute = [np.nanmean(norm[max(k - 10, 0) : k + 11]) for k in range(len(steps))]
+    np.testing.assert_allclose(smooth, brute, rtol=1e-12)
+    sparse = np.array([0, 5, 100, 109, 400])
+    values = np.array([np.nan, 1.0, 2.0, 4.0, np.nan])
+    np.testing.assert_allclose(smoothed(values, sparse), [1, 1, 3, 3, np.nan])
 
 
 def test_timeline_needs_two_steps(wide: Made) -> None:

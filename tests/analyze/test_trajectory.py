@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.linalg
 import xarray as xr
 
 import ckptlab
+from ckptlab.analyze.notices import NaNWarning
 from ckptlab.errors import ConfigError, LayoutError, StepError
 from tests.analyze.recordings import Made
 
@@ -75,5 +78,17 @@ def test_subspace_uses_evenly_spaced_steps_and_the_last(wide: Made) -> None:
 def test_subspace_needs_two_steps_and_knows_nan(wide: Made, marred: Made) -> None:
     with pytest.raises(StepError, match="at least 2"):
         ckptlab.open_run(wide.path).analyze("subspace", steps="5")
-    found = ckptlab.open_run(marred.path).analyze("subspace")
+    run = ckptlab.open_run(marred.path)
+    with pytest.warns(NaNWarning, match=r"'big\.weight' at steps 9 to 16 \(5 values\)"):
+        found = run.analyze("subspace")
     assert np.isnan(found["explained_variance"]).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NaNWarning)
+        assert not np.isnan(run.analyze("subspace", steps="10:16")["projection"]).any()
+
+
+def test_trajectories_name_the_nan_they_meet(marred: Made) -> None:
+    run = ckptlab.open_run(marred.path)
+    weights = int(run.analyze("weight-magnitude", steps="1").attrs["weights"])
+    with pytest.warns(NaNWarning, match=r"'big\.weight' at step 9 \(3 values\)"):
+        run.analyze("trajectories", count=weights, steps="5:15")

@@ -150,6 +150,10 @@ def test_json_is_one_document_without_nan(small_run: Path, name: str) -> None:
     [
         (["sign-flip", "{run}"], "Did you mean 'sign-flips'"),
         (["sign-flips", "{run}", "--relative-to", "99"], "step 99 was not recorded"),
+        (["sign-flips", "{run}", "--relative-to", "99"], "Use --relative-to 40, the nearest"),
+        (["sign-flips", "{run}", "--kinds", "norm"], "or --kinds all."),
+        (["connectivity", "{run}"], "--with RUN[@STEP]"),
+        (["sign-flips", "{run}", "--scheduler", "foo://x"], "unknown --scheduler 'foo://x'"),
         (["sign-flips", "{run}", "--steps", "5:5"], "holds no step"),
         (["sign-flips", "{run}", "--steps", "0:500"], "beyond the last recorded step 40"),
         (["sign-flips", "{run}", "--kinds", "conf"], "Did you mean 'conv'"),

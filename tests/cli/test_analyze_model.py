@@ -17,6 +17,7 @@ COMMANDS = {
     "hessian-spectrum": (["--steps", "0,12", "--eigenvalues", "3", *SMALL], "sharpness"),
     "gradient-subspace": (["--steps", "0,12", "--eigenvalues", "3", *SMALL], "drift_last"),
     "fisher-trace": (["--steps", "0,12", "--labels", "exact", *SMALL], "fisher_trace"),
+    "gradient-magnitude": (["--full", "--steps", "0,12", *SMALL], "gradient_norm"),
     "connectivity": (["--with", "@6", "--alphas", "3", *SMALL], "instability"),
     "evaluation": (["--steps", "0:13:4", "--correct"], "eval_accuracy"),
 }

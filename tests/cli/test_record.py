@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,17 @@ def test_a_taken_path_is_refused_and_left_alone(tmp_path: Path, small_run: Path)
     message = one_line(ckptlab("record", "-o", tmp_path, *SMALL, "--overwrite"), 2)
     assert "not overwritten" in message
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_of_a_newer_format_is_called_one(tmp_path: Path, small_run: Path) -> None:
+    path = tmp_path / "newer.zarr"
+    shutil.copytree(small_run, path)
+    root = json.loads((path / "zarr.json").read_text())
+    root["attributes"]["format"] = 2
+    (path / "zarr.json").write_text(json.dumps(root))
+    message = one_line(ckptlab("record", "-o", path, *SMALL), 2)
+    assert "is of format 2" in message
+    assert "no run" not in message
 
 
 def test_resume_refuses_other_settings(small_run: Path) -> None:

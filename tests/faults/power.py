@@ -103,6 +103,9 @@ class PowerStorage:
             raise CorruptError(f"{key} is too large")
         return self._visible[key]
 
+    def get_part(self, key: str, start: int, stop: int) -> bytes:
+        return self.get(key)[start:stop]
+
     def size(self, key: str) -> int | None:
         data = self._visible.get(key)
         return None if data is None else len(data)

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numcodecs.pcodec import PCodec
 
 from ckptlab.errors import UnknownNameError
 from ckptlab.store.codecs import CODECS, checksummed, codec_of, find_codec, verified
@@ -19,6 +20,21 @@ def test_any_bit_pattern_comes_back(name, bits):
     out = np.full_like(values, 7)
     CODECS[name].decode(CODECS[name].encode(values), out)
     assert same_bits(out, values)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_dense_is_as_small_as_a_search_makes_it(dtype):
+    rng = np.random.default_rng(0)
+    path = rng.normal(size=(500, 1)) + np.cumsum(rng.normal(scale=1e-3, size=(500, 32)), axis=1)
+    weights = path.astype(np.float32)
+    if dtype == "float16":
+        weights = weights.astype(np.float16).astype(np.float32)
+    elif dtype == "bfloat16":
+        weights = (weights.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    searched = PCodec(level=8, delta_spec="try_consecutive", delta_encoding_order=2)
+    data = CODECS["dense"].encode(weights)
+    assert len(data) <= 1.01 * len(bytes(searched.encode(weights)))
+    assert same_bits(searched.decode(data[:-4]).reshape(weights.shape), weights)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int64", "int32", "int16", "int8", "uint8", "bool"])

@@ -29,6 +29,11 @@ def test_the_interface_of_every_storage(storage):
     assert storage.exists()
     storage.put("a/d", [b"new"])
     assert storage.get("a/d") == b"new"
+    assert storage.get_part("a/b/c", 1, 3) == b"23"
+    assert storage.get_part("a/b/c", 3, 9) == b"45"
+    assert storage.get_part("a/b/c", 2, 2) == b""
+    with pytest.raises(MissingObjectError, match="a/x is missing"):
+        storage.get_part("a/x", 0, 1)
     storage.sync()
     assert storage.unfinished() == {}
     storage.delete("a/d")
