@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("ckptlab.cli.record:record", "Train a network and record every step."),
     "info": ("ckptlab.cli.info:info", "Say what a run holds."),
     "verify": ("ckptlab.cli.verify:verify", "Check a run for damage."),
+    "repack": ("ckptlab.cli.repack:repack", "Compress a run anew, without loss."),
     "analyze": ("ckptlab.cli.analyze:analyze", "Measure a run."),
     "report": ("ckptlab.cli.report:report", "Draw a run, or several, on one page."),
     "imp": ("ckptlab.cli.experiments:imp", "Prune a run iteratively, with rewinding."),

@@ -1,4 +1,4 @@
-"""Progress on stderr of recordings and long measurements: a live line, on a terminal only.
+"""Progress on stderr of recordings and whatever takes long: a live line, on a terminal only.
 
 Imports analyze.pace and store.facts.
 """
@@ -6,7 +6,7 @@ Imports analyze.pace and store.facts.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -41,6 +41,24 @@ def metric_progress(name: str) -> Iterator[None]:
     None
         While it is shown.
     """
+    with step_progress(name) as show, watching(show):
+        yield
+
+
+@contextlib.contextmanager
+def step_progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far something has come that goes step by step.
+
+    Parameters
+    ----------
+    name : str
+        Of what is done.
+
+    Yields
+    ------
+    callable
+        Takes the steps that are done, and all steps.
+    """
     console = Console(stderr=True)
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(
@@ -53,8 +71,7 @@ def metric_progress(name: str) -> Iterator[None]:
                 task.append(progress.add_task(name, total=total))
             progress.update(task[0], completed=done, total=total)
 
-        with watching(show):
-            yield
+        yield show
 
 
 class RecordProgress:

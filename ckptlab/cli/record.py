@@ -149,8 +149,7 @@ def _require_free(path: str, settings: Config) -> None:
     except StoreError:
         require_free(storage, overwrite=False)  # says what it is: no run, damaged, newer
         raise
-    same = attributes.get("config") == settings.model_dump(mode="json")
-    if attributes.get("state") != "complete" and same:
+    if attributes.get("state") != "complete" and _is_same(attributes.get("config"), settings):
         raise RunExistsError(
             f"{path} holds this recording, unfinished; take it up with: ckptlab record "
             f"--resume {path} (or start again with --overwrite)"
@@ -159,6 +158,16 @@ def _require_free(path: str, settings: Config) -> None:
         f"{path} exists and holds a run ({attributes.get('state')}); "
         "use another path with -o, or --overwrite"
     )
+
+
+def _is_same(recorded: Any, settings: Config) -> bool:
+    """Compare settings; one that a run is too old to name had its default."""
+    from ckptlab.train.config import parse_config
+
+    try:
+        return parse_config(recorded or {}) == settings
+    except ConfigError:
+        return False
 
 
 def _resumed(path: str, overrides: list[str], inexact: bool) -> Config:

@@ -25,9 +25,12 @@ from ckptlab.store.storage import ROOT, Storage
 
 _SPAN = ("start", "end")
 _OURS = (*_SPAN, SYNCED)
-_RESERVED = frozenset(
-    ("format", "coordinates", "tensors", "buffers", "block", "codec", "state")
-) | {"metadata_digest", "mask_digest", *_OURS}
+RESERVED = frozenset(("format", "coordinates", "tensors", "buffers", "block", "codec", "state")) | {
+    "metadata_digest",
+    "mask_digest",
+    *_OURS,
+}
+"""Root attributes that are the store's own."""
 
 
 class MetadataWriter:
@@ -179,7 +182,7 @@ def new_attributes(
     ConfigError
         If an attribute is no JSON, too large, or has a name that the store uses.
     """
-    taken = sorted(_RESERVED & attributes.keys())
+    taken = sorted(RESERVED & attributes.keys())
     if taken:
         raise ConfigError(f"attributes {', '.join(taken)} are the store's own; use other names")
     return {

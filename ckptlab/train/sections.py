@@ -313,6 +313,9 @@ class RecordConfig(Section):
     budget: Positive = setting(
         0.03, "share of a step that compression may cost under codec auto", "a number > 0"
     )
+    repack: bool = setting(
+        False, "once complete, a run of another codec is repacked densely", "true or false"
+    )
     memory: Memory = setting("1GiB", "for blocks in the making", "bytes, or a size such as 512MiB")
     flush_seconds: Positive = setting(60.0, "a block closes after this", "a number > 0")
     sync_seconds: NonNegative = setting(

@@ -23,6 +23,7 @@ from ckptlab.record.recorder import Recorder
 from ckptlab.record.schedule import parse_schedule, parse_step
 from ckptlab.record.stats import RecorderStats
 from ckptlab.store.reader import StoredRun, open_store
+from ckptlab.store.repack import repack
 from ckptlab.train.branch import start_of
 from ckptlab.train.config import Config
 from ckptlab.train.data import Data
@@ -193,6 +194,11 @@ def prepare(
     Request or None
         What is left to do.
     """
+    if config.record.repack and "://" in path:
+        raise ConfigError(
+            f"record.repack=true replaces the run at the end, which {path} does not allow; "
+            "accepted there: false (make a dense copy with ckptlab repack -o)"
+        )
     used = config
     if mask is None and start is not None:
         mask = start.mask
@@ -241,6 +247,8 @@ def session(request: Request) -> Iterator[Loop]:
     about = {**request.attributes, **_origin(start, begin(training, start))}
     with _recorder(request, training, about) as recorder:
         yield Loop(training, recorder, request.on_progress)
+    if request.config.record.repack and open_store(request.path).attributes["codec"] != "dense":
+        repack(request.path)
 
 
 def _is_done(stored: StoredRun, config: Config) -> bool:

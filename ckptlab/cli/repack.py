@@ -1,0 +1,39 @@
+"""``ckptlab repack``: store a run under another codec.
+
+Imports store; neither torch nor xarray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ckptlab.cli.options import json_option, print_json
+
+
+@click.command()
+@click.argument("run")
+@click.option("--codec", default="dense", show_default=True, help="How it is compressed from now.")
+@click.option("-o", "--output", help="Write a copy instead of replacing RUN.")
+@click.option("--overwrite", is_flag=True, help="Replace a run at the path of the copy.")
+@json_option
+@click.pass_context
+def repack(
+    ctx: click.Context, run: str, codec: str, output: str | None, overwrite: bool, as_json: bool
+) -> None:
+    """Compress RUN anew, such as one that was recorded with the fast codec; no value changes."""
+    from ckptlab.cli.progress import step_progress
+    from ckptlab.store.facts import human_bytes
+    from ckptlab.store.repack import repack as repack_run
+
+    del ctx
+    with step_progress("repack") as show:
+        done = repack_run(run, output, codec=codec, overwrite=overwrite, progress=show)
+    if as_json:
+        print_json(asdict(done))
+        return
+    click.echo(
+        f"{done.path}: {done.steps:,} steps, {human_bytes(done.before)} of weights became "
+        f"{human_bytes(done.after)} ({done.codec})"
+    )
