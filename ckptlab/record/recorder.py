@@ -420,8 +420,11 @@ class Recorder:
 
 def _require_number(name: str, value: object) -> None:
     """Refuse before anything is counted, so that what was recorded so far stays exact."""
+    # Exact types first: what a protocol asks for takes longer to find out than the rest of a step.
+    if value is None or type(value) in (float, int):
+        return
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or value.is_complex():
             raise ConfigError(f"{name} has shape {tuple(value.shape)}; one number is needed")
-    elif value is not None and not isinstance(value, SupportsFloat):
+    elif not isinstance(value, SupportsFloat):
         raise ConfigError(f"{name} is a {type(value).__name__}; one number is needed")
