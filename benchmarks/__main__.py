@@ -6,8 +6,19 @@ import argparse
 from importlib import import_module
 
 from benchmarks.measure import render, save
+from benchmarks.runs import Options
 
-BENCHMARKS = ("recording", "durability", "storage", "telemetry", "step", "jobs", "report")
+BENCHMARKS = (
+    "recording",
+    "durability",
+    "storage",
+    "access",
+    "telemetry",
+    "scaling",
+    "step",
+    "jobs",
+    "report",
+)
 
 
 def main() -> None:
@@ -15,15 +26,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], default=list(BENCHMARKS))
     parser.add_argument("--images", help="an image folder of 32x32 images (train/, test/)")
+    parser.add_argument("--recorded", help="a run of ResNet-20 on them, to read")
     parser.add_argument("--quick", action="store_true", help="few repetitions: does it run?")
-    options = parser.parse_args()
-    for name in options.names:
+    given = parser.parse_args()
+    options = Options(images=given.images, recorded=given.recorded, quick=given.quick)
+    for name in given.names:
         module = import_module(f"benchmarks.{name}")
-        result = module.run(images=options.images, quick=options.quick)
+        print(f"== {name}", flush=True)
+        result = module.run(options)
         if not options.quick:
             save(name, result)
-    if not options.quick:
-        render()
+            render()
 
 
 if __name__ == "__main__":

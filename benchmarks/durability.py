@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.measure import interleave, ratio_table
 from benchmarks.recording import Segments
+from benchmarks.runs import Options
 from ckptlab.record.recorder import Recorder
 from ckptlab.store.block import Anchor, Block
 from ckptlab.store.layout import Layout, Tensor
@@ -31,14 +32,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(*, images: str | None, quick: bool) -> dict[str, Any]:
+def run(options: Options) -> dict[str, Any]:
     """Measure a training and the writer alone; on the disk of the temporary folder."""
-    del images
     folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
     try:
         cases = {
-            "ResNet-20, digits 8x8, batch 128, every step recorded": _training(folder, quick),
-            "The writer alone: blocks of 32 steps of 272,474 weights": _writer(folder, quick),
+            "ResNet-20, digits 8x8, batch 128, every step recorded": _training(
+                folder, options.quick
+            ),
+            "The writer alone: blocks of 32 steps of 272,474 weights": _writer(
+                folder, options.quick
+            ),
         }
         tables = []
         for title, (variants, rounds, note) in cases.items():

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import interleave, ratio_table
+from benchmarks.measure import Target, interleave, ratio_table
+from benchmarks.runs import Options
 from ckptlab.experiments.conduct import Workforce, conduct
 from ckptlab.experiments.folder import Folder
 from ckptlab.experiments.parents import recorded_parent
@@ -25,13 +26,12 @@ from ckptlab.train.trainer import train
 JOBS = 16
 
 
-def run(*, images: str | None, quick: bool) -> dict[str, Any]:
+def run(options: Options) -> dict[str, Any]:
     """Train a network on from one snapshot under 16 drawings of noise."""
-    data = ["data.name=imagefolder", f"data.root={images}"] if images else []
-    steps, rounds = (12, 1) if quick else (240, 3)
+    steps, rounds = (12, 1) if options.quick else (240, 3)
     folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
     try:
-        settings = [*data, "model.width=8", f"train.steps={steps}", "train.threads=1"]
+        settings = [*options.data, "model.width=8", f"train.steps={steps}", "train.threads=1"]
         config = load_config(overrides=[*settings, "record.steps=0,4", "eval.steps=none"])
         path = str(folder / "dense.zarr")
         train(config, path)
@@ -43,8 +43,15 @@ def run(*, images: str | None, quick: bool) -> dict[str, Any]:
         f"{JOBS} trainings of {steps - 4} steps of a ResNet-20 of width 8, one thread each; dense, "
         f"fp32, deterministic. {rounds} rounds. The inverse of the ratio is the gain in throughput."
     )
-    title = f"ResNet-20 of width 8 on {'images' if images else 'digits'}, {JOBS} jobs"
-    return {"question": "Do jobs scale with workers?", "tables": [ratio_table(title, rows, note)]}
+    title = f"ResNet-20 of width 8 on {options.what}, {JOBS} jobs"
+    target = Target(
+        f"throughput of {JOBS} jobs with 2 workers against 1",
+        ">= 1.7",
+        f"{1 / rows['2 workers']['ratio']:.2f}",
+        "dense, fp32, deterministic",
+    )
+    tables = [ratio_table(title, rows, note)]
+    return {"question": "Do jobs scale with workers?", "tables": tables, "targets": [target]}
 
 
 def _study(path: str, folder: Path, workers: int) -> Callable[[], float]:

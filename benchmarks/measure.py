@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,33 @@ DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 PACKAGES = ("torch", "numpy", "zarr", "numcodecs", "pcodec", "xarray", "numba")
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One answer that was promised.
+
+    Parameters
+    ----------
+    question : str
+        What was asked.
+    wanted : str
+        What is to be reached.
+    measured : str
+        What was.
+    settings : str
+        Codec, precision, determinism, or whatever it depends on.
+    """
+
+    question: str
+    wanted: str
+    measured: str
+    settings: str
+
+
 def interleave(
-    variants: Mapping[str, Callable[[], float]], rounds: int, baseline: str
+    variants: Mapping[str, Callable[[], float]],
+    rounds: int,
+    baseline: str,
+    fewer: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Run every variant once a round, and compare each with the baseline of its own round.
 
@@ -34,6 +60,8 @@ def interleave(
         How often; the order turns from round to round, so that none always comes first.
     baseline : str
         The variant the others are divided by.
+    fewer : mapping of str to int, optional
+        Variants that are run in the first rounds only.
 
     Returns
     -------
@@ -41,14 +69,14 @@ def interleave(
         For each variant its seconds, the ratio to the baseline (median) and its spread (quartiles).
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    names = list(variants)
     for turn in range(rounds):
+        names = [name for name in variants if turn < (fewer or {}).get(name, rounds)]
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             seconds[name].append(variants[name]())
             print(f"  round {turn + 1}: {name} {seconds[name][-1]:.2f} s", flush=True)
     rows = {}
     for name, measured in seconds.items():
-        ratios = [a / b for a, b in zip(measured, seconds[baseline], strict=True)]
+        ratios = [a / b for a, b in zip(measured, seconds[baseline], strict=False)]
         rows[name] = {
             "seconds": statistics.median(measured),
             "ratio": statistics.median(ratios),
@@ -104,21 +132,25 @@ def save(name: str, result: Mapping[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{slug}.json"
     held = json.loads(path.read_text()) if path.exists() else {}
-    held[name] = {"machine": here, **result}
+    targets = [asdict(target) for target in result.get("targets", ())]
+    held[name] = {"machine": here, **result, "targets": targets}
     path.write_text(json.dumps(held, indent=1, sort_keys=True) + "\n")
 
 
 def render() -> None:
     """Write docs/benchmarks.md from the result files; no figure in it is typed by hand."""
+    from benchmarks.targets import promises
+
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     lines = [
         "# Benchmarks",
         "",
         "Rendered by `make bench` from `benchmarks/results/`; ratios are of variants that ran",
         "interleaved in one process, median and quartiles. `python -m benchmarks NAME` runs one.",
         "",
+        *promises(results),
     ]
-    for path in sorted(RESULTS.glob("*.json")):
-        held = json.loads(path.read_text())
+    for held in results:
         for name, result in held.items():
             here = result["machine"]
             hardware = here["gpu"] or f"{here['cpu']}, {here['cores']} cores"

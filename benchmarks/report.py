@@ -21,6 +21,7 @@ import torch
 from playwright.sync_api import sync_playwright
 
 from benchmarks.measure import quartiles
+from benchmarks.runs import Options
 from ckptlab.record.recorder import Recorder
 from ckptlab.train.config import load_config
 from ckptlab.train.training import build
@@ -35,10 +36,9 @@ LAYOUT = (
 )
 
 
-def run(*, images: str | None, quick: bool) -> dict[str, Any]:
+def run(options: Options) -> dict[str, Any]:
     """Record a walk of 4,000 steps, report it, and draw the page."""
-    del images
-    lengths, rounds = ((200,), 1) if quick else ((500, 4000), 7)
+    lengths, rounds = ((200,), 1) if options.quick else ((500, 4000), 7)
     folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
     try:
         rows = [_case(folder, steps, rounds) for steps in lengths]

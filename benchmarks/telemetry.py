@@ -20,59 +20,90 @@ import numpy as np
 import torch
 from distributed import LocalCluster
 
-from benchmarks.measure import interleave, ratio_table
-from ckptlab.record.recorder import Recorder
+from benchmarks.measure import Target, interleave, ratio_table
+from benchmarks.runs import RESNET20, Options, walk
 from ckptlab.run import Run, open_run
 from ckptlab.store.reader import StoredArray
-from ckptlab.train.config import load_config
-from ckptlab.train.trainer import train
 
 THREADS = 2
 
+OURS, DECODE, PLAIN = "telemetry by tensor", "decode only", "plain loop over torch.save files"
 
-def run(*, images: str | None, quick: bool) -> dict[str, Any]:
+
+def run(options: Options) -> dict[str, Any]:
     """Train ResNet-20 at the paper's settings, then measure its run in several ways."""
-    data = ["data.name=imagefolder", f"data.root={images}"] if images else []
-    steps = 96 if quick else 2048
-    rounds = 2 if quick else 7
+    steps, rounds = (96, 2) if options.quick else (2048, 7)
     folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
     try:
-        path = str(folder / "run.zarr")
-        train(load_config(overrides=[*data, f"train.steps={steps}", "eval.steps=none"]), path)
-        recorded = open_run(path)
-        files = _save_files(recorded, folder / "files")
-        tables = [_against_decoding(recorded, files, rounds), _workers(recorded, rounds)]
-        tables.append(_memory(folder, (64, 128) if quick else (2000, 4000, 8000)))
+        recorded = open_run(options.run(folder, steps))
+        files = _save_files(recorded, folder / "files", steps)
+        one_pass = _against_decoding(recorded, files, rounds)
+        workers = _workers(recorded, steps, rounds)
+        memory = _memory(folder, (64, 128) if options.quick else (2000, 4000, 8000))
     finally:
         shutil.rmtree(folder)
-    what = "images of 32x32 (JPEG)" if images else "digits"
-    question = f"How fast is telemetry of a run? ResNet-20 on {what}, {steps} steps"
-    return {"question": question, "tables": tables}
+    raw = 4 * recorded.layout.parameters * steps
+    speeds = [f"{name}: {raw / row['seconds'] / 1e9:.2f} GB/s" for name, row in one_pass.items()]
+    note = f"{THREADS} threads, {rounds} rounds; raw float32 read: {', '.join(speeds)}."
+    settings = f"dense, {THREADS} threads, by tensor, eight metrics"
+    peaks = [float(row[2]) for row in memory["rows"]]
+    return {
+        "question": f"How fast is telemetry of a run? ResNet-20 on {options.what}, {steps} steps",
+        "tables": [
+            ratio_table("Time relative to telemetry", one_pass, note),
+            ratio_table("Worker processes of a dask cluster", workers),
+            memory,
+        ],
+        "targets": [
+            Target(
+                "telemetry against decoding alone (throughput)",
+                ">= 0.7",
+                f"{one_pass[DECODE]['ratio']:.2f}",
+                settings,
+            ),
+            Target(
+                "telemetry against a plain loop over torch.save files",
+                ">= 8",
+                f"{one_pass[PLAIN]['ratio']:.1f}",
+                settings,
+            ),
+            Target(
+                "two dask worker processes against one",
+                ">= 1.6",
+                f"{workers['1 worker process']['ratio']:.2f}",
+                "dense, a thread each",
+            ),
+            Target(
+                f"peak memory of telemetry, {memory['rows'][-2][0]} steps",
+                "< 1 GiB",
+                f"{peaks[-2]:.2f} GiB; {peaks[-1]:.2f} for twice the steps",
+                "the process, imports included",
+            ),
+        ],
+    }
 
 
 def _against_decoding(recorded: Run, files: list[Path], rounds: int) -> dict[str, Any]:
+    steps = len(files)
     variants = {
-        "telemetry by tensor": lambda: _timed(_telemetry, recorded),
-        "decode only": lambda: _timed(_decode, recorded),
-        "plain loop over torch.save files": lambda: _timed(_plain_loop, files),
+        OURS: lambda: _timed(_telemetry, recorded, steps),
+        DECODE: lambda: _timed(_decode, recorded, steps),
+        PLAIN: lambda: _timed(_plain_loop, files),
     }
     for measure in variants.values():
         measure()  # compiles, and fills the page cache for all alike
     torch.set_num_threads(THREADS)
-    rows = interleave(variants, rounds, "telemetry by tensor")
-    raw = 4 * recorded.layout.parameters * len(recorded.steps)
-    speeds = [f"{name}: {raw / row['seconds'] / 1e9:.2f} GB/s" for name, row in rows.items()]
-    note = f"{THREADS} threads, {rounds} rounds; raw float32 read: {', '.join(speeds)}."
-    return ratio_table("Time relative to telemetry", rows, note)
+    return interleave(variants, rounds, OURS, fewer={PLAIN: 3})
 
 
-def _telemetry(recorded: Run, scheduler: str | None = None) -> None:
-    recorded.analyze("telemetry", by="tensor", kinds="all", scheduler=scheduler)
+def _telemetry(recorded: Run, steps: int, scheduler: str | None = None) -> None:
+    span = f"0:{steps}"
+    recorded.analyze("telemetry", by="tensor", kinds="all", steps=span, scheduler=scheduler)
 
 
-def _decode(recorded: Run) -> None:
+def _decode(recorded: Run, steps: int) -> None:
     array = recorded.stored.weights
-    rows, columns = array.grid.shard_grid
+    rows, columns = array.grid.shard_grid[0], -(-steps // array.shard[1])
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda j: [_decode_shard(array, i, j) for i in range(rows)], range(columns)))
 
@@ -84,11 +115,11 @@ def _decode_shard(array: StoredArray, i: int, j: int) -> None:
         shard.decode(c, buffer)
 
 
-def _save_files(recorded: Run, folder: Path) -> list[Path]:
+def _save_files(recorded: Run, folder: Path, count: int) -> list[Path]:
     folder.mkdir()
     files = []
     layout = recorded.layout
-    for step in recorded.steps:
+    for step in recorded.steps[:count]:
         vector = torch.from_numpy(recorded.snapshot(int(step)))
         state = {
             t.name: vector[t.offset : t.offset + t.size].reshape(t.shape).clone()
@@ -129,17 +160,18 @@ def _eight(
     )
 
 
-def _workers(recorded: Run, rounds: int) -> dict[str, Any]:
+def _workers(recorded: Run, steps: int, rounds: int) -> dict[str, Any]:
     options = {"threads_per_worker": 1, "processes": True, "dashboard_address": None}
     with LocalCluster(n_workers=1, **options) as one, LocalCluster(n_workers=2, **options) as two:
         variants = {
-            "2 worker processes": lambda: _timed(_telemetry, recorded, two.scheduler_address),
-            "1 worker process": lambda: _timed(_telemetry, recorded, one.scheduler_address),
+            "2 worker processes": lambda: _timed(
+                _telemetry, recorded, steps, two.scheduler_address
+            ),
+            "1 worker process": lambda: _timed(_telemetry, recorded, steps, one.scheduler_address),
         }
         for measure in variants.values():
             measure()
-        rows = interleave(variants, rounds, "2 worker processes")
-    return ratio_table("Worker processes of a dask cluster", rows)
+        return interleave(variants, rounds, "2 worker processes")
 
 
 def _memory(folder: Path, lengths: tuple[int, ...]) -> dict[str, Any]:
@@ -147,12 +179,12 @@ def _memory(folder: Path, lengths: tuple[int, ...]) -> dict[str, Any]:
     rows = []
     for steps in lengths:
         path = folder / f"walk-{steps}.zarr"
-        _walk(path, steps)
+        walk(path, steps)
         code = "import sys; from benchmarks.telemetry import peak; print(peak(sys.argv[1]))"
         done = subprocess.run(
             [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
         )
-        rows.append([str(steps), f"{4 * 272_474 * steps / 2**30:.2f}", done.stdout.strip()])
+        rows.append([str(steps), f"{4 * RESNET20 * steps / 2**30:.2f}", done.stdout.strip()])
         shutil.rmtree(path)
     note = "Peak resident memory of `telemetry`, imports included; a walk of ResNet-20's size."
     columns = ["steps", "raw GiB", "peak GiB"]
@@ -163,18 +195,6 @@ def peak(path: str) -> str:
     """Run telemetry in this process and return its peak resident memory in GiB."""
     open_run(path).analyze("telemetry")
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}"
-
-
-def _walk(path: Path, steps: int) -> None:
-    """Record a path that compresses about as weights under momentum do."""
-    model = torch.nn.Linear(272_474, 1, bias=False)
-    generator = torch.Generator().manual_seed(0)
-    velocity = torch.zeros_like(model.weight)
-    with torch.no_grad(), Recorder(path, model, steps="0:", fsync=False) as recorder:
-        for _ in range(steps):
-            velocity.mul_(0.9).add_(torch.randn(velocity.shape, generator=generator), alpha=1e-3)
-            model.weight.add_(velocity, alpha=0.1)
-            recorder.step()
 
 
 def _timed(function: Any, *arguments: Any) -> float:
