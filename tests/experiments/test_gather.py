@@ -4,7 +4,7 @@ import xarray as xr
 
 from ckptlab.errors import StoreError
 from ckptlab.experiments.execute import survey
-from ckptlab.experiments.gather import gather, open_results, write_results
+from ckptlab.experiments.gather import gather, write_results
 from ckptlab.experiments.imp import Pruner, plan_imp
 from ckptlab.experiments.masks import prunable
 from ckptlab.experiments.perturbing import plan_perturb
