@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -168,7 +168,7 @@ def _measured(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
             parts.setdefault(job.metric, []).append(part)
     joined: list[xr.Dataset] = []
     for metric, p in parts.items():
-        part = xr.combine_by_coords(p, combine_attrs="drop_conflicts")
+        part = cast("xr.Dataset", xr.combine_by_coords(p, combine_attrs="drop_conflicts"))
         joined.append(part.rename(_taken(metric, part, joined)))
     # What two metrics both tell over the same dims, such as the evaluations, is the same.
     return xr.merge(
