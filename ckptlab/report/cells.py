@@ -81,6 +81,8 @@ class Cells:
         Line or None
             None if nothing is known of it. What is missing between others is a gap.
         """
+        if not self.has(variable):
+            return None
         part = _at(self.reduced(variable), at)
         x = part[along].values
         if along == "level":

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ckptlab.experiments.fit import fit_line
 from ckptlab.report.cells import MEANS, Cells, span
@@ -21,6 +22,8 @@ from ckptlab.report.parts import Axis, Column, LineChart
 from ckptlab.report.points import BarChart, Bars, Points, ScatterChart
 from ckptlab.report.template import COLOURS
 from ckptlab.report.wording import described, number
+
+Array = npt.NDArray[Any]
 
 NONE = "none"
 
@@ -186,7 +189,6 @@ def _scatter(cells: Cells, rewind: Any) -> ScatterChart:
             )
         )
     points = [points for _, points in panels]
-    low, high = span([part.x for part in points])
     return ScatterChart(
         key=f"deviation-{rewind}",
         title=f"At step {rewind}",
@@ -200,12 +202,26 @@ def _scatter(cells: Cells, rewind: Any) -> ScatterChart:
         panels=tuple(panels),
         groups=(*FAMILIES.values(), "others"),
         axis=Axis(name="effective standard deviation [weight]", step=False),
-        x_ends=(low, high),
-        y_ends=span([part.y for part in points]),
+        x_ends=span([_around(part.x, part.x_spread) for part in points]),
+        y_ends=span([*(_around(part.y, part.y_spread) for part in points), *map(_fitted, points)]),
         percent=True,
         table=_scatter_table(cells, rewind),
         tall=True,
     )
+
+
+def _around(mean: Array, spread: Array) -> Array:
+    """Return where error bars end."""
+    reach = np.nan_to_num(spread)
+    return np.concatenate([mean - reach, mean + reach])
+
+
+def _fitted(points: Points) -> Array:
+    """Return the ends of the line of least squares, if there is one."""
+    if points.fit is None:
+        return np.array([])
+    x = points.x[np.isfinite(points.x) & (np.array(points.groups) >= 0)]
+    return points.fit.intercept + points.fit.slope * np.array([x.min(), x.max()])
 
 
 def _scatter_table(cells: Cells, rewind: Any) -> tuple[Column, ...]:

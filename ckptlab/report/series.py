@@ -6,6 +6,7 @@ apart what `legend` names; other lines of a chart differ in their dashes, or hav
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,11 +33,10 @@ def pruning_sections(cells: Cells) -> list[Section]:
     list of Section
         The paper's figure 1, and the same of the loss.
     """
-    ways = cells.values("pruning")
-    told = [f"{way}: {PRUNING[way]}" for way in ways if way in PRUNING]
-    about = f"Rewound to each step, then trained to the end. {'; '.join(told)}."
-    sections = []
-    for name, title in (("accuracy", "Accuracy against density"), ("loss", "Loss against density")):
+    ways, rewinds = cells.values("pruning"), cells.values("rewind")
+    told = "; ".join(f"{way}: {PRUNING[way]}" for way in ways if way in PRUNING)
+    charts = []
+    for name in ("accuracy", "loss"):
         lines = [
             cells.line(
                 name,
@@ -46,25 +46,25 @@ def pruning_sections(cells: Cells) -> list[Section]:
                 run=run,
                 style=style,
             )
-            for run, rewind in enumerate(cells.values("rewind"))
+            for run, rewind in enumerate(rewinds)
             for style, way in enumerate(ways)
         ]
-        first = {"rewind": cells.values("rewind")[0], "pruning": ways[0], "level": 0}
-        dense = cells.mean(name, first) if 0 in cells.values("level") else float("nan")
-        marks = ((dense, f"dense: {number(dense, name in SHARES)}"),) if dense == dense else ()
-        chart = _chart(
-            cells,
-            name,
-            lines,
-            key=name,
-            title=title,
-            about=about,
-            axis=cells.density_axis(),
-            tall=True,
-            marks=marks,
+        at = {"rewind": rewinds[0], "pruning": ways[0], "level": 0}
+        charts.append(
+            _chart(
+                cells,
+                name,
+                lines,
+                key=name,
+                title=name.capitalize(),
+                about="On the test set, at the end of training.",
+                axis=cells.density_axis(),
+                tall=True,
+                marks=_mark("dense", name, cells.mean(name, at)) if 0 in cells.density else (),
+            )
         )
-        sections += _section(name, title, [chart], MEANS, arranged="whole")
-    return sections
+    text = f"Rewound to a step, then trained to the end; {told}. {MEANS}"
+    return _section("density", "Accuracy and loss against density", charts, text, arranged="whole")
 
 
 def pretraining_sections(cells: Cells) -> list[Section]:
@@ -90,8 +90,7 @@ def pretraining_sections(cells: Cells) -> list[Section]:
                 for run, length in enumerate(lengths)
             ],
             key=f"density-{k}",
-            title=f"Pre-trained on {task}",
-            about="Each line another length of pre-training.",
+            title=str(task),
             axis=cells.density_axis(),
             at={"task": task},
         )
@@ -108,7 +107,6 @@ def pretraining_sections(cells: Cells) -> list[Section]:
             ],
             key=f"length-{level}",
             title=f"{cells.level_name(level)} of the weights kept",
-            about="Each line another task of pre-training.",
             axis=updates("length of pre-training"),
             at={"level": level},
             in_legend=False,
@@ -116,8 +114,18 @@ def pretraining_sections(cells: Cells) -> list[Section]:
         for level in shown
     ]
     return [
-        *_section("density", "Accuracy against density", by_density, MEANS),
-        *_section("length", "Accuracy against the length of pre-training", by_length, MEANS),
+        *_section(
+            "density",
+            "Accuracy against density",
+            by_density,
+            f"One chart for each task of pre-training, each line another length of it. {MEANS}",
+        ),
+        *_section(
+            "length",
+            "Accuracy against the length of pre-training",
+            by_length,
+            f"One chart for some densities, each line another task of pre-training. {MEANS}",
+        ),
     ]
 
 
@@ -204,12 +212,7 @@ def deficit_sections(cells: Cells) -> list[Section]:
     values = durations if slides else onsets
     charts = []
     for name in ("accuracy", "loss"):
-        none = cells.mean(name, {"onset": onsets[0], "duration": 0}) if 0 in durations else None
-        marks = (
-            ()
-            if none is None or none != none
-            else ((none, f"no deficit: {number(none, name in SHARES)}"),)
-        )
+        none = cells.mean(name, {"onset": onsets[0], "duration": 0}) if 0 in durations else math.nan
         lines = [
             cells.line(name, along, {by: value}, name=f"{told} {value}" if len(values) > 1 else "")
             for value in values
@@ -224,7 +227,7 @@ def deficit_sections(cells: Cells) -> list[Section]:
                 axis=axis,
                 about="On the test set, at the end of training.",
                 in_legend=False,
-                marks=marks,
+                marks=_mark("no deficit", name, none),
             )
         )
     return _section("deficit", "After a deficit in the data", charts, MEANS)
@@ -252,6 +255,13 @@ def legend_of(cells: Cells) -> tuple[str, tuple[str, ...]]:
         lengths = cells.values("length")
         return "Pre-trained for", tuple(f"{n} steps" if n else "no step" for n in lengths)
     return "", ()
+
+
+def _mark(text: str, name: str, value: float) -> tuple[tuple[float, str], ...]:
+    """Draw a fine line at a value, if it is known."""
+    if not math.isfinite(value):
+        return ()
+    return ((value, f"{text}: {number(value, name in SHARES)}"),)
 
 
 def _kept(cells: Cells, level: int | None) -> str:

@@ -101,7 +101,7 @@ def _lede(cells: Cells) -> str:
 def _plural(dim: str, count: int) -> str:
     named = {
         "pruning": "way to prune",
-        "rewind": "step to rewind to",
+        "rewind": "step to branch from",
         "length": "length of pre-training",
     }
     text = named.get(dim, dim)
@@ -186,7 +186,7 @@ def _about(cells: Cells) -> Section:
         if name not in ("config", "scales", "summary") and value not in (None, "", [], {})
     }
     groups = {
-        "Jobs": _facts(cells.results),
+        "Jobs": {name: text for name, text in _facts(cells.results).items() if text != "0"},
         "Study": {"kind": str(attrs["kind"]), **said},
         "Coordinates": {dim: cards.written(cells.values(dim)) for dim in cells.dims},
         **cards.settings(attrs.get("config") or {}),

@@ -72,10 +72,12 @@ function xAxis(chart, width) {
   const title = isStep(chart)
     ? stepTitle(log && width > 400, low)
     : `${escaped(name)}${zero ? "; 0 is drawn at ½" : ""}`;
+  // Single values stand clear of the ends, and so do their labels.
+  const room = isStep(chart) ? 0 : 0.015 * (high - low);
   const own = log && ticks.length ? namedTicks(chart, low, high, width) : null;
   const axis = {
     title: { text: title }, type: log ? "log" : "linear",
-    range: backwards ? [high, low] : [low, high], automargin: false,
+    range: backwards ? [high + room, low - room] : [low - room, high + room], automargin: false,
     ...(own ?? (log ? logTicks(low, high, percent) : {})),
   };
   if (percent && !log) axis.tickformat = ".3~%";

@@ -122,6 +122,8 @@ function lineLayout(chart, data, width) {
   const shapes = isStep(chart) ? phaseLines(chart) : [];
   const hovermode = !isStep(chart) || isCrowded(chart) ? "closest" : false;
   const layout = { xaxis: xAxis(chart, width), yaxis, shapes: [...shapes, ...marksOf(chart)], hovermode };
+  // The last label is centred under the last value.
+  if (!isStep(chart)) layout.margin = { l: LEFT, r: 2 * RIGHT, t: TOP, b: BOTTOM };
   if (chart.tall) layout.height = state.printing ? 300 : Math.min(400, 180 + width / 4);
   return { ...layout, annotations: markNames(chart) };
 }

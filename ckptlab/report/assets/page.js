@@ -49,6 +49,8 @@ function redraw() {
   for (const div of plots()) div.dataset.stale = "true";
   if (drawing) return drawing;
   drawing = (async () => {
+    // Not before `drawing` is set: all may be drawn within one slice.
+    await null;
     let began = performance.now();
     for (;;) {
       const stale = plots().filter((div) => div.dataset.stale);

@@ -28,7 +28,7 @@ function barData(chart, width) {
     .filter(([, value]) => Number.isFinite(value));
   return [{
     type: "bar", orientation: "h", y: rows, x: rows.map((r) => y[r] - base), base, width: 0.56,
-    marker: { color: colours, opacity: 0.42, line: { width: 0 } }, ...hover,
+    marker: { color: colours, opacity: 0.42, line: { width: 0 } }, textposition: "none", ...hover,
   }, {
     type: "scatter", mode: "markers", y: values.map(([r]) => r), x: values.map(([, value]) => value),
     marker: {
