@@ -6,6 +6,7 @@ Imports errors. What gathers them may be at work: `experiments.gather` replaces 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Hashable
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from ckptlab.errors import StoreError
 
 TRIES = 10
 """How often results are read again that were replaced meanwhile."""
+
+PAUSE = 0.01
+"""Seconds between two tries."""
 
 
 def find_results(path: str | Path) -> Path | None:
@@ -85,15 +89,17 @@ def load_results(path: str | Path) -> xr.Dataset:
     StoreError
         If there are none, or they change all the time.
     """
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
         before = _stamp(path)
         try:
             dataset = open_results(path)
             masks: list[Hashable] = [n for n, v in dataset.variables.items() if "param" in v.dims]
             loaded = dataset.drop_vars(masks).load()
         except (OSError, StoreError):
-            if _stamp(path) == before:
+            # For a moment between the old ones and the new there are none.
+            if _stamp(path) == before and (before is not None or attempt == TRIES - 1):
                 raise
+            time.sleep(PAUSE)
             continue
         if before is not None and _stamp(path) == before:
             return loaded
