@@ -53,14 +53,19 @@ def perturbation_sections(cells: Cells) -> list[Section]:
     """
     rewinds, levels = cells.values("rewind"), cells.values("level")
     choice = cells.choice() if len(levels) > 1 else None
+    alone = levels[0] if len(levels) == 1 else None
+    only = "" if alone is None else f", with {cells.level_name(alone)} of the prunable weights kept"
     sections = []
     if cells.has("accuracy"):
-        ends = span([cells.results["accuracy"].values])
+        each = cells.reduced("accuracy")
+        # No accuracy lies beyond 1, wherever a deviation would end.
+        reach = np.clip(_around(each["mean"].values, each["std"].values), 0, 1)
+        ends = span([cells.results["accuracy"].values, reach])
         sections.append(
             Section(
                 key="bars",
                 title="Accuracy after each perturbation",
-                text="Perturbed at a step, then trained to the end. Ticks are means over "
+                text=f"Perturbed at a step, then trained to the end{only}. Ticks are means over "
                 "replicates with the standard deviation of the sample, dots the replicates.",
                 charts=tuple(_bars(cells, rewind, ends) for rewind in rewinds),
                 choice=choice,
@@ -84,8 +89,8 @@ def perturbation_sections(cells: Cells) -> list[Section]:
                 key="deviation",
                 title="Accuracy against the effective standard deviation",
                 text="How far a perturbation moves the surviving weights, std(w′ − w), and what "
-                "it costs. Each point is a mean over replicates; the line is that of least squares "
-                "through all but the unperturbed network, r is Pearson's correlation.",
+                f"it costs{only}. Each point is a mean over replicates; the line is that of least "
+                "squares through all but the unperturbed network, r is Pearson's correlation.",
                 charts=tuple(_scatter(cells, rewind) for rewind in rewinds),
                 choice=choice,
             )

@@ -18,6 +18,7 @@ from scipy import stats
 
 from ckptlab.experiments.results import load_results
 from ckptlab.experiments.spec import TrainJob
+from ckptlab.report.page import write_page
 from ckptlab.report.studies import study_page
 from ckptlab.report.template import THEMES, between
 from tests.report.browser import Opened, opened
@@ -455,3 +456,55 @@ def test_results_of_a_kind_that_is_not_known(studies: Studies) -> None:
     results = load_results(studies("imp")).assign_attrs(kind="distil")
     (notice,) = study_page(results, "x").notices
     assert "'distil' are not known to this version" in notice
+
+
+@pytest.mark.parametrize(
+    ("kind", "charts"),
+    [
+        ("perturb", {"bars-4", "bars-8", "deviation-4", "deviation-8"}),
+        ("connect", {"instability", "loss-barrier", "error-0", "loss-0"}),
+    ],
+)
+def test_experiments_under_one_mask_have_no_levels(
+    browser: Any, studies: Studies, tmp_path: Path, kind: str, charts: set[str]
+) -> None:
+    """As `ckptlab perturb` and `connect` give them, without a study."""
+    results = load_results(studies(kind)).isel(level=1, drop=True)
+    results.attrs.pop("study")
+    path = Path(write_page(study_page(results, kind), str(tmp_path / "page.html")))
+    with opened(browser, path) as page:
+        assert page.console == []
+        assert set(page.charts()) == charts
+        assert set(page.all_drawn("plot.dataset.drawn")) == {"true"}
+        assert page.tab.locator("input[name^=level]").count() == 0
+        (rows,) = (rows_of(page, key) for key in sorted(charts)[:1])
+        assert "level" not in rows[0]
+        assert "density" not in rows[0]
+
+
+def test_without_the_unperturbed_bars_begin_at_zero(
+    browser: Any, studies: Studies, tmp_path: Path
+) -> None:
+    results = load_results(studies("perturb")).isel(perturbation=slice(1, 4))
+    path = Path(write_page(study_page(results, "x"), str(tmp_path / "page.html")))
+    with opened(browser, path) as page:
+        assert page.console == []
+        base, ends = page.drawn("bars-4", "[plot.data[0].base, plot.layout.xaxis.range]")
+        assert base == 0
+        assert ends[0] <= 0 < ends[1]
+        drawn = page.drawn("bars-4", "[...plot.data[0].x]")
+        at = [{"perturbation": k, "rewind": 4, "level": 0} for k in results["perturbation"].values]
+        np.testing.assert_allclose(drawn, [expected(results, "accuracy", a)[0] for a in at])
+        assert "unperturbed" not in page.tab.inner_text("#curves-4 .key")
+
+
+def test_what_two_metrics_call_the_same_is_told_apart(tmp_path: Path) -> None:
+    """Telemetry has a gradient norm for each step, the timeline one for each phase."""
+    folder = make_study("record", tmp_path / "record")
+    results = stored(folder)
+    assert results["gradient_norm"].dims == ("replicate", "step")
+    assert results["timeline_gradient_norm"].dims == ("replicate", "phase")
+    page = study_page(load_results(folder), "record")
+    (text,) = (section.markup for section in page.sections if section.key == "timeline")
+    mean = results["timeline_gradient_norm"].sel(phase="fast motion").mean().item()
+    assert f"{mean:.3g}" in text

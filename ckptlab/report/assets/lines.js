@@ -70,9 +70,9 @@ function bandsOf(x, lower, upper, color, logY) {
   }];
 }
 
-function veiled(color) {
+function veiled(color, opacity = state.theme === "dark" ? 0.22 : 0.15) {
   const [red, green, blue] = [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16));
-  return `rgba(${red},${green},${blue},${state.theme === "dark" ? 0.22 : 0.15})`;
+  return `rgba(${red},${green},${blue},${opacity})`;
 }
 
 // Few lines have their values in the key; many are told apart under the pointer.

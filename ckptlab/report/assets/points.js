@@ -95,7 +95,7 @@ function barLayout(chart, data, width, div) {
       showticklabels: first, tickfont: { size: 11.5, color: look().ink },
     },
     annotations, shapes, bargap: 0.3, hovermode: "closest", dragmode: false,
-    margin: { l: left, r: RIGHT, t: 24, b: BOTTOM, autoexpand: false },
+    margin: { l: left, r: 2 * RIGHT, t: 24, b: BOTTOM, autoexpand: false },
     height: 24 + BOTTOM + (above ? 1.5 : 1) * ROW * (rows.length + 0.15),
   };
 }
@@ -115,8 +115,8 @@ function scatterData(chart) {
         color, size: 9, symbol: group < 0 ? "circle-open" : SYMBOLS[group % SYMBOLS.length],
         line: { color: group < 0 ? color : look().paper, width: group < 0 ? 2 : 1 },
       },
-      error_x: errors(at.map((i) => spreads[0][i]), veiled(color)),
-      error_y: errors(at.map((i) => spreads[1][i]), veiled(color)),
+      error_x: errors(at.map((i) => spreads[0][i]), veiled(color, 0.55)),
+      error_y: errors(at.map((i) => spreads[1][i]), veiled(color, 0.55)),
       text: at.map((i) => [
         escaped(panel.names[i]), `${escaped(chart.axis.name)}: ${precise(x[i])}`,
         ...measuredAt({ ...panel, spread: panel.ySpread }, i, y[i], chart.percent),
@@ -145,6 +145,7 @@ function scatterLayout(chart, data, width) {
       range: chart.yRange, fixedrange: true, automargin: false, nticks: 6,
       ...(chart.percent ? { tickformat: ".3~%" } : {}),
     },
+    margin: { l: LEFT, r: 2 * RIGHT, t: TOP, b: BOTTOM },
     hovermode: "closest", height: state.printing ? 300 : 360,
   };
 }
