@@ -313,6 +313,16 @@ def test_tables_are_scrolled_where_they_are_long(tabs: Callable[[str], Opened]) 
     cells = page.tab.locator("#bars-4 tbody tr").first.all_inner_texts()[0].split("\t")
     assert cells[0] == "none"
     assert cells[3] == "100 %"
+    # It is wider than its column, which stays as wide as it was.
+    wide, narrow = page.tab.eval_on_selector(
+        "#bars-4 .scroll", "box => [box.scrollWidth, box.clientWidth]"
+    )
+    assert wide > narrow
+    ends = page.tab.eval_on_selector_all(
+        "#bars-4, #bars-8", "all => all.map((e) => e.getBoundingClientRect())"
+    )
+    inner = page.drawn("bars-4", "plot.getBoundingClientRect().right")
+    assert inner <= ends[0]["right"] <= ends[1]["left"]
 
 
 def test_everything_is_reached_by_the_keyboard(tabs: Callable[[str], Opened]) -> None:
