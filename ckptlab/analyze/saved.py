@@ -42,7 +42,12 @@ def save_dataset(result: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]
             warnings.simplefilter("ignore")
             dataset.to_zarr(aside, mode="w", zarr_format=3, consolidated=True)
         if path.is_dir():
-            shutil.rmtree(path)
+            # Out of the way at once: deleted in place, it would be half there for a while.
+            before = path.with_name(f"{path.name}.{os.getpid()}.replaced")
+            path.rename(before)
+            aside.replace(path)
+            shutil.rmtree(before)
+            return
     aside.replace(path)
 
 

@@ -1,4 +1,4 @@
-"""``ckptlab report RUN...``: one page about a run, or about several side by side.
+"""``ckptlab report RUN...|RESULTS``: one page about runs, or about the results of a study.
 
 Imports errors and cli; everything that measures and draws when called.
 """
@@ -13,7 +13,7 @@ from ckptlab.errors import ConfigError, RunExistsError
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...|RESULTS")
 @click.option("-o", "output", metavar="FILE.html", help="Where [default: <run>-report.html].")
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @click.option("--steps", metavar="A:B[:STRIDE]", help="Recorded steps to show; half-open.")
@@ -53,10 +53,25 @@ def report(
     """Draw RUN, or several of them side by side, on one page that needs no network.
 
     A run that is interrupted or still being recorded is shown as far as it is committed. Patterns
-    such as 'runs/seed*.zarr' are expanded.
+    such as 'runs/seed*.zarr' are expanded. The results of a study or another experiment
+    (results.zarr, or its folder) are drawn as well, one at a time, whole or not yet.
     """
+    from ckptlab.experiments.results import find_results
     from ckptlab.runs import find_runs, run_names
 
+    if any(find_results(path) for path in runs):
+        _require_alone(
+            runs,
+            {
+                "--steps": steps,
+                "--kinds": kinds,
+                "--results": results,
+                "--curvature": curvature,
+                "--scheduler": scheduler,
+            },
+        )
+        _report_study(runs[0], output, overwrite)
+        return
     paths = find_runs(runs)
     names = run_names(paths)
     target = output or (
@@ -95,6 +110,36 @@ def report(
     for notice in page.notices:
         click.echo(f"Warning: {notice}", err=True)
     click.echo(write_page(page, target))
+
+
+def _report_study(path: str, output: str | None, overwrite: bool) -> None:
+    """Write the page about the results of an experiment."""
+    from ckptlab.experiments.results import load_results
+    from ckptlab.report.page import write_page
+    from ckptlab.report.studies import study_page
+
+    given = Path(path).absolute()
+    name = given.parent.name if given.name == "results.zarr" else given.stem
+    target = output or f"{name}-report.html"
+    _require_writable(target, overwrite)
+    page = study_page(load_results(path), name)
+    for notice in page.notices:
+        click.echo(f"Warning: {notice}", err=True)
+    click.echo(write_page(page, target))
+
+
+def _require_alone(paths: tuple[str, ...], options: dict[str, object]) -> None:
+    if len(paths) > 1:
+        raise ConfigError(
+            f"{len(paths)} paths, results of an experiment among them; report each results.zarr "
+            "on a page of its own"
+        )
+    for option, value in options.items():
+        if value:
+            raise ConfigError(
+                f"{option} is for runs; {paths[0]} holds results of an experiment, which are drawn "
+                f"as they are. Leave {option} out"
+            )
 
 
 def _require_writable(path: str, overwrite: bool) -> None:

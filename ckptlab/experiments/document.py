@@ -29,6 +29,7 @@ ckptlab perturb dense.zarr --at 100 --kind shuffle:filter,keep-signs \\
 ckptlab connect dense.zarr --at 0,100                                    # two children of a step
 ckptlab record --from dense.zarr@100 -o branch.zarr -S optim.lr=0.05     # anything else
 ckptlab study examples/early_phase/fig1.toml                             # a whole figure
+ckptlab report imp                                                       # results on one page
 ```
 
 Every command takes `-o DIR`, `--dry-run` (jobs, steps, time), `--json`, `-S section.key=value` for
@@ -56,7 +57,8 @@ have alone. Bit-identical results need the same device model and number of threa
 
 `DIR/results.zarr` holds the gathered results, at any time; what is not there yet is NaN. It is a
 Dataset with the dims of the experiment, and `state` (done, failed, blocked, open) and `job` for
-each cell: `ckptlab.open_run(f"{DIR}/jobs/{job[4:]}.zarr")` is the run behind it.
+each cell: `ckptlab.open_run(f"{DIR}/jobs/{job[4:]}.zarr")` is the run behind it. `ckptlab report
+DIR` draws it (docs/report.md).
 """
 
 PRUNE = """## Prune

@@ -1,24 +1,22 @@
 """The results of an experiment, gathered from its jobs into one Dataset; at any time.
 
-Imports experiments, analyze.saved, store and errors. What is not there yet is NaN.
+Imports experiments, analyze.saved and store. What is not there yet is NaN.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
 
 from ckptlab.analyze.saved import save_dataset
-from ckptlab.errors import StoreError
 from ckptlab.experiments.execute import Outcome
 from ckptlab.experiments.folder import Folder
 from ckptlab.experiments.plan import Cell, Plan
-from ckptlab.experiments.spec import MeasureJob
+from ckptlab.experiments.spec import MeasureJob, TrainJob
 from ckptlab.store.reader import StoredRun, open_store
 
 NUMBERS: Mapping[str, tuple[str, str]] = {
@@ -60,7 +58,8 @@ def gather(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
     Dataset
         Over the dims of the plan: of trainings `accuracy`, `loss`, `density`, `effective_std`, of
         measurements what the metric gives; always `job` (id) and `state` (done, failed, blocked or
-        open). `mask` (param, level) where one series of masks was made.
+        open). `mask` (param, level) where one series of masks was made. What two metrics call the
+        same over other dims has the second one's name before it.
     """
     measured = any(isinstance(plan.jobs.get(cell.run), MeasureJob) for cell in plan.cells)
     values = _measured(plan, folder, outcome) if measured else _trained(plan, folder, outcome)
@@ -82,7 +81,10 @@ def gather(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
         jobs=len(plan.jobs),
         jobs_done=len(outcome.done),
         jobs_failed=len(outcome.failed),
+        jobs_blocked=len(outcome.blocked),
         jobs_open=left,
+        failures=dict(outcome.failed),
+        config=_config(plan),
         **plan.attributes,
     )
 
@@ -99,6 +101,13 @@ def open_cell(plan: Plan, folder: Folder, run: str) -> StoredRun:
     if run in plan.recordings:
         return open_store(plan.recordings[run])
     return open_store(folder.result(run, plan.jobs[run]))
+
+
+def _config(plan: Plan) -> dict[str, Any]:
+    """Return the settings of the first training, from which the others differ in little."""
+    trainings = (job for job in plan.jobs.values() if isinstance(job, TrainJob))
+    first = next(trainings, None)
+    return {} if first is None else first.config.model_dump(mode="json")
 
 
 def _states(plan: Plan, outcome: Outcome) -> xr.Dataset:
@@ -157,14 +166,27 @@ def _measured(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
             found = xr.open_zarr(folder.result(cell.run, job), chunks=None, consolidated=True)
             part = found.load().expand_dims({dim: [value] for dim, value in cell.at.items()})
             parts.setdefault(job.metric, []).append(part)
-    joined = [xr.combine_by_coords(p, combine_attrs="drop_conflicts") for p in parts.values()]
-    # What two metrics both tell, such as the evaluations, is the same.
+    joined: list[xr.Dataset] = []
+    for metric, p in parts.items():
+        part = cast("xr.Dataset", xr.combine_by_coords(p, combine_attrs="drop_conflicts"))
+        joined.append(part.rename(_taken(metric, part, joined)))
+    # What two metrics both tell over the same dims, such as the evaluations, is the same.
     return xr.merge(
         [xr.Dataset(coords=_coordinates(plan)), *joined],
         join="outer",
         compat="override",
         combine_attrs="drop_conflicts",
     )
+
+
+def _taken(metric: str, part: xr.Dataset, before: list[xr.Dataset]) -> dict[str, str]:
+    """Find new names for what other metrics have under the same name over other dims."""
+    taken = [
+        name
+        for name, values in part.data_vars.items()
+        if any(name in other and other[name].dims != values.dims for other in before)
+    ]
+    return {str(name): f"{metric}_{name}".replace("-", "_") for name in taken}
 
 
 def _mask(
@@ -212,32 +234,3 @@ def _coordinates(plan: Plan) -> dict[str, Any]:
         dim: np.array(values, object if isinstance(values[0], str) else None)
         for dim, values in plan.dims.items()
     }
-
-
-def open_results(path: str | Path) -> xr.Dataset:
-    """Open the gathered results of an experiment.
-
-    Parameters
-    ----------
-    path : str or Path
-        ``results.zarr``, or the folder of the experiment.
-
-    Returns
-    -------
-    Dataset
-        Lazily.
-
-    Raises
-    ------
-    StoreError
-        If there are none.
-    """
-    given = Path(path)
-    found = given / "results.zarr" if (given / "results.zarr").is_dir() else given
-    try:
-        dataset: xr.Dataset = xr.open_zarr(found, consolidated=True)
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        raise StoreError(f"{path} holds no results of an experiment") from error
-    if "kind" not in dataset.attrs or "jobs" not in dataset.attrs:
-        raise StoreError(f"{path} holds no results of an experiment")
-    return dataset

@@ -1,16 +1,17 @@
 """Results of an experiment as a table for people: mean and standard deviation over replicates.
 
-Imports xarray only.
+Imports experiments.replicates.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 import xarray as xr
+
+from ckptlab.experiments.replicates import over_replicates
 
 SHOWN: tuple[str, ...] = ("accuracy", "instability", "loss_barrier", "density", "effective_std")
 """Variables of a table, as far as there are any."""
@@ -43,12 +44,13 @@ def summarise(results: xr.Dataset) -> Summary:
     Returns
     -------
     Summary
-        With ``mean ± std`` (of the sample) where there are several replicates.
+        With ``mean ± std`` as `over_replicates` gives them.
     """
     dims = [str(dim) for dim in results["state"].dims if dim != "replicate"]
     # A dim of one coordinate tells nothing apart.
     named = [dim for dim in dims if results.sizes[dim] > 1] or dims[:1]
     shown = [name for name in SHOWN if name in results and _is_cell(results[name], results)]
+    reduced = [over_replicates(results, name) for name in shown]
     rows = []
     for at in product(*(results[dim].values for dim in dims)):
         place = dict(zip(dims, at, strict=True))
@@ -56,7 +58,7 @@ def summarise(results: xr.Dataset) -> Summary:
         if (states == "none").all():
             continue
         labels = [str(place[dim]) for dim in named]
-        cells = [_cell(np.atleast_1d(results[name].sel(place).values)) for name in shown]
+        cells = [_cell(part.sel(place)) for part in reduced]
         done = int((states == "done").sum())
         rows.append((*labels, *cells, f"{done}/{len(states)}"))
     return Summary(columns=(*named, *shown, "done"), rows=rows)
@@ -66,9 +68,8 @@ def _is_cell(variable: xr.DataArray, results: xr.Dataset) -> bool:
     return set(variable.dims) <= set(results["state"].dims) and variable.ndim > 0
 
 
-def _cell(values: Any) -> str:
-    values = values[np.isfinite(values)]
-    if not len(values):
+def _cell(reduced: xr.Dataset) -> str:
+    mean, std = float(reduced["mean"]), float(reduced["std"])
+    if np.isnan(mean):
         return "–"
-    mean = f"{values.mean():.4f}"
-    return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.4f}"
+    return f"{mean:.4f}" if np.isnan(std) else f"{mean:.4f} ± {std:.4f}"

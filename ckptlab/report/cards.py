@@ -117,7 +117,7 @@ def card(runs: Sequence[Measured]) -> Markup:
         Lists for one run; for several a table, with what differs first.
     """
     groups = [_groups(run.facts) for run in runs]
-    return _lists(groups[0]) if len(runs) == 1 else _comparison(runs, groups)
+    return lists(groups[0]) if len(runs) == 1 else _comparison(runs, groups)
 
 
 def _comparison(runs: Sequence[Measured], groups: list[Groups]) -> Markup:
@@ -131,7 +131,7 @@ def _comparison(runs: Sequence[Measured], groups: list[Groups]) -> Markup:
     return joined(
         side_by_side(runs, "What differs", differ),
         tag("h3", "What is the same", class_="apart"),
-        _lists(same),
+        lists(same),
     )
 
 
@@ -173,7 +173,19 @@ def side_by_side(
     return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=title)
 
 
-def _lists(groups: Groups) -> Markup:
+def lists(groups: Groups) -> Markup:
+    """List facts under their headings, side by side where there is room.
+
+    Parameters
+    ----------
+    groups : dict
+        Facts by heading and name.
+
+    Returns
+    -------
+    Markup
+        All of them.
+    """
     return tag(
         "div",
         *(
@@ -210,24 +222,41 @@ def _groups(facts: dict[str, Any]) -> Groups:
         "Seeds": {name: str(seed) for name, seed in facts["seeds"].items()},
         "Versions": {name: str(version) for name, version in facts["versions"].items()},
     }
-    config = (
-        facts["config"] if isinstance(facts["config"], Mapping) else {"config": facts["config"]}
-    )
-    loose = {str(k): _value(v) for k, v in config.items() if not isinstance(v, Mapping)}
-    if loose:
-        groups["Settings"] = loose
-    for section, settings in config.items():
-        if isinstance(settings, Mapping):
-            chosen = {str(k): _value(v) for k, v in settings.items() if v is not None}
-            groups[f"Settings: {section}"] = chosen
+    groups |= settings(facts["config"])
     return {title: rows for title, rows in groups.items() if rows}
 
 
-def _value(value: Any) -> str:
+def settings(config: Any) -> Groups:
+    """Write settings of any form as facts.
+
+    Parameters
+    ----------
+    config : object
+        Usually tables by section.
+
+    Returns
+    -------
+    dict
+        Those in no section first; what is None is left out.
+    """
+    tables = config if isinstance(config, Mapping) else {"config": config}
+    groups = {
+        "Settings": {str(k): written(v) for k, v in tables.items() if not isinstance(v, Mapping)}
+    }
+    for section, chosen in tables.items():
+        if isinstance(chosen, Mapping):
+            groups[f"Settings: {section}"] = {
+                str(k): written(v) for k, v in chosen.items() if v is not None
+            }
+    return {title: rows for title, rows in groups.items() if rows}
+
+
+def written(value: Any) -> str:
+    """Write a setting of any form on one line."""
     if isinstance(value, list | tuple):
-        return ", ".join(map(_value, value)) or "none"
+        return ", ".join(map(written, value)) or "none"
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_value(v)}" for k, v in value.items())
+        return ", ".join(f"{k} {written(v)}" for k, v in value.items())
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 

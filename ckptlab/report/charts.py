@@ -1,6 +1,7 @@
 """From measurements to charts: lines over steps, layers, paths; what does not fit is thinned.
 
-Imports analyze.{metric, panels}, report.{curves, measured, parts, thin, wording}.
+Imports analyze.{metric, panels}, report.{curves, maps, measured, parts, thin,
+wording}.
 """
 
 from __future__ import annotations
@@ -17,17 +18,9 @@ from ckptlab.analyze.metric import METRICS
 from ckptlab.analyze.panels import Panel
 from ckptlab.report import thin
 from ckptlab.report.curves import STEP_AXES, Axes, axes_of
+from ckptlab.report.maps import Grid, HeatChart, Path3, PathChart, SpaceChart
 from ckptlab.report.measured import Measured
-from ckptlab.report.parts import (
-    Axis,
-    Grid,
-    HeatChart,
-    Line,
-    LineChart,
-    Path3,
-    PathChart,
-    SpaceChart,
-)
+from ckptlab.report.parts import Axis, Line, LineChart
 from ckptlab.report.wording import described, readable_unit, unit_text
 
 Array = npt.NDArray[Any]

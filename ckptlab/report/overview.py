@@ -1,6 +1,7 @@
 """The page about one run, or about several side by side.
 
-Imports runs, run, store.facts, analyze.timeline, report.{cards, charts, markup, measured, page}.
+Imports runs, run, store.facts, analyze.timeline, report.{cards, charts, markup, measured,
+outline}.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ckptlab.analyze.timeline import PHASES
 from ckptlab.report import cards, charts
 from ckptlab.report.markup import Markup, joined
 from ckptlab.report.measured import CURVATURE, Measured
-from ckptlab.report.page import Page, Section
+from ckptlab.report.outline import Choice, Page, Section
 from ckptlab.report.template import COLOURS
 from ckptlab.store.facts import human_bytes
 
@@ -122,7 +123,7 @@ def _layers(runs: Sequence[Measured]) -> Section:
         text="From the input at the top to the output; logarithmic scales of colour.",
         charts=tuple(charts.layer_charts(runs)),
         arranged="thirds",
-        choice=True,
+        choice=_one_run(runs),
     )
 
 
@@ -137,8 +138,12 @@ def _path(runs: Sequence[Measured]) -> Section | None:
         text="All selected weights as one point that moves, seen along the directions in which it "
         f"moved most (principal components of the path).{each}",
         charts=drawn,
-        choice=True,
+        choice=_one_run(runs),
     )
+
+
+def _one_run(runs: Sequence[Measured]) -> Choice:
+    return Choice(name="run", legend="Run", options=tuple(run.name for run in runs))
 
 
 def _further(runs: Sequence[Measured]) -> list[Section]:

@@ -1,14 +1,15 @@
-"""Charts: what each kind holds, and what the page's script draws it from.
+"""Charts: what all kinds have, and lines; what the page's script draws them from.
 
-Imports report.columns. A kind is a dataclass here and an entry of `KINDS` in ``assets/charts.js``.
+Imports report.columns. A kind is a dataclass here, in `report.maps` or in `report.points`, and an
+entry of `KINDS` in ``assets/charts.js``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
 from ckptlab.report.columns import Columns
@@ -26,10 +27,45 @@ class Axis:
         With units, where it has some.
     step : bool
         It counts optimizer updates: it follows the switch, the cursor and the zoom of the page.
+    switched : bool
+        It follows the switch, whatever it is.
+    percent : bool
+        Shares, written per cent.
+    backwards : bool
+        Falls from left to right.
+    ticks : tuple of float
+        Where it is labelled on a logarithmic scale, as far as there is room.
     """
 
     name: str = "step"
     step: bool = True
+    switched: bool = False
+    percent: bool = False
+    backwards: bool = False
+    ticks: tuple[float, ...] = ()
+
+    def specification(self, ends: Sequence[float]) -> dict[str, Any]:
+        """Return what the page's script draws it from.
+
+        Parameters
+        ----------
+        ends : sequence of float
+            What must lie on it.
+
+        Returns
+        -------
+        dict
+            JSON.
+        """
+        return {
+            "name": self.name,
+            "step": self.step,
+            "switched": self.switched or self.step,
+            "percent": self.percent,
+            "backwards": self.backwards,
+            "ticks": list(self.ticks),
+            "range": [min(ends), max(ends)],
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +86,12 @@ class Line:
         It stands back.
     noisy : bool
         Its mean is drawn, and the line itself stands back.
+    spread : ndarray, shape (points,), or None
+        Standard deviation of y, drawn as a band; NaN where there is none.
+    count : ndarray of int, shape (points,), or None
+        Of how many values y is the mean.
+    tone : str
+        A colour of the theme, such as ``ink``, for what others are compared with.
     """
 
     name: str
@@ -59,53 +101,28 @@ class Line:
     style: int = 0
     faint: bool = False
     noisy: bool = False
+    spread: Array | None = None
+    count: Array | None = None
+    tone: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
-    """A heat map of one run.
+class Column:
+    """A column of a table.
 
     Parameters
     ----------
-    run : int
-        Position among the page's runs.
-    rows : tuple of str
-        Their names, from the top.
-    x : ndarray, shape (columns,)
-        First step of each column.
-    end : int
-        Where the last column ends.
-    z : ndarray, shape (rows, columns)
-        Not negative; drawn on a logarithmic scale.
+    name : str
+        Its head.
+    values : ndarray
+        Numbers or text.
+    percent : bool
+        Shares, written per cent in the table, and as they are in the file.
     """
 
-    run: int
-    rows: tuple[str, ...]
-    x: Array
-    end: int
-    z: Array
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Path3:
-    """A path through principal components of one run.
-
-    Parameters
-    ----------
-    run : int
-        Position among the page's runs.
-    step : ndarray, shape (points,)
-        Where on the path.
-    components : ndarray, shape (2 or 3, points)
-        Projections.
-    shares : ndarray, shape (2 or 3,)
-        Of the variance.
-    """
-
-    run: int
-    step: Array
-    components: Array
-    shares: Array
+    name: str
+    values: Array
+    percent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,21 +142,50 @@ class Chart:
     summary : str
         The figures in a sentence, for those who cannot see the chart.
     note : str
-        What its table and file lack, if anything.
+        What it, or its table and file, lacks, if anything.
+    in_legend : bool
+        What it draws are entries of the page's legend.
+    table : tuple of Column
+        Of its table and file; without any they hold what is drawn.
+    tall : bool
+        It is worth more room.
     """
 
     kind: ClassVar[str]
+    has_key: ClassVar[bool] = False
     key: str
     title: str
     unit: str
     about: str = ""
     summary: str = ""
     note: str = ""
+    in_legend: bool = True
+    table: tuple[Column, ...] = ()
+    tall: bool = False
 
-    @property
-    def heading(self) -> dict[str, Any]:
-        """What every specification says."""
-        return {"kind": self.kind, "key": self.key, "title": self.title, "unit": self.unit}
+    def heading(self, columns: Columns) -> dict[str, Any]:
+        """Return what every specification says."""
+        table = [
+            {
+                "name": column.name,
+                "percent": column.percent,
+                **(
+                    {"texts": list(map(str, column.values))}
+                    if column.values.dtype.kind in "OUT"
+                    else {"values": columns.add(column.values)}
+                ),
+            }
+            for column in self.table
+        ]
+        return {
+            "kind": self.kind,
+            "key": self.key,
+            "title": self.title,
+            "unit": self.unit,
+            "inLegend": self.in_legend,
+            "table": table,
+            "tall": self.tall,
+        }
 
     def specification(self, columns: Columns) -> dict[str, Any]:
         """Return what the page's script draws it from, its numbers put among the columns."""
@@ -158,26 +204,31 @@ class LineChart(Chart):
         Along x.
     log_y, percent : bool
         Logarithmic; written per cent.
+    y_range : (float, float) or None
+        Ends of the y axis; None fits the lines.
+    marks : tuple of (float, str)
+        Fine lines across at some y, and what they are.
     """
 
     kind = "lines"
+    has_key = True
     lines: tuple[Line, ...]
     axis: Axis = Axis()
     log_y: bool = False
     percent: bool = False
+    y_range: tuple[float, float] | None = None
+    marks: tuple[tuple[float, str], ...] = ()
 
     def specification(self, columns: Columns) -> dict[str, Any]:
         """Return what the page's script draws it from."""
         ends = [float(value) for line in self.lines for value in line.x[[0, -1]]]
         return {
-            **self.heading,
-            "axis": {
-                "name": self.axis.name,
-                "step": self.axis.step,
-                "range": [min(ends), max(ends)],
-            },
+            **self.heading(columns),
+            "axis": self.axis.specification(ends),
             "logY": self.log_y,
             "percent": self.percent,
+            "yRange": self.y_range,
+            "marks": [{"y": y, "text": text} for y, text in self.marks],
             "traces": [
                 {
                     "name": line.name,
@@ -187,90 +238,10 @@ class LineChart(Chart):
                     "style": line.style,
                     "faint": line.faint,
                     "noisy": line.noisy,
+                    "spread": None if line.spread is None else columns.add(line.spread),
+                    "count": None if line.count is None else columns.add(line.count),
+                    "tone": line.tone,
                 }
                 for line in self.lines
             ],
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeatChart(Chart):
-    """Heat maps of which one run's is shown at a time, on one scale for all.
-
-    Parameters
-    ----------
-    grids : tuple of Grid
-        One for each run that has one.
-    percent : bool
-        Written per cent.
-    """
-
-    kind = "heat"
-    grids: tuple[Grid, ...]
-    percent: bool = False
-
-    def specification(self, columns: Columns) -> dict[str, Any]:
-        """Return what the page's script draws it from."""
-        least, most = _positive_range([grid.z for grid in self.grids])
-        return {
-            **self.heading,
-            "axis": {"name": "step", "step": True},
-            "percent": self.percent,
-            "panels": [
-                {
-                    "run": grid.run,
-                    "rows": list(grid.rows),
-                    "x": columns.add(grid.x),
-                    "end": grid.end,
-                    "z": columns.add(grid.z),
-                    "least": least,
-                    "most": most,
-                }
-                for grid in self.grids
-            ],
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class PathChart(Chart):
-    """Paths of which one run's is shown at a time: in a plane, or in space if they have three.
-
-    Parameters
-    ----------
-    paths : tuple of Path3
-        One for each run that has one.
-    """
-
-    paths: tuple[Path3, ...]
-    kind = "path"
-
-    def specification(self, columns: Columns) -> dict[str, Any]:
-        """Return what the page's script draws it from."""
-        return {
-            **self.heading,
-            "axis": {"name": "step", "step": False},
-            "panels": [
-                {
-                    "run": path.run,
-                    "step": columns.add(path.step),
-                    "components": [columns.add(values) for values in path.components],
-                    "shares": [float(share) for share in path.shares],
-                }
-                for path in self.paths
-            ],
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpaceChart(PathChart):
-    """The same in space."""
-
-    kind = "space"
-
-
-def _positive_range(tables: list[Array]) -> tuple[float, float]:
-    """Return the ends of a logarithmic scale; all but the smallest per cent of values are on it."""
-    values = np.concatenate([table[(table > 0) & np.isfinite(table)] for table in tables])
-    if not len(values):
-        return 0.1, 1.0
-    return float(np.quantile(values, 0.01)), float(values.max())

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 DASHES: tuple[str, ...] = ("solid", "dash", "dot", "dashdot")
@@ -162,3 +164,25 @@ def template(theme: str = "light") -> Any:
 def evenly(colours: tuple[str, ...]) -> list[tuple[float, str]]:
     """Space colours evenly on a plotly colour scale."""
     return [(k / (len(colours) - 1), colour) for k, colour in enumerate(colours)]
+
+
+def between(colours: tuple[str, ...], count: int) -> list[str]:
+    """Take colours at even distances along a scale.
+
+    Parameters
+    ----------
+    colours : tuple of str
+        The scale, evenly spaced.
+    count : int
+        How many; of one it is the first.
+
+    Returns
+    -------
+    list of str
+        The ends among them.
+    """
+    parts = np.array([list(bytes.fromhex(colour[1:])) for colour in colours], float)
+    places = np.linspace(0, len(colours) - 1, count)
+    grid = np.arange(len(colours))
+    mixed = np.stack([np.interp(places, grid, part) for part in parts.T], axis=1)
+    return ["#" + bytes(row).hex().upper() for row in np.rint(mixed).astype(np.uint8)]

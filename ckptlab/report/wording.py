@@ -101,7 +101,8 @@ def described(lines: Sequence[Line], percent: bool) -> str:
 
 
 def _at(line: Line, k: int, percent: bool) -> str:
-    return f"{number(float(line.y[k]), percent)} at {line.x[k]:,}"
+    place = f"{line.x[k]:,}" if line.x.dtype.kind in "iu" else number(float(line.x[k]))
+    return f"{number(float(line.y[k]), percent)} at {place}"
 
 
 def _raised(power: int) -> str:

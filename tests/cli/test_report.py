@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli.commands import ckptlab
+from tests.report.studied import make_study
 
 
 @pytest.fixture
@@ -95,3 +96,50 @@ def test_more_runs_than_colours_are_refused(here: Path, call: Any) -> None:
     code, _, err = call("report", "many*.zarr")
     assert code == 2
     assert "9 runs; at most 8 can be told apart" in err
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small study."""
+    return make_study("critical", tmp_path_factory.mktemp("studies") / "deficit", summary="Blur")
+
+
+def test_a_study_is_its_results_or_its_folder(study: Path, here: Path, call: Any) -> None:
+    code, out, err = call("report", study)
+    assert (code, out, err) == (0, "deficit-report.html\n", "")
+    page = (here / "deficit-report.html").read_text()
+    assert "<h1>Blur</h1>" in page
+    code, _, err = call("report", study / "results.zarr")
+    assert code == 2
+    assert "deficit-report.html exists" in err
+    code, out, _ = call("report", study / "results.zarr", "-o", "again.html")
+    assert (code, out) == (0, "again.html\n")
+    shutil.copytree(study / "results.zarr", here / "moved.zarr")
+    assert call("report", "moved.zarr")[1] == "moved-report.html\n"
+
+
+def test_partial_results_are_drawn_with_a_warning(here: Path, call: Any) -> None:
+    folder = make_study("critical", here / "partial", only=3)
+    code, out, err = call("report", folder)
+    assert (code, out) == (0, "partial-report.html\n")
+    assert err.startswith("Warning: Results so far: 3 of 6 jobs are still to be done.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.zarr"], "report each results.zarr on a page of its own"),
+        (["--steps", "0:5"], "--steps is for runs"),
+        (["--curvature"], "--curvature is for runs"),
+        (["--results", "x.nc"], "--results is for runs"),
+        (["-o", "x.pdf"], "the ending must be .html"),
+    ],
+)
+def test_what_a_study_does_not_take(
+    study: Path, here: Path, call: Any, arguments: list[str], message: str
+) -> None:
+    code, out, err = call("report", study, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert sorted(p.name for p in here.iterdir()) == ["a.zarr", "b.zarr"]

@@ -16,9 +16,9 @@ import xarray as xr
 from ckptlab.errors import ConfigError, LockedError
 from ckptlab.experiments.conduct import Workforce, conduct
 from ckptlab.experiments.folder import Folder
-from ckptlab.experiments.gather import open_results
 from ckptlab.experiments.imp import Pruner, plan_imp
 from ckptlab.experiments.perturbing import plan_perturb
+from ckptlab.experiments.results import open_results
 from ckptlab.store.reader import open_store
 from tests.experiments.small import STEPS, Bench, record_dense
 

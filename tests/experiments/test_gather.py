@@ -4,10 +4,11 @@ import xarray as xr
 
 from ckptlab.errors import StoreError
 from ckptlab.experiments.execute import survey
-from ckptlab.experiments.gather import gather, open_results, write_results
+from ckptlab.experiments.gather import gather, write_results
 from ckptlab.experiments.imp import Pruner, plan_imp
 from ckptlab.experiments.masks import prunable
 from ckptlab.experiments.perturbing import plan_perturb
+from ckptlab.experiments.results import open_results
 from ckptlab.experiments.summary import summarise
 from tests.experiments.small import Bench, do
 
@@ -99,10 +100,12 @@ def test_replicates_differ_where_they_should(dense, tmp_path):
 def test_tables_are_mean_and_sample_deviation():
     accuracy = np.array([[[0.5, 0.7, np.nan]], [[0.9, 0.9, 0.9]]])
     state = np.array([[["done", "done", "open"]], [["done"] * 3]], object)
+    job = np.array([[["a", "b", "c"]], [["d", "e", "e"]]], object)
     results = xr.Dataset(
         {
             "accuracy": (("perturbation", "rewind", "replicate"), accuracy),
             "state": (("perturbation", "rewind", "replicate"), state),
+            "job": (("perturbation", "rewind", "replicate"), job),
         },
         {"perturbation": ["none", "reinit"], "rewind": [8], "replicate": [0, 1, 2]},
     )

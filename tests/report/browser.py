@@ -61,7 +61,8 @@ class Opened:
               const hidden = document.querySelectorAll("input[name=shown]:not(:checked)");
               hidden.forEach((input) => input.click());
               document.querySelectorAll("[aria-expanded=true]").forEach((e) => e.click());
-              document.querySelector("[data-do=reset]").click();
+              choose("level-bars", "0");
+              document.querySelector("[data-do=reset]")?.click();
               scrollTo({ top: 0, behavior: "instant" });
             }"""
         )

@@ -11,7 +11,7 @@ const state = {
   log: true,
   span: null, // of steps; null is everything
   shown: new Set(),
-  run: 0, // whose layers and path are shown
+  chosen: { run: 0, level: 0 }, // whose layers and path, and which density, are shown
   theme: "light",
   step: null, // under the cursor
   printing: false,
@@ -27,9 +27,13 @@ function isStep(chart) {
   return chart.axis.step;
 }
 
+function isLog(chart) {
+  return chart.axis.switched && state.log;
+}
+
 // The part of the axis that is shown, in its own coordinates.
 function spanOf(chart) {
-  const log = isStep(chart) && state.log;
+  const log = isLog(chart);
   const [first, last] = isStep(chart) ? state.span ?? page.steps : chart.axis.range;
   const low = placed(first, log);
   const high = placed(last, log);
@@ -37,17 +41,23 @@ function spanOf(chart) {
 }
 
 function colourOf(chart, trace, position) {
-  const { colours } = look();
+  if (trace.tone) return look()[trace.tone];
+  const colours = chart.byRun ? look().legend : look().colours;
   return colours[(chart.byRun ? trace.run : position) % colours.length];
 }
 
+// In a chart that is not over steps, styles are told apart by dashes in any case.
 function dashOf(chart, trace) {
-  if (trace.faint || !chart.byRun || isCrowded(chart)) return "solid";
+  if (trace.faint || (isStep(chart) && (!chart.byRun || isCrowded(chart)))) return "solid";
   return page.dashes[trace.style % page.dashes.length];
 }
 
 function shownTraces(chart) {
-  return chart.traces.filter((trace) => state.shown.has(trace.run));
+  return chart.traces.filter((trace) => !chart.byRun || state.shown.has(trace.run));
+}
+
+function fullName(chart, trace) {
+  return [chart.byRun && page.runs[trace.run], trace.name].filter(Boolean);
 }
 
 function stepTitle(log, low) {
@@ -57,10 +67,35 @@ function stepTitle(log, low) {
 
 function xAxis(chart, width) {
   const { log, low, high } = spanOf(chart);
-  const title = isStep(chart) ? stepTitle(log && width > 400, low) : escaped(chart.axis.name);
-  const ticks = log ? logTicks(low, high, false) : {};
-  const type = log ? "log" : "linear";
-  return { title: { text: title }, type, range: [low, high], automargin: false, ...ticks };
+  const { name, percent, backwards, ticks } = chart.axis;
+  const zero = chart.axis.switched && log && low < 0 && width > 400 && !percent;
+  const title = isStep(chart)
+    ? stepTitle(log && width > 400, low)
+    : `${escaped(name)}${zero ? "; 0 is drawn at ½" : ""}`;
+  // Single values stand clear of the ends, and so do their labels.
+  const room = isStep(chart) ? 0 : 0.015 * (high - low);
+  const own = log && ticks.length ? namedTicks(chart, low, high, width) : null;
+  const axis = {
+    title: { text: title }, type: log ? "log" : "linear",
+    range: backwards ? [high + room, low - room] : [low - room, high + room], automargin: false,
+    ...(own ?? (log ? logTicks(low, high, percent) : {})),
+  };
+  if (percent && !log) axis.tickformat = ".3~%";
+  return axis;
+}
+
+// The ticks an axis names, as many as there is room for; the first in any case.
+function namedTicks(chart, low, high, width) {
+  const room = 46 * (high - low) / Math.max(50, width - LEFT - RIGHT);
+  const tickvals = [];
+  for (const value of chart.axis.ticks) {
+    const place = placed(value, true);
+    const before = tickvals.length ? placed(tickvals[tickvals.length - 1], true) : Infinity;
+    if (Math.abs(place - before) >= room) tickvals.push(value);
+  }
+  const ticktext = tickvals.map((value) => (chart.axis.percent
+    ? `${Number((100 * value).toPrecision(3))}%` : String(value)));
+  return { tickmode: "array", tickvals, ticktext };
 }
 
 const KINDS = {
@@ -68,80 +103,13 @@ const KINDS = {
   heat: { data: heatData, layout: heatLayout },
   path: { data: pathData, layout: pathLayout },
   space: { data: spaceData, layout: spaceLayout },
+  bars: { data: barData, layout: barLayout },
+  scatter: { data: scatterData, layout: scatterLayout },
 };
 
-function lineData(chart, width) {
-  const { log, low, high } = spanOf(chart);
-  const pixels = Math.max(50, width - LEFT - RIGHT);
-  return shownTraces(chart).flatMap((trace) => {
-    const x = page.values(trace.x);
-    const y = page.values(trace.y);
-    const kept = extremes(x, y, low, high, pixels, log);
-    const color = colourOf(chart, trace, chart.traces.indexOf(trace));
-    const named = chart.byRun ? [page.runs[trace.run], trace.name].filter(Boolean) : [trace.name];
-    const plain = {
-      type: "scatter",
-      mode: x.length <= 40 ? "lines+markers" : "lines",
-      x: kept.map((i) => (log && x[i] <= 0 ? 0.5 : x[i])),
-      y: kept.map((i) => (Number.isFinite(y[i]) ? y[i] : NaN)),
-      customdata: kept.map((i) => x[i]),
-      name: escaped(named.join(", ")),
-      ...hoverOf(chart, named.join(": ")),
-      opacity: trace.faint ? 0.45 : 1,
-      line: {
-        color, width: trace.faint || chart.traces.length > 8 ? 1 : 1.75, dash: dashOf(chart, trace),
-      },
-      marker: { size: 5 },
-    };
-    const mean = trace.noisy ? trend(x, y, low, high, log, chart.logY) : null;
-    if (!mean) return [plain];
-    const behind = { ...plain, opacity: 0.3, showlegend: false, line: { ...plain.line, width: 1 } };
-    return [behind, { ...plain, ...mean }];
-  });
-}
-
-// Few lines have their values in the key; many are told apart under the pointer.
-function isCrowded(chart) {
-  return new Set(chart.traces.map((trace) => trace.style)).size > MOST_KEYS;
-}
-
-function hoverOf(chart, name) {
-  if (!isCrowded(chart)) return { hoverinfo: "none" };
-  return { hovertemplate: `${escaped(name)}<br>%{customdata}: %{y:.4g}<extra></extra>` };
-}
-
-function lineLayout(chart, data, width) {
-  const positive = data.some((trace) => trace.y.some((value) => value > 0));
-  const logY = chart.logY && positive;
-  const yaxis = { type: logY ? "log" : "linear", fixedrange: true, automargin: false, nticks: 6 };
-  if (chart.percent && !logY) yaxis.tickformat = ".3~%";
-  if (logY) {
-    const values = data.flatMap((trace) => trace.y.filter((value) => value > 0));
-    const low = Math.log10(values.reduce((a, b) => Math.min(a, b)));
-    const high = Math.log10(values.reduce((a, b) => Math.max(a, b)));
-    const room = 0.05 * (high - low) + 0.01;
-    yaxis.range = [low - room, high + room];
-    Object.assign(yaxis, logTicks(low - room, high + room, chart.percent));
-  }
-  const shapes = isStep(chart) ? phaseLines(chart) : [];
-  const hovermode = isCrowded(chart) ? "closest" : false;
-  return { xaxis: xAxis(chart, width), yaxis, shapes, hovermode };
-}
-
-function phaseLines(chart) {
-  const { log, low, high } = spanOf(chart);
-  return page.phases.filter((step) => step > 0)
-    .map((step) => placed(step, log))
-    .filter((place) => place > low && place < high)
-    .map((place) => ({
-      type: "line", layer: "below", yref: "paper", y0: 0, y1: 1,
-      x0: unplaced(place, log), x1: unplaced(place, log),
-      line: { color: look().line, width: 1, dash: "dot" },
-    }));
-}
-
 function panelOf(chart) {
-  return chart.panels.find((panel) => panel.run === state.run);
+  const by = "level" in (chart.panels[0] ?? {}) ? "level" : "run";
+  return chart.panels.find((panel) => panel[by] === state.chosen[by]);
 }
 
 function heatData(chart, width) {

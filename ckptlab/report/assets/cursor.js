@@ -23,6 +23,7 @@ function pointSoon(step) {
 }
 
 function pointAt(step) {
+  if (!page.steps) return;
   const [first, last] = page.steps;
   state.step = step === null ? null : Math.min(last, Math.max(first, step));
   const output = document.querySelector(".bar .at");
@@ -52,16 +53,18 @@ function moveRule(div) {
   rule.style.height = `${height - top}px`;
 }
 
-function valueAt(trace, step) {
+function valueAt(trace, reference, step) {
   const x = page.values(trace.x);
-  return page.values(trace.y)[step === null ? x.length - 1 : lastUpTo(x, step)];
+  return page.values(reference)[step === null ? x.length - 1 : lastUpTo(x, step)];
 }
 
 // The key of a chart is also where its values are read.
 function showValues(div) {
   const chart = chartOf(div);
   const key = div.closest("figure").querySelector(".key");
-  if (!key || isCrowded(chart)) return;
+  if (!key) return;
+  if (!isStep(chart)) return key.replaceChildren(...(chart.kind === "scatter" ? scatterKey : namesKey)(chart));
+  if (isCrowded(chart)) return;
   const items = [];
   for (const style of [...new Set(chart.traces.map((trace) => trace.style))]) {
     const traces = shownTraces(chart).filter((trace) => trace.style === style);
@@ -79,21 +82,42 @@ function showValues(div) {
   div.setAttribute("aria-valuetext", `step ${step}: ${items.map((i) => i.textContent).join("; ")}`);
 }
 
+// A chart that the cursor does not cross says what its lines are, and their values are hovered over.
+function namesKey(chart) {
+  const traces = shownTraces(chart).filter((trace) => fullName(chart, trace).length);
+  return traces.map((trace) => keyItem(
+    lineKey(chart, trace, colourOf(chart, trace, chart.traces.indexOf(trace))),
+    fullName(chart, trace).join(", "),
+  ));
+}
+
+function keyItem(mark, text) {
+  const item = document.createElement("li");
+  item.append(mark, text);
+  return item;
+}
+
 function keyLine(chart, trace) {
+  const position = chart.traces.indexOf(trace);
+  return lineKey(chart, trace, chart.byRun ? look().quiet : colourOf(chart, trace, position));
+}
+
+function lineKey(chart, trace, stroke) {
+  return drawnKey(22, 8, "line", {
+    x1: 0, x2: 22, y1: 4, y2: 4, stroke, "stroke-width": trace.faint ? 1.25 : 2,
+    "stroke-opacity": trace.faint ? 0.6 : 1, "stroke-dasharray": DASHED[dashOf(chart, trace)],
+  });
+}
+
+function drawnKey(width, height, element, attributes) {
   const space = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");
-  svg.setAttribute("width", 22);
-  svg.setAttribute("height", 8);
+  svg.setAttribute("width", width);
+  svg.setAttribute("height", height);
   svg.setAttribute("aria-hidden", "true");
-  const line = document.createElementNS(space, "line");
-  const position = chart.traces.indexOf(trace);
-  const colour = chart.byRun ? look().quiet : colourOf(chart, trace, position);
-  const attributes = {
-    x1: 0, x2: 22, y1: 4, y2: 4, stroke: colour, "stroke-width": trace.faint ? 1.25 : 2,
-    "stroke-opacity": trace.faint ? 0.6 : 1, "stroke-dasharray": DASHED[dashOf(chart, trace)],
-  };
-  for (const [name, value] of Object.entries(attributes)) line.setAttribute(name, value);
-  svg.append(line);
+  const drawn = document.createElementNS(space, element);
+  for (const [name, value] of Object.entries(attributes)) drawn.setAttribute(name, value);
+  svg.append(drawn);
   return svg;
 }
 
@@ -107,8 +131,10 @@ function keyValue(chart, trace) {
     value.append(dot);
   }
   const bold = document.createElement("b");
-  bold.textContent = written(valueAt(trace, state.step), chart.percent);
+  bold.textContent = written(valueAt(trace, trace.y, state.step), chart.percent);
   value.append(bold);
+  const spread = trace.spread ? valueAt(trace, trace.spread, state.step) : NaN;
+  if (Number.isFinite(spread)) value.append(`± ${written(spread, chart.percent)}`);
   return value;
 }
 

@@ -27,7 +27,7 @@ function chartOf(div) {
 
 function widthOf(div) {
   if (!state.printing) return div.clientWidth;
-  return div.closest(".half") ? PRINTED.half : PRINTED.wide;
+  return div.closest("figure.half") ? PRINTED.half : PRINTED.wide;
 }
 
 function drawOne(div) {
@@ -49,6 +49,8 @@ function redraw() {
   for (const div of plots()) div.dataset.stale = "true";
   if (drawing) return drawing;
   drawing = (async () => {
+    // Not before `drawing` is set: all may be drawn within one slice.
+    await null;
     let began = performance.now();
     for (;;) {
       const stale = plots().filter((div) => div.dataset.stale);
@@ -110,7 +112,7 @@ function useTheme(choice) {
 
 function colourSwatches() {
   for (const mark of document.querySelectorAll("[data-run]")) {
-    mark.style.background = look().colours[mark.dataset.run % look().colours.length];
+    mark.style.background = look().legend[mark.dataset.run % look().legend.length];
   }
   document.querySelectorAll(".phases thead th[data-phase]").forEach((cell) => {
     const { order } = look();
@@ -159,10 +161,11 @@ function start() {
       state.shown[checked ? "add" : "delete"](Number(value));
       redraw();
     }
-    if (name.startsWith("run-")) {
-      state.run = Number(value);
-      for (const input of document.querySelectorAll("input[name^=run-]")) {
-        input.checked = Number(input.value) === state.run;
+    const [what, section] = name.split("-", 2);
+    if (section && what in state.chosen) {
+      state.chosen[what] = Number(value);
+      for (const input of document.querySelectorAll(`input[name^=${what}-]`)) {
+        input.checked = input.value === value;
       }
       redraw();
     }

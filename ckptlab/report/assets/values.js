@@ -20,14 +20,20 @@ function written(value, percent) {
   return rounded(value);
 }
 
-function rounded(value) {
+// Four digits rather than three.
+function precise(value, percent) {
+  if (!Number.isFinite(value)) return "–";
+  return percent ? `${rounded(100 * value, 4)} %` : rounded(value, 4);
+}
+
+function rounded(value, digits = 3) {
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-4 || size >= 1e7)) {
-    const [digits, power] = value.toExponential(2).split("e");
-    return `${digits.replace("-", "−")} × 10${raised(Number(power))}`;
+    const [leading, power] = value.toExponential(digits - 1).split("e");
+    return `${leading.replace("-", "−")} × 10${raised(Number(power))}`;
   }
-  if (size >= 999.5) return Math.round(value).toLocaleString("en").replace("-", "−");
-  const text = value.toFixed(Math.max(0, 2 - Math.floor(Math.log10(size || 1))));
+  if (size >= 10 ** digits - 0.5) return Math.round(value).toLocaleString("en").replace("-", "−");
+  const text = value.toFixed(Math.max(0, digits - 1 - Math.floor(Math.log10(size || 1))));
   return (text.includes(".") ? text.replace(/\.?0+$/, "") : text).replace("-", "−");
 }
 
