@@ -10,12 +10,13 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ckptlab.errors import UnknownNameError, unknown_name
 from ckptlab.store.layout import Buffer, Layout, Tensor
 from ckptlab.store.reader import StoredRun, open_store
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     import torch
     import xarray as xr
@@ -127,17 +128,17 @@ class Run:
         """
         import torch
 
-        vectors = {"weights": torch.from_numpy(self.stored.snapshot(step))}
+        vectors = {"weights": self.stored.snapshot(step)}
         for array in self.layout.buffer_sizes:
             if array in self.stored.arrays:
-                vectors[array] = torch.from_numpy(self.stored.snapshot(step, array))
+                vectors[array] = self.stored.snapshot(step, array)
         state: dict[str, torch.Tensor] = {}
         for row in self.layout.rows:
             vector = vectors.get(row.array if isinstance(row, Buffer) else "weights")
             dtype = getattr(torch, row.dtype)
-            # An empty buffer has no array.
-            flat = torch.zeros(0) if vector is None else vector[row.offset : row.offset + row.size]
-            value = flat.reshape(row.shape).to(dtype, copy=True)
+            # An empty buffer has no array. Copied by numpy: torch would have all threads wait.
+            flat = np.zeros(0) if vector is None else vector[row.offset : row.offset + row.size]
+            value = torch.from_numpy(flat.reshape(row.shape).copy()).to(dtype)
             state |= dict.fromkeys((row.name, *row.aliases), value)
         return state
 

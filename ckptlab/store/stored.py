@@ -5,8 +5,11 @@ Imports shards, storage and errors.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,9 @@ from ckptlab.errors import CorruptError, StoreError
 from ckptlab.store.arrays import Document
 from ckptlab.store.shards import Grid, Shard, shard_key
 from ckptlab.store.storage import ROOT, MissingObjectError, Storage, open_storage
+
+CHUNKS_A_THREAD = 4
+"""So many are worth a thread of their own to decode them, where one step is read."""
 
 
 def absolute(path: str) -> str:
@@ -138,9 +144,16 @@ class StoredArray:
         """Read one step, shape (param,)."""
         j, within = divmod(column, self.shard[1])
         values = np.empty(self.shape[0], self.grid.dtype)
-        for start, chunk in self._chunks(j):
-            part = values[start : start + self.chunk[0]]
-            np.copyto(part, chunk[: len(part), within])
+        for i in range(self.grid.shard_grid[0]):
+            shard = self.read_shard(i, j)
+            threads = max(1, min(os.cpu_count() or 1, shard.chunk_count // CHUNKS_A_THREAD))
+            fill = partial(_fill, shard, values[shard.rows], within)
+            parts = [slice(k, None, threads) for k in range(threads)]
+            if threads == 1:
+                fill(parts[0])
+                continue
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(fill, parts))
         return values
 
     def _chunks(self, j: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
@@ -173,6 +186,15 @@ class StoredArray:
 
     def _label(self, i: int, j: int) -> str:
         return f"{self.path}/{shard_key(self.name, i, j)}"
+
+
+def _fill(shard: Shard, values: npt.NDArray[Any], within: int, part: slice) -> None:
+    """Decode some chunks of a shard, and take one step out of each."""
+    out = None
+    for c in range(shard.chunk_count)[part]:
+        out = shard.decode(c, out)
+        place = values[c * len(out) : (c + 1) * len(out)]
+        np.copyto(place, out[: len(place), within])
 
 
 class _FileParts:
