@@ -27,15 +27,18 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], default=list(BENCHMARKS))
     parser.add_argument("--images", help="an image folder of 32x32 images (train/, test/)")
     parser.add_argument("--recorded", help="a run of ResNet-20 on them, to read")
+    parser.add_argument("--only", default="", help="recording: cases whose titles hold this")
     parser.add_argument("--quick", action="store_true", help="few repetitions: does it run?")
     given = parser.parse_args()
-    options = Options(images=given.images, recorded=given.recorded, quick=given.quick)
+    options = Options(
+        images=given.images, recorded=given.recorded, quick=given.quick, only=given.only
+    )
     for name in given.names:
         module = import_module(f"benchmarks.{name}")
         print(f"== {name}", flush=True)
         result = module.run(options)
         if not options.quick:
-            save(name, result)
+            save(name, result, given.only)
             render()
 
 

@@ -124,8 +124,18 @@ def _gpu() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
-def save(name: str, result: Mapping[str, Any]) -> None:
-    """Write a benchmark's result into the file of this machine."""
+def save(name: str, result: Mapping[str, Any], only: str = "") -> None:
+    """Write a benchmark's result into the file of this machine.
+
+    Parameters
+    ----------
+    name : str
+        Of the benchmark.
+    result : mapping
+        What it found.
+    only : str
+        If some cases alone were run, what their titles hold: the others' results stay.
+    """
     here = machine()
     label = here["gpu"] or f"{here['cpu']}-{here['cores']}-cores"
     slug = "".join(c if c.isalnum() else "-" for c in label.lower()).strip("-")
@@ -133,7 +143,11 @@ def save(name: str, result: Mapping[str, Any]) -> None:
     path = RESULTS / f"{slug}.json"
     held = json.loads(path.read_text()) if path.exists() else {}
     targets = [asdict(target) for target in result.get("targets", ())]
-    held[name] = {"machine": here, **result, "targets": targets}
+    tables = list(result["tables"])
+    if only and name in held:
+        targets = [t for t in held[name]["targets"] if only not in t["question"]] + targets
+        tables = [t for t in held[name]["tables"] if only not in t["title"]] + tables
+    held[name] = {"machine": here, **result, "tables": tables, "targets": targets}
     path.write_text(json.dumps(held, indent=1, sort_keys=True) + "\n")
 
 

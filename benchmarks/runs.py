@@ -28,11 +28,14 @@ class Options:
         A run of ResNet-20 on those images, recorded at every step, so that it is not trained again.
     quick : bool
         Few repetitions: does it run?
+    only : str
+        Of the cases of `recording`, those whose titles hold it.
     """
 
     images: str | None
     recorded: str | None
     quick: bool
+    only: str = ""
 
     @property
     def data(self) -> list[str]:
