@@ -7,7 +7,6 @@ every chart of the page, not only those on its first screen.
 
 from __future__ import annotations
 
-import resource
 import shutil
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ import torch
 from playwright.sync_api import sync_playwright
 
 from benchmarks.measure import quartiles
+from benchmarks.memory import peak
 from benchmarks.runs import Options
 from ckptlab.record.recorder import Recorder
 from ckptlab.train.config import load_config
@@ -89,7 +89,7 @@ def made(path: str, page: str) -> str:
     began = time.perf_counter()
     cli.main(["report", path, "-o", page], standalone_mode=False)
     seconds = time.perf_counter() - began
-    return f"{seconds:.1f} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}"
+    return f"{seconds:.1f} {peak():.2f}"
 
 
 def _drawn(page: Path, rounds: int) -> list[float]:

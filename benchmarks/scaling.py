@@ -6,11 +6,7 @@ another reads it with telemetry. Exponents are slopes of a straight line through
 
 from __future__ import annotations
 
-import json
-import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Target
+from benchmarks.memory import apart, peak
 from benchmarks.runs import RESNET20, Options, walk
 from ckptlab.run import open_run
 
@@ -61,45 +58,32 @@ def run(options: Options) -> dict[str, Any]:
 
 def _case(folder: Path, steps: int, parameters: int) -> list[float]:
     path = folder / "walk.zarr"
-    recorded = _apart("record", path, steps, parameters)
-    measured = _apart("measure", path, steps, parameters)
+    recorded = apart("benchmarks.scaling", "record", str(path), str(steps), str(parameters))
+    measured = apart("benchmarks.memory", "telemetry", str(path))
+    times = [float(cell) for said in (recorded, measured) for cell in said.split()]
+    snapshot = _snapshot_ms(path)
     shutil.rmtree(path)
     raw = 4 * parameters * steps / 1e9
-    row = [parameters, steps, raw, *recorded, *measured]
+    row = [parameters, steps, raw, *times, snapshot]
     print(dict(zip(COLUMNS, row, strict=False)), flush=True)
     return row
 
 
-def _apart(name: str, path: Path, steps: int, parameters: int) -> list[float]:
-    code = "import sys; from benchmarks import scaling; scaling.main(*sys.argv[1:])"
-    arguments = [name, str(path), str(steps), str(parameters)]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
-    )
-    found: list[float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def main(name: str, path: str, steps: str, parameters: str) -> None:
-    """Record or measure in this process, and print seconds and peak memory as JSON."""
+def record(path: str, steps: str, parameters: str) -> None:
+    """Record a walk, and print seconds and peak memory."""
     began = time.perf_counter()
-    if name == "record":
-        walk(Path(path), int(steps), int(parameters))
-        print(json.dumps([time.perf_counter() - began, _peak()]))
-        return
-    run = open_run(path)
-    run.analyze("telemetry")
-    seconds, peak = time.perf_counter() - began, _peak()
-    run.state_dict(0)  # imports torch, which is not what is asked
+    walk(Path(path), int(steps), int(parameters))
+    print(time.perf_counter() - began, peak())
+
+
+def _snapshot_ms(path: Path) -> float:
+    run = open_run(str(path))
+    run.state_dict(0)
     order = np.random.default_rng(0).choice(run.steps, 10)
     began = time.perf_counter()
     for step in order:
         run.state_dict(int(step))
-    print(json.dumps([seconds, peak, 100 * (time.perf_counter() - began)]))
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return 100 * (time.perf_counter() - began)
 
 
 def _table(title: str, rows: list[list[float]], along: int) -> dict[str, Any]:

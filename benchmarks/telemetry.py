@@ -6,10 +6,7 @@ and computes the same eight metrics per tensor with torch.
 
 from __future__ import annotations
 
-import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +18,7 @@ import torch
 from distributed import LocalCluster
 
 from benchmarks.measure import Target, interleave, ratio_table
+from benchmarks.memory import apart
 from benchmarks.runs import RESNET20, Options, walk
 from ckptlab.run import Run, open_run
 from ckptlab.store.reader import StoredArray
@@ -180,21 +178,12 @@ def _memory(folder: Path, lengths: tuple[int, ...]) -> dict[str, Any]:
     for steps in lengths:
         path = folder / f"walk-{steps}.zarr"
         walk(path, steps)
-        code = "import sys; from benchmarks.telemetry import peak; print(peak(sys.argv[1]))"
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
-        )
-        rows.append([str(steps), f"{4 * RESNET20 * steps / 2**30:.2f}", done.stdout.strip()])
+        peak = float(apart("benchmarks.memory", "telemetry", str(path)).split()[1])
+        rows.append([str(steps), f"{4 * RESNET20 * steps / 2**30:.2f}", f"{peak:.2f}"])
         shutil.rmtree(path)
     note = "Peak resident memory of `telemetry`, imports included; a walk of ResNet-20's size."
     columns = ["steps", "raw GiB", "peak GiB"]
     return {"title": "Memory", "columns": columns, "rows": rows, "note": note}
-
-
-def peak(path: str) -> str:
-    """Run telemetry in this process and return its peak resident memory in GiB."""
-    open_run(path).analyze("telemetry")
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}"
 
 
 def _timed(function: Any, *arguments: Any) -> float:
