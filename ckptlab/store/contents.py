@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import xxhash
 
 from ckptlab.store import schema
 from ckptlab.store.arrays import STEP_AXES, Document
 from ckptlab.store.block import Anchor, Block, Evaluation
+from ckptlab.store.digest import snapshot_digest
 from ckptlab.store.growing import GrowingArray
 from ckptlab.store.shardwriter import ShardWriter
 from ckptlab.store.storage import Storage
@@ -76,7 +74,7 @@ class Contents:
             if SERIES[name].axis == "step" and name not in ("step", "digest"):
                 values = block.series.get(name, array.blank(block.count))
                 objects |= array.changed(block.start, values)
-        digests = [xxhash.xxh3_64_intdigest(_little(row).data) for row in block.rows["weights"]]
+        digests = [snapshot_digest(row) for row in block.rows["weights"]]
         objects |= self._growing["digest"].changed(block.start, np.array(digests, "<u8"))
         objects |= self._evaluations(evaluations, block.evaluations)
         if block.anchor is not None:
@@ -117,7 +115,3 @@ class Contents:
         for name, column in values.items():
             objects |= self._growing[name].changed(start, np.array(column, "<f8"))
         return objects
-
-
-def _little(row: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(row, "<f4")

@@ -282,6 +282,11 @@ def _fsync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
+def sync_folder(folder: Path) -> None:
+    """Have what was renamed in a folder survive a power loss."""
+    _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
 def _identity(folder: Path) -> tuple[int, int] | None:
     try:
         status = folder.stat()

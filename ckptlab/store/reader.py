@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from ckptlab.errors import CorruptError, MissingStepError, unknown_name
 from ckptlab.store import schema
@@ -22,6 +21,7 @@ from ckptlab.store.anchors import read_anchor
 from ckptlab.store.arrays import Document, with_length
 from ckptlab.store.block import Anchor
 from ckptlab.store.constants import read_mask
+from ckptlab.store.digest import snapshot_digest
 from ckptlab.store.durable import surviving_lengths
 from ckptlab.store.growing import read_all
 from ckptlab.store.layout import Layout
@@ -208,7 +208,7 @@ class StoredRun:
         column = self.column(step)
         values = self.array(array).read_column(column)
         if array == "weights":
-            digest = xxhash.xxh3_64_intdigest(np.ascontiguousarray(values, "<f4").data)
+            digest = snapshot_digest(values)
             if digest != int(self._digests[column]):
                 raise CorruptError(
                     f"{self.path}: the weights of step {step} have another digest than was "

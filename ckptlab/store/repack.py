@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from ckptlab.errors import ConfigError, CorruptError, RunExistsError, unknown_name
 from ckptlab.store import schema
 from ckptlab.store.block import Block, Evaluation
 from ckptlab.store.codecs import CODECS
+from ckptlab.store.digest import snapshot_digest
+from ckptlab.store.local import sync_folder
 from ckptlab.store.metadata import RESERVED
 from ckptlab.store.reader import StoredRun, open_store
 from ckptlab.store.shards import is_sharded
@@ -122,6 +123,7 @@ def _replace(
         lock.check()
         path.rename(replaced)
         aside.rename(path)
+        sync_folder(path.parent)  # or a power loss might find the old one half deleted
     finally:
         lock.release()
     shutil.rmtree(replaced)
@@ -218,7 +220,7 @@ def _require_digests(
     source: StoredRun, steps: np.ndarray, weights: np.ndarray, digests: np.ndarray
 ) -> None:
     for step, row, digest in zip(steps, weights, digests, strict=True):
-        if xxhash.xxh3_64_intdigest(np.ascontiguousarray(row, "<f4").data) != int(digest):
+        if snapshot_digest(row) != int(digest):
             raise CorruptError(
                 f"{source.path}: the weights of step {step} have another digest than was recorded; "
                 "run ckptlab verify --deep"

@@ -10,12 +10,12 @@ import os
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import xxhash
 
 from ckptlab.errors import CorruptError
 from ckptlab.store.arrays import Document, with_length
 from ckptlab.store.codecs import checksummed
 from ckptlab.store.constants import CONSTANTS, write_constants
+from ckptlab.store.digest import snapshot_digest
 from ckptlab.store.growing import blank, chunk_length
 from ckptlab.store.markers import committed_keys
 from ckptlab.store.report import Finding, Repair, Report
@@ -143,7 +143,7 @@ def _rebuild_digests(
     first, block = int(key.rpartition("/")[2]) * len(values), weights.shard[1]
     for start in range(first, min(first + len(values), kept), block):
         for row, weight in enumerate(weights.read_block(start // block), start - first):
-            values[row] = xxhash.xxh3_64_intdigest(np.ascontiguousarray(weight, "<f4").data)
+            values[row] = snapshot_digest(weight)
     storage.put(key, [checksummed(values.tobytes())])
 
 
