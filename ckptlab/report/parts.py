@@ -6,6 +6,7 @@ entry of `KINDS` in ``assets/charts.js``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -126,7 +127,7 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chart:
+class Chart(ABC):
     """What all charts have.
 
     Parameters
@@ -187,9 +188,9 @@ class Chart:
             "tall": self.tall,
         }
 
+    @abstractmethod
     def specification(self, columns: Columns) -> dict[str, Any]:
         """Return what the page's script draws it from, its numbers put among the columns."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
