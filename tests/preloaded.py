@@ -12,10 +12,10 @@ import ckptlab.cli.record
 import ckptlab.train.trainer  # noqa: F401
 import tests.faults.kills
 import tests.record.test_recorder  # noqa: F401
-from ckptlab.record.gather import segment_norms
+from ckptlab.record.gather import norms_at
 
 # Shells have jobs in the background ignore it, and tests may be one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 one = np.ones(1, np.float32)
-segment_norms(one, np.array([0, 1]), one.copy(), one.copy())
+norms_at(np.array([one.ctypes.data], np.uintp), np.array([1]), one.copy(), one.copy())

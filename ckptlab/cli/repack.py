@@ -22,7 +22,7 @@ from ckptlab.cli.options import json_option, print_json
 def repack(
     ctx: click.Context, run: str, codec: str, output: str | None, overwrite: bool, as_json: bool
 ) -> None:
-    """Compress RUN anew, such as one that was recorded with the fast codec; no value changes."""
+    """Compress RUN anew, such as one recorded with a cheaper codec; no value changes."""
     from ckptlab.cli.progress import step_progress
     from ckptlab.store.facts import human_bytes
     from ckptlab.store.repack import repack as repack_run

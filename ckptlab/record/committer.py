@@ -12,12 +12,12 @@ import queue
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from ckptlab.errors import CkptlabError, WriteError
+from ckptlab.record.crew import Crew
 from ckptlab.record.optimizer import OptimizerState
 from ckptlab.record.staging import BY_TENSOR, SCALARS, Buffer
 from ckptlab.store.block import Block, Evaluation
@@ -60,12 +60,14 @@ class Committer:
         All of them, free.
     threads : int
         Cores that compress.
+    shared : bool
+        Whether they train as well: then all but one compress only while training waits for them.
     nice : int
-        How much lower than training the priority of compression is (Linux).
+        How much lower than training's the priority of the writer is (Linux).
     """
 
     def __init__(
-        self, writer: StoreWriter, buffers: list[Buffer], *, threads: int, nice: int
+        self, writer: StoreWriter, buffers: list[Buffer], *, threads: int, shared: bool, nice: int
     ) -> None:
         self.error: CkptlabError | None = None
         self.zeroed = False
@@ -75,31 +77,32 @@ class Committer:
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         for buffer in buffers:
             self._free.put(buffer)
-        self._pool = (
-            ThreadPoolExecutor(threads, "ckptlab-encode", initializer=self._lower)
-            if threads > 1
-            else None
-        )
-        if self._pool is not None:
-            writer.shards.map_chunks = self._pool.map
+        self._crew = Crew(threads - 1, always=not shared)
+        writer.shards.map_chunks = self._crew.map
         writer.hurried = lambda: not self._jobs.empty()
         self._thread = threading.Thread(target=self._run, name="ckptlab-writer", daemon=True)
         self._thread.start()
 
     def take(self) -> tuple[Buffer, float]:
         """Return a free buffer and the seconds waited for it; raises what the thread raised."""
+        self.check()
+        try:
+            return self._free.get_nowait(), 0.0
+        except queue.Empty:
+            pass
         began = time.perf_counter()
-        while True:
-            self.check()
-            try:
-                buffer = self._free.get(timeout=0.5)
-            except queue.Empty:
-                if not self._thread.is_alive() and self.error is None:
-                    raise WriteError(
-                        "the writer thread died; the run holds what was committed"
-                    ) from None
-                continue
-            return buffer, time.perf_counter() - began
+        with self._crew.called():
+            while True:
+                try:
+                    buffer = self._free.get(timeout=0.5)
+                except queue.Empty:
+                    self.check()
+                    if not self._thread.is_alive():
+                        raise WriteError(
+                            "the writer thread died; the run holds what was committed"
+                        ) from None
+                    continue
+                return buffer, time.perf_counter() - began
 
     def put(self, job: Job) -> None:
         """Queue a commit."""
@@ -114,9 +117,9 @@ class Committer:
     def close(self) -> None:
         """Wait until everything queued is committed."""
         self._jobs.put(None)
-        self._thread.join()
-        if self._pool is not None:
-            self._pool.shutdown()
+        with self._crew.called():
+            self._thread.join()
+        self._crew.close()
 
     def _run(self) -> None:
         self._lower()
@@ -130,12 +133,14 @@ class Committer:
             self.error.__cause__ = error
 
     def _next_job(self) -> Job | None:
-        """Wait for a job; while there is none, what was committed is synced."""
-        while True:
+        """Wait for a job; while there is none, what was committed is synced in good time."""
+        while self._writer.unsynced:
             try:
-                return self._jobs.get(block=not self._writer.unsynced)
+                return self._jobs.get(timeout=max(self._writer.sync_in, 0.0))
             except queue.Empty:
-                self._writer.sync()
+                if self._writer.sync_in <= 0:
+                    self._writer.sync()
+        return self._jobs.get()
 
     def _commit(self, job: Job) -> None:
         if job.buffer is None:

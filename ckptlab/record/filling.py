@@ -21,6 +21,7 @@ from ckptlab.record.optimizer import copy_state
 from ckptlab.record.restore import refill
 from ckptlab.record.staging import Buffer
 from ckptlab.store.block import Evaluation
+from ckptlab.store.codecs import CODECS
 from ckptlab.store.writer import StoreWriter
 
 NICE = 10
@@ -101,8 +102,15 @@ class Filler:
         buffers = [Buffer(captured, writer.block, gradients=gradients) for _ in range(2)]
         refill(buffers[0], writer)
         self._next_start = buffers[0].start + (writer.block if buffers[0].count else 0)
-        threads = encoding_threads() if cuda else 1
-        self._committer = Committer(writer, buffers, threads=threads, nice=0 if cuda else NICE)
+        # What is not compressed has nothing to give way with, and must be done before the next is.
+        lower = not cuda and not CODECS[writer.attributes["codec"]].by_step
+        self._committer = Committer(
+            writer,
+            buffers,
+            threads=encoding_threads() if cuda else cores(),
+            shared=not cuda,
+            nice=NICE if lower else 0,
+        )
         self._buffer = self._committer.take()[0] if buffers[0].count else None
         self._clock = self._block_began = time.perf_counter()
 
@@ -229,7 +237,14 @@ def _last_time(writer: StoreWriter) -> float:
 
 def encoding_threads() -> int:
     """Return how many cores compress where training runs on a GPU."""
-    return min(4, max((os.cpu_count() or 1) - 1, 1))
+    return min(4, max(cores() - 1, 1))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _put(row: torch.Tensor, value: Number | None) -> None:

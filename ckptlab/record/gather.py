@@ -15,6 +15,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import torch
+from numba import types
+from numba.extending import intrinsic
 
 
 class Gather:
@@ -49,57 +51,45 @@ class Gather:
         return [tensor.detach().view(-1).numpy() for tensor in self.tensors]
 
 
-def gather_gradients(
-    parameters: Sequence[torch.nn.Parameter], row: npt.NDArray[np.float32]
-) -> bool:
-    """Copy all gradients, flattened, into a row.
+def _make_pointer(typing: Any, address: Any) -> Any:
+    """Make an address, a uintp, the pointer that `numba.carray` takes."""
+    del typing, address
 
-    Parameters
-    ----------
-    parameters : sequence of Parameter
-        On the CPU.
-    row : ndarray, shape (param,)
-        Written.
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
 
-    Returns
-    -------
-    bool
-        False, and nothing is written, if one is missing, sparse or not float32.
-    """
-    flat = []
-    for parameter in parameters:
-        gradient = parameter.grad
-        if gradient is None or gradient.dtype != torch.float32 or gradient.is_sparse:
-            return False
-        flat.append(gradient.detach().reshape(-1).numpy())
-    np.concatenate(flat, out=row)
-    return True
+    return types.voidptr(types.uintp), generate
+
+
+_pointer: Any = intrinsic(_make_pointer)
+_array_at: Any = vars(numba)["carray"]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def segment_norms(
-    row: npt.NDArray[np.float32],
-    offsets: npt.NDArray[np.int64],
+def norms_at(
+    addresses: npt.NDArray[np.uintp],
+    sizes: npt.NDArray[np.int64],
     norm: npt.NDArray[np.float32],
     mean_abs: npt.NDArray[np.float32],
 ) -> None:
-    """Write L2 norm and mean absolute value of every stretch of a row, summed in float64.
+    """Write L2 norm and mean absolute value of float32 vectors where they lie, summed in float64.
 
     Parameters
     ----------
-    row : ndarray of float32, shape (param,)
-        All stretches, one after the other.
-    offsets : ndarray of int64, shape (tensor + 1,)
-        Where each starts, and the end.
+    addresses : ndarray of uintp, shape (tensor,)
+        Where each begins.
+    sizes : ndarray of int64, shape (tensor,)
+        How many elements follow there.
     norm, mean_abs : ndarray of float32, shape (tensor,)
         Written.
     """
-    for t in range(len(offsets) - 1):
+    for t in range(len(sizes)):
+        values = _array_at(_pointer(addresses[t]), sizes[t], np.float32)
         squares = 0.0
         magnitudes = 0.0
-        for i in range(offsets[t], offsets[t + 1]):
-            value = np.float64(row[i])
+        for i in range(sizes[t]):
+            value = np.float64(values[i])
             squares += value * value
             magnitudes += abs(value)
         norm[t] = math.sqrt(squares)
-        mean_abs[t] = magnitudes / max(offsets[t + 1] - offsets[t], 1)
+        mean_abs[t] = magnitudes / max(sizes[t], 1)

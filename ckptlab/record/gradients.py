@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from ckptlab.record.gather import gather_gradients, segment_norms
+from ckptlab.record.gather import norms_at
 
 
 class GradientNorms:
@@ -28,9 +29,8 @@ class GradientNorms:
         # On the device once: copying them there at every step would wait for it.
         self._sizes = torch.tensor([max(p.numel(), 1) for p in parameters], dtype=torch.float32)
         self._sizes = self._sizes.to(device)
-        ends = np.cumsum([p.numel() for p in parameters])
-        self._offsets = np.concatenate([[0], ends]).astype(np.int64)
-        self._row = np.empty(ends[-1] if device.type == "cpu" else 0, np.float32)
+        self._on_cpu = device.type == "cpu"
+        self._lengths = np.array([p.numel() for p in parameters], np.int64)
         self._chosen: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def write(self, norm: torch.Tensor, mean_abs: torch.Tensor) -> bool:
@@ -41,8 +41,8 @@ class GradientNorms:
         bool
             Whether any parameter had a gradient.
         """
-        if len(self._row) and gather_gradients(self._parameters, self._row):
-            segment_norms(self._row, self._offsets, norm.numpy(), mean_abs.numpy())
+        if self._on_cpu and (addresses := self._addresses()) is not None:
+            norms_at(addresses, self._lengths, norm.numpy(), mean_abs.numpy())
             return True
         gradients = [_values(p.grad) for p in self._parameters if p.grad is not None]
         if len(gradients) == len(self._parameters):
@@ -60,6 +60,25 @@ class GradientNorms:
         norm.index_copy_(0, index, two)
         mean_abs.index_copy_(0, index, one / sizes)
         return True
+
+    def _addresses(self) -> npt.NDArray[np.uintp] | None:
+        """Return where the gradients lie; None unless each is float32 in one piece of memory."""
+        addresses = []
+        for parameter in self._parameters:
+            gradient = parameter.grad
+            if (
+                gradient is None
+                or gradient.dtype != torch.float32
+                or gradient.layout != torch.strided
+                # In whatever order: it is summed over.
+                or not (
+                    gradient.is_contiguous()
+                    or gradient.is_contiguous(memory_format=torch.channels_last)
+                )
+            ):
+                return None
+            addresses.append(gradient.data_ptr())
+        return np.array(addresses, np.uintp)
 
     def _index(self) -> tuple[torch.Tensor, torch.Tensor]:
         present = tuple(i for i, p in enumerate(self._parameters) if p.grad is not None)

@@ -65,7 +65,7 @@ class Recorder:
     arrays : sequence of str
         Large arrays: ``weights``, and optionally ``gradients``.
     codec : str
-        ``dense`` or ``fast``.
+        ``dense``, ``fast`` or ``raw`` (not compressed): the smaller, the more it costs.
     memory : int or str
         Upper bound for the buffers; sets the steps of a block.
     flush_seconds : float

@@ -44,6 +44,8 @@ class Codec:
         Function of this module that returns the numcodecs codec behind it.
     public : bool
         Whether users choose it by name.
+    by_step : bool
+        Whether a chunk is stored step after step, as it was recorded, and not compressed.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Codec:
     metadata: tuple[Metadata, ...]
     make: str
     public: bool = True
+    by_step: bool = False
 
     @property
     def pipeline(self) -> list[dict[str, Any]]:
@@ -59,7 +62,11 @@ class Codec:
 
     def encode(self, chunk: Array) -> bytes:
         """Compress one C-contiguous chunk and append its checksum."""
-        return checksummed(bytes(_backend(self.name).encode(chunk)))
+        return checksummed(self.compress(chunk))
+
+    def compress(self, chunk: Array) -> bytes:
+        """Compress one C-contiguous chunk."""
+        return bytes(_backend(self.name).encode(chunk))
 
     def decode(self, data: Bytes, out: Array) -> None:
         """Decompress into `out`, whose shape and dtype are the chunk's.
@@ -108,6 +115,14 @@ CODECS: dict[str, Codec] = {
             make="_make_blosc",
         ),
         Codec(
+            name="raw",
+            summary="not compressed: what a short step can afford, to be repacked afterwards",
+            # Turning a block over would cost more than its checksum.
+            metadata=({"name": "transpose", "configuration": {"order": [1, 0]}}, LITTLE),
+            make="_make_raw",
+            by_step=True,
+        ),
+        Codec(
             name="dense-single",
             summary="pcodec without deltas, for arrays of one step a chunk",
             metadata=(_pcodec(0),),
@@ -140,9 +155,14 @@ def codec_of(pipeline: list[Any]) -> Codec | None:
     return None
 
 
+def checksum(data: bytes | Array) -> bytes:
+    """Return the little-endian crc32c of bytes or of a C-contiguous array."""
+    return struct.pack("<I", google_crc32c.value(data))
+
+
 def checksummed(data: bytes) -> bytes:
-    """Append the little-endian crc32c, as Zarr's crc32c codec does."""
-    return data + struct.pack("<I", google_crc32c.value(data))
+    """Append the checksum, as Zarr's crc32c codec does."""
+    return data + checksum(data)
 
 
 def verified(data: Bytes) -> bytes:
@@ -197,6 +217,19 @@ def _make_blosc(codec: Codec) -> Any:
     )
 
 
+class _Raw:
+    """The numbers themselves, step after step."""
+
+    def encode(self, chunk: Array) -> bytes:
+        """Copy them."""
+        return chunk.T.tobytes()
+
+
+def _make_raw(codec: Codec) -> Any:
+    del codec
+    return _Raw()
+
+
 def _make_zstd(codec: Codec) -> Any:
     from numcodecs.zstd import Zstd
 
@@ -206,6 +239,7 @@ def _make_zstd(codec: Codec) -> Any:
 _MAKERS: dict[str, Callable[[Codec], Any]] = {
     "_make_pcodec": _make_pcodec,
     "_make_blosc": _make_blosc,
+    "_make_raw": _make_raw,
     "_make_zstd": _make_zstd,
 }
 
@@ -225,6 +259,13 @@ def _decode_blosc(backend: Any, body: bytes, out: Array) -> bool:
     if len(body) < 16 or struct.unpack_from("<I", body, 4)[0] != out.nbytes:
         return False
     backend.decode(body, out=out)
+    return True
+
+
+def _decode_raw(_: Any, body: bytes, out: Array) -> bool:
+    if len(body) != out.nbytes:
+        return False
+    np.copyto(out, np.frombuffer(body, out.dtype).reshape(out.shape[::-1]).T)
     return True
 
 
@@ -250,6 +291,7 @@ def _zstd_length(body: bytes) -> int | None:
 _DECODERS: dict[str, Callable[[Any, bytes, Array], bool]] = {
     "_make_pcodec": _decode_pcodec,
     "_make_blosc": _decode_blosc,
+    "_make_raw": _decode_raw,
     "_make_zstd": _decode_zstd,
 }
 

@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import mmap
 import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from ckptlab.errors import NoSpaceError, StoreError, WriteError
 from ckptlab.store.lock import FileLock, Lock
 from ckptlab.store.storage import LOCK, PARTIAL, ROOT, BytesLike, MissingObjectError, oversized
 
 _SYNCS = 16
+_SLOW_SYNC_SECONDS = 0.002
+_LARGE = 2**20
 
 
 class LocalStorage:
@@ -49,34 +56,34 @@ class LocalStorage:
 
     def put_all(self, objects: Mapping[str, Sequence[BytesLike]]) -> None:
         """Write aside, then rename: a reader or a crash meets the old files or the new ones."""
-        contents = {self.root / key: parts for key, parts in objects.items()}
-        suffix = f".{secrets.token_hex(4)}{PARTIAL}"
-        aside = {target: target.with_name(target.name + suffix) for target in contents}
+        # As text: this runs beside training, and each step in Python here makes it wait.
+        root, suffix = f"{self.root}/", f".{secrets.token_hex(4)}{PARTIAL}"
+        contents = {root + key: parts for key, parts in objects.items()}
 
-        def sync_aside(target: Path) -> None:
+        def sync_aside(target: str) -> None:
             with self._writing(target, contents[target]):
-                _fsync(aside[target], os.O_RDONLY)
+                _fsync(target + suffix, os.O_RDONLY)
 
+        self._require_unmoved()
         try:
             for target, parts in contents.items():
                 with self._writing(target, parts):
-                    self._make_folder(target.parent)
-                    _write_new(aside[target], parts)
+                    self._write_aside(target + suffix, parts)
             # A rename can reach the disk before the bytes do: what it replaces would be lost.
-            replaced = [target for target in contents if self.syncs and target.exists()]
+            replaced = [t for t in contents if os.path.exists(t)] if self.syncs else []  # noqa: PTH110
             _together(sync_aside, replaced)
-            for target, temporary in aside.items():
-                with self._writing(target, contents[target]):
-                    temporary.replace(target)
+            for target, parts in contents.items():
+                with self._writing(target, parts):
+                    os.replace(target + suffix, target)  # noqa: PTH105
         except BaseException:
-            for temporary in aside.values():
+            for target in contents:
                 with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
+                    Path(target + suffix).unlink(missing_ok=True)
             raise
         if self.syncs:
-            self._unsynced |= contents.keys() - replaced
+            self._unsynced |= {Path(target) for target in contents.keys() - replaced}
             for target in contents:
-                self._note_folder(target.parent)
+                self._note_folder(Path(target).parent)
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         """Read one file."""
@@ -220,13 +227,20 @@ class LocalStorage:
         return found
 
     @contextlib.contextmanager
-    def _writing(self, target: Path, parts: Sequence[BytesLike]) -> Iterator[None]:
+    def _writing(self, target: str | Path, parts: Sequence[BytesLike]) -> Iterator[None]:
         """Turn what the system says into an error that names the file."""
         try:
             yield
         except OSError as error:
             self._require_unmoved()
             raise _write_error(target, parts, error) from error
+
+    def _write_aside(self, path: str, parts: Sequence[BytesLike]) -> None:
+        try:
+            _write_new(path, parts, past_cache=self.syncs)
+        except FileNotFoundError:
+            self._make_folder(Path(path).parent)
+            _write_new(path, parts, past_cache=self.syncs)
 
     def _make_folder(self, folder: Path) -> None:
         if self._folder_id is None:
@@ -251,27 +265,69 @@ class LocalStorage:
             raise WriteError(f"{self.root} was removed or replaced while it was being written")
 
 
+@functools.cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Make the threads that wait for syncs, once in each process: a fork leaves them behind."""
+    del process
+    return ThreadPoolExecutor(_SYNCS, "ckptlab-sync")
+
+
 def _together(work: Callable[[Any], None], items: Iterable[Any]) -> None:
-    """Do it to all at once: a file system commits many syncs together, and each alone."""
+    """Sync all: one by one where that is quick, and from many threads where each sync waits.
+
+    A file system commits many syncs together and each alone; but threads cost more than the waiting
+    does on a disk that is quick.
+    """
     queue = list(items)
-    if len(queue) < 2:
-        for item in queue:
-            work(item)
-        return
-    with ThreadPoolExecutor(min(_SYNCS, len(queue)), "ckptlab-sync") as pool:
-        for _ in pool.map(work, queue):
-            pass
+    while queue:
+        began = time.perf_counter()
+        work(queue.pop())
+        if len(queue) > 1 and time.perf_counter() - began > _SLOW_SYNC_SECONDS:
+            for _ in _pool(os.getpid()).map(work, queue):
+                pass
+            return
 
 
-def _write_new(path: Path, parts: Sequence[BytesLike]) -> None:
-    with path.open("xb", buffering=0) as file:
+def _write_new(path: str, parts: Sequence[BytesLike], *, past_cache: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
         for part in parts:
             view = memoryview(part).cast("B")
+            if past_cache and len(view) >= _LARGE:
+                view = _write_past_cache(descriptor, view)
             while len(view):
-                view = view[os.write(file.fileno(), view) :]
+                view = view[os.write(descriptor, view) :]
+    finally:
+        os.close(descriptor)
 
 
-def _fsync(path: Path, flags: int) -> None:
+def _write_past_cache(descriptor: int, view: memoryview) -> memoryview:
+    """Write the whole pages of what begins at a page, and return what is left.
+
+    What is to be synced anyway goes to the disk without a copy in the system's cache, whose memory
+    costs a core more than compressing does, and training takes it from the same cores.
+    """
+    direct = getattr(os, "O_DIRECT", 0)
+    if not direct or np.frombuffer(view, np.uint8).ctypes.data % mmap.PAGESIZE:
+        return view
+    import fcntl
+
+    pages = len(view) // mmap.PAGESIZE * mmap.PAGESIZE
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | direct)
+        while pages and pages % mmap.PAGESIZE == 0:
+            written = os.write(descriptor, view[:pages])
+            view, pages = view[written:], pages - written
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which a file system says that always caches
+            raise
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    return view
+
+
+def _fsync(path: str | Path, flags: int) -> None:
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError:  # replaced or deleted since: what took its place is listed itself
@@ -295,7 +351,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _write_error(target: Path, parts: Sequence[BytesLike], error: OSError) -> WriteError:
+def _write_error(target: str | Path, parts: Sequence[BytesLike], error: OSError) -> WriteError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needed = sum(memoryview(part).nbytes for part in parts)
         return NoSpaceError(

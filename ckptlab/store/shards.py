@@ -1,9 +1,9 @@
 """Shards: one block of steps of a large array, encoded to a file and decoded from it.
 
-Imports arrays, codecs and errors. A shard is the concatenation of its inner chunks followed by an
-index of (offset, length) pairs and the index's checksum, as Zarr's ``sharding_indexed`` defines it.
-Zarr could write it, but with a copy of the whole block, its event loop, and no say in which core
-does the work; this is the hot path of recording.
+Imports arrays, codecs, sheet and errors. A shard is the concatenation of its inner chunks followed
+by an index of (offset, length) pairs and the index's checksum, as Zarr's ``sharding_indexed``
+defines it. Zarr could write it, but with a copy of the whole block, its event loop, and no say in
+which core does the work; this is the hot path of recording.
 """
 
 from __future__ import annotations
@@ -18,9 +18,18 @@ import numpy.typing as npt
 
 from ckptlab.errors import CorruptError
 from ckptlab.store.arrays import Document
-from ckptlab.store.codecs import Array, Bytes, Codec, checksummed, codec_of, verified
+from ckptlab.store.codecs import (
+    Array,
+    Bytes,
+    Codec,
+    checksum,
+    checksummed,
+    codec_of,
+    verified,
+)
+from ckptlab.store.sheet import Sheet
 
-EncodeMap = Callable[[Callable[[int], bytes], Iterable[int]], Iterator[bytes]]
+EncodeMap = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +128,12 @@ def shard_key(name: str, i: int, j: int) -> str:
 
 
 def encode_shard(
-    rows: npt.NDArray[Any], grid: Grid, i: int, map_chunks: EncodeMap | None = None
-) -> list[bytes]:
+    rows: npt.NDArray[Any],
+    grid: Grid,
+    i: int,
+    map_chunks: EncodeMap | None = None,
+    sheet: Sheet | None = None,
+) -> memoryview:
     """Encode the shard at row `i` of the block that `rows` is.
 
     Parameters
@@ -133,28 +146,56 @@ def encode_shard(
         Which shard along the parameters.
     map_chunks : callable, optional
         Like `map`, in order; runs the chunks on several cores.
+    sheet : Sheet, optional
+        To put it together in.
 
     Returns
     -------
-    list of bytes
-        To be written one after the other.
+    memoryview
+        The file; valid until the sheet is used again.
     """
-    first = i * grid.shard[0]
+    sheet = sheet or Sheet()
+    run, count = map_chunks or map, grid.chunks_per_shard
 
-    def encode(c: int) -> bytes:
-        # One chunk at a time, so that the transposed copy is still in cache when compressed.
-        start = first + c * grid.chunk[0]
+    def fill(c: int, chunk: npt.NDArray[Any]) -> None:
+        """Copy the inner chunk at `c` to `chunk`, shape (steps, param)."""
+        start = i * grid.shard[0] + c * grid.chunk[0]
         part = rows[:, start : start + grid.chunk[0]]
-        chunk = np.empty(grid.chunk, grid.dtype)
-        if part.shape != grid.chunk[::-1]:
+        if part.shape != chunk.shape:
             chunk.fill(grid.fill)
-        np.copyto(chunk[: part.shape[1], : part.shape[0]], part.T)
-        return grid.codec.encode(chunk)
+        np.copyto(chunk[: part.shape[0], : part.shape[1]], part)
 
-    encoded = list((map_chunks or map)(encode, range(grid.chunks_per_shard)))
-    lengths = np.array([len(data) for data in encoded], "<u8")
+    def compress(c: int) -> tuple[bytes, bytes]:
+        # One chunk at a time, so that the transposed copy is still in cache when compressed.
+        chunk = sheet.chunk(grid.chunk, grid.dtype)
+        fill(c, chunk.T)
+        data = grid.codec.compress(chunk)
+        return data, checksum(data)
+
+    def lay(c: int) -> None:
+        stretch = whole[offsets[c] : offsets[c] + lengths[c]]
+        fill(c, stretch[:-4].view(grid.dtype).reshape(grid.chunk[::-1]))
+        stretch[-4:] = np.frombuffer(checksum(stretch[:-4]), np.uint8)
+
+    if grid.codec.by_step:
+        lengths = np.full(count, math.prod(grid.chunk) * grid.dtype.itemsize + 4, "<u8")
+    else:
+        encoded = list(run(compress, range(count)))
+        lengths = np.array([len(data) + len(check) for data, check in encoded], "<u8")
     offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype("<u8")
-    return [*encoded, checksummed(np.stack([offsets, lengths], axis=1).tobytes())]
+    index = checksummed(np.stack([offsets, lengths], axis=1).tobytes())
+    whole = sheet.room(int(lengths.sum()) + len(index))
+    if grid.codec.by_step:
+        for _ in run(lay, range(count)):
+            pass
+        parts, end = [index], int(lengths.sum())
+    else:
+        parts, end = [part for pair in encoded for part in pair] + [index], 0
+    view = memoryview(whole.data)
+    for part in parts:
+        view[end : end + len(part)] = part
+        end += len(part)
+    return view
 
 
 class Parts(Protocol):

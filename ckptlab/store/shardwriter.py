@@ -1,6 +1,6 @@
 """Writing large arrays: a block of one encoded into shards, put, and counted.
 
-Imports shards, arrays and storage.
+Imports shards, sheet, arrays and storage.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ckptlab.store.arrays import Document, with_length
 from ckptlab.store.shards import EncodeMap, Grid, encode_shard, shard_key
+from ckptlab.store.sheet import Sheet
 from ckptlab.store.storage import Storage
 
 
@@ -35,6 +36,7 @@ class ShardWriter:
         self.map_chunks: EncodeMap | None = None
         self._storage = storage
         self._documents = documents
+        self._sheet = Sheet()
         self._weights: dict[str, int] = {}
 
     @property
@@ -57,10 +59,10 @@ class ShardWriter:
         grid = Grid.of(self._documents[name])
         for i in range(grid.shard_grid[0]):
             key = shard_key(name, i, column)
-            parts = encode_shard(rows, grid, i, self.map_chunks)
-            self._storage.put(key, parts)
+            data = encode_shard(rows, grid, i, self.map_chunks, self._sheet)
+            self._storage.put(key, [data])
             if name == "weights":
-                self._weights[key] = sum(map(len, parts))
+                self._weights[key] = len(data)
 
     def count(self, steps: int) -> None:
         """Look up the sizes of the files of `weights` that hold the first `steps` steps."""

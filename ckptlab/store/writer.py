@@ -41,6 +41,9 @@ from ckptlab.store.root import read_root
 from ckptlab.store.storage import Storage
 from ckptlab.store.vacancy import require_free
 
+IDLE_SYNC_SECONDS = 1.0
+"""A sync costs the cores milliseconds: for each block of short steps, a tenth of training."""
+
 
 class StoreWriter:
     """Commits blocks to one run, made by `create` or `resume`; used by one thread at a time.
@@ -57,7 +60,8 @@ class StoreWriter:
         Puts the large arrays.
     sync_seconds : float
         In a hurry, blocks committed sooner than this after a sync wait for the next one with
-        theirs: they survive the death of the process, but not yet a power loss.
+        theirs: they survive the death of the process, but not yet a power loss. Without a hurry
+        they wait for a second at most.
     hurried : callable
         Says whether there is a hurry.
     """
@@ -203,6 +207,12 @@ class StoreWriter:
         """Whether something committed waits to be synced."""
         return self._in_groups() and self._synced != self._lengths()
 
+    @property
+    def sync_in(self) -> float:
+        """Seconds until what is committed is to be synced."""
+        wanted = self.sync_seconds if self.hurried() else min(self.sync_seconds, IDLE_SYNC_SECONDS)
+        return self._synced_at + wanted - time.monotonic()
+
     def cut(self, steps: int, *, later: bool = False) -> None:
         """Drop every committed step from position `steps` on, with what belongs to it.
 
@@ -243,8 +253,7 @@ class StoreWriter:
         self._make_room(block)
         column = block.start // self.block
         self._contents.write(block, column, len(self.anchors), len(self.evaluations))
-        due = time.monotonic() - self._synced_at >= self.sync_seconds
-        durable = due or not self._in_groups() or not self.hurried()
+        durable = not self._in_groups() or self.sync_in <= 0
         if durable:
             self._storage.sync()
         if block.evaluations:

@@ -307,8 +307,10 @@ class RecordConfig(Section):
     arrays: Annotated[Names, AfterValidator(_array_names)] = setting(
         ("weights",), "what is recorded", "weights, gradients"
     )
-    codec: Literal["dense", "fast", "auto"] = setting(
-        "dense", "how it is compressed; auto: dense if it fits the budget", "dense, fast or auto"
+    codec: Literal["dense", "fast", "raw", "auto"] = setting(
+        "dense",
+        "how it is compressed; auto: the densest that fits the budget",
+        "dense, fast, raw or auto",
     )
     budget: Positive = setting(
         0.03, "share of a step that compression may cost under codec auto", "a number > 0"

@@ -1,6 +1,7 @@
 """Power lost at any point, with files reaching the disk in any order."""
 
 import contextlib
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from ckptlab.store import durable
 from ckptlab.store.block import Evaluation
 from ckptlab.store.reader import open_latest, open_store, read_root
 from ckptlab.store.verify import verify
-from ckptlab.store.writer import PowerLossWarning, StoreWriter
+from ckptlab.store.writer import IDLE_SYNC_SECONDS, PowerLossWarning, StoreWriter
 from tests.faults.figures import note
 from tests.faults.power import PowerLossError, PowerStorage
 from tests.store.samples import block_of, layout_of, same_bits, trajectory
@@ -219,12 +220,18 @@ def test_what_waits_can_be_synced(boot):
     assert writer.unsynced
     writer.sync()
     assert not writer.unsynced
+    assert 1 < writer.sync_in <= RARELY
     writer.hurried = lambda: False
+    assert writer.sync_in <= IDLE_SYNC_SECONDS
     writer.write_block(block_of(WEIGHTS, 8, 12, layout=LAYOUT))
+    assert writer.unsynced
+    while writer.sync_in > 0:
+        time.sleep(writer.sync_in)
+    writer.write_block(block_of(WEIGHTS, 12, 16, layout=LAYOUT))
     assert not writer.unsynced
     files = storage.after_power_loss(np.random.default_rng(0))
     boot("second")
-    assert len(open_store(PowerStorage(files)).steps) == 12
+    assert len(open_store(PowerStorage(files)).steps) == 16
 
 
 def test_where_a_power_loss_could_not_be_told_every_commit_is_synced(boot, monkeypatch):

@@ -158,7 +158,9 @@ def test_a_thread_that_is_gone_is_noticed_by_who_waits_for_it(tmp_path):
     writer = StoreWriter.create(
         LocalStorage(tmp_path, fsync=False), captured.layout, block=4, codec="dense", attributes={}
     )
-    committer = Committer(writer, [Buffer(captured, 4, gradients=False)], threads=1, nice=0)
+    committer = Committer(
+        writer, [Buffer(captured, 4, gradients=False)], threads=1, shared=True, nice=0
+    )
     committer.take()
     committer.close()
     with pytest.raises(WriteError, match="writer thread died"):

@@ -9,7 +9,7 @@ from ckptlab.errors import UnknownNameError
 from ckptlab.store.codecs import CODECS, checksummed, codec_of, find_codec, verified
 from tests.store.samples import same_bits
 
-FLOAT_CODECS = ["dense", "fast", "dense-single"]
+FLOAT_CODECS = ["dense", "fast", "raw", "dense-single"]
 
 
 @pytest.mark.parametrize("name", FLOAT_CODECS)

@@ -1,14 +1,18 @@
 """What is special to local folders; the interface of every storage is in test_storage.py."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ckptlab.errors import StoreError, WriteError
+from ckptlab.errors import NoSpaceError, StoreError, WriteError
 from ckptlab.store.local import LocalStorage
+from ckptlab.store.sheet import Sheet
 
 
 def test_objects_put_together_are_there_together_or_not_at_all(tmp_path):
@@ -111,3 +115,48 @@ def test_the_working_folder_may_change(tmp_path, monkeypatch):
     lock.release()
     assert (tmp_path / "runs/x.zarr/a/b").read_bytes() == b"1"
     assert storage.path == "runs/x.zarr"
+
+
+@pytest.mark.parametrize("size", [2**20, 2**21 + 1, 3 * 2**20 + 4095])
+@pytest.mark.parametrize("refuses", [None, "flag", "write"])
+@pytest.mark.parametrize("shift", [0, 4])
+def test_large_files_that_pass_by_the_cache_are_whole(tmp_path, monkeypatch, size, refuses, shift):
+    """Whether the file system takes them so, says no at once, or says no when it is written to."""
+    flags = []
+    control, write = fcntl.fcntl, os.write
+
+    def controlled(descriptor, command, value=0):
+        if command == fcntl.F_SETFL:
+            flags.append(bool(value & os.O_DIRECT))
+            if refuses == "flag" and flags[-1]:
+                raise OSError(errno.EINVAL, "Invalid argument")
+        return control(descriptor, command, value)
+
+    def written(descriptor, data):
+        if refuses == "write" and control(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(fcntl, "fcntl", controlled)
+    monkeypatch.setattr(os, "write", written)
+    data = np.random.default_rng(0).integers(0, 256, size + shift, np.uint8)
+    sheet = Sheet().room(size + shift)
+    sheet[:] = data
+    for syncs in (True, False):
+        storage = LocalStorage(tmp_path / str(syncs), fsync=syncs)
+        storage.put("a/x", [memoryview(sheet)[shift:]])
+        storage.sync()
+        assert storage.get("a/x") == data[shift:].tobytes()
+    # Once, and back again: only what begins at a page, and is to be synced.
+    assert flags == ([True, False] if shift == 0 else [])
+
+
+def test_no_space_is_told_where_the_cache_is_passed_by(tmp_path, monkeypatch):
+    def full(descriptor, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(NoSpaceError, match="1,048,576 bytes needed"):
+        LocalStorage(tmp_path).put("x", [memoryview(Sheet().room(2**20))])
+    monkeypatch.undo()
+    assert LocalStorage(tmp_path).list() == {}

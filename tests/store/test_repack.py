@@ -62,7 +62,7 @@ def same(a: xr.Dataset, b: xr.Dataset) -> None:
         assert x.tobytes() == y.tobytes() if x.dtype != object else (x == y).all(), name
 
 
-@pytest.mark.parametrize("codec", ["dense", "fast"])
+@pytest.mark.parametrize("codec", ["dense", "fast", "raw"])
 def test_a_copy_holds_the_same(tmp_path: Path, codec: str) -> None:
     irregular(tmp_path / "run.zarr")
     seen: list[tuple[int, int]] = []

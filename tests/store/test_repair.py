@@ -195,7 +195,7 @@ def test_damage_that_only_digests_show_is_found_when_asked_for(run):
 
     wrong = WEIGHTS[24:] + 1
     grid = open_store(run).weights.grid
-    (run / "weights/c/0/3").write_bytes(b"".join(encode_shard(wrong, grid, 0)))
+    (run / "weights/c/0/3").write_bytes(bytes(encode_shard(wrong, grid, 0)))
     assert mend(run).steps == 0
     assert mend(run, deep=True).steps == 5
     assert verify(run, deep=True).ok

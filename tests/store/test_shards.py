@@ -1,14 +1,17 @@
+import mmap
+
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 
 from ckptlab.errors import CorruptError
 from ckptlab.store import arrays
 from ckptlab.store.codecs import CODECS
 from ckptlab.store.shards import Grid, Shard, encode_shard, shard_key
+from ckptlab.store.sheet import Sheet
 from tests.store.samples import same_bits, trajectory
 
 
@@ -40,20 +43,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the 
     steps=st.integers(1, 8),
     chunk=st.integers(1, 20),
     per_shard=st.integers(1, 4),
-    codec=st.sampled_from(["dense", "fast"]),
+    codec=st.sampled_from(["dense", "fast", "raw"]),
     seed=st.integers(0, 100),
 )
 def test_shards_of_any_cut_come_back_bit_by_bit(rows, steps, chunk, per_shard, codec, seed):
     grid = small_grid((rows, steps), (chunk, 8), (chunk * per_shard, 8), codec)
     weights = trajectory(steps, rows, seed)
     parts = [
-        decoded(b"".join(encode_shard(weights, grid, i)), grid, i)
-        for i in range(grid.shard_grid[0])
+        decoded(bytes(encode_shard(weights, grid, i)), grid, i) for i in range(grid.shard_grid[0])
     ]
     assert same_bits(np.concatenate(parts, axis=1), weights)
 
 
-@pytest.mark.parametrize("codec", ["dense", "fast"])
+@pytest.mark.parametrize("codec", ["dense", "fast", "raw"])
 @pytest.mark.parametrize("rows", [7, 16384, 40_000])
 @pytest.mark.parametrize("steps", [1, 5, 8])
 def test_zarr_reads_what_we_write_and_we_read_what_zarr_writes(tmp_path, rows, steps, codec):
@@ -65,7 +67,7 @@ def test_zarr_reads_what_we_write_and_we_read_what_zarr_writes(tmp_path, rows, s
     file = tmp_path / shard_key("weights", 0, 0)
     assert same_bits(decoded(file.read_bytes(), grid), weights)
 
-    file.write_bytes(b"".join(encode_shard(weights, grid, 0)))
+    file.write_bytes(bytes(encode_shard(weights, grid, 0)))
     assert same_bits(np.asarray(array[:]).T, weights)
 
 
@@ -80,6 +82,7 @@ def zarr_array(folder, rows, steps, grid, codec):
             BytesCodec(endian="little"),
             BloscCodec(typesize=4, cname="lz4", clevel=5, shuffle="shuffle", blocksize=0),
         ],
+        "raw": [TransposeCodec(order=(1, 0)), BytesCodec(endian="little")],
     }[codec]
     return zarr.create(
         store=zarr.storage.LocalStore(folder),
@@ -99,8 +102,7 @@ def test_more_parameters_than_a_shard_holds(tmp_path):
     grid = grid_of(rows, 2, 2, "fast")
     assert grid.shard_grid == (2, 1)
     parts = [
-        decoded(b"".join(encode_shard(weights, grid, i)), grid, i)
-        for i in range(grid.shard_grid[0])
+        decoded(bytes(encode_shard(weights, grid, i)), grid, i) for i in range(grid.shard_grid[0])
     ]
     assert [p.shape[1] for p in parts] == [2**21, 20_000]
     assert same_bits(np.concatenate(parts, axis=1), weights)
@@ -108,7 +110,7 @@ def test_more_parameters_than_a_shard_holds(tmp_path):
 
 def test_what_lies_past_the_array_is_fill():
     grid = small_grid((5, 3), (4, 8), (8, 8))
-    data = b"".join(encode_shard(np.ones((3, 5), np.float32), grid, 0))
+    data = bytes(encode_shard(np.ones((3, 5), np.float32), grid, 0))
     shard = Shard(data, grid, 0, 0, "shard")
     assert shard.chunk_count == 2
     last = shard.decode(1)
@@ -121,14 +123,14 @@ def test_what_lies_past_the_array_is_fill():
 def test_buffers_keep_their_type(dtype):
     values = np.arange(12).reshape(3, 4).astype(dtype)
     grid = grid_of(4, 3, 8, "zstd", dtype)
-    assert same_bits(decoded(b"".join(encode_shard(values, grid, 0)), grid), values)
+    assert same_bits(decoded(bytes(encode_shard(values, grid, 0)), grid), values)
 
 
-@pytest.mark.parametrize("codec", ["dense", "fast"])
+@pytest.mark.parametrize("codec", ["dense", "fast", "raw"])
 def test_every_flipped_byte_of_a_shard_is_found(codec):
     grid = small_grid((30, 4), (8, 4), (32, 4), codec)
     weights = trajectory(4, 30)
-    data = b"".join(encode_shard(weights, grid, 0))
+    data = bytes(encode_shard(weights, grid, 0))
     rng = np.random.default_rng(0)
     for position in range(len(data)):
         damaged = bytearray(data)
@@ -139,7 +141,7 @@ def test_every_flipped_byte_of_a_shard_is_found(codec):
 
 def test_a_torn_shard_is_found_wherever_it_is_torn():
     grid = small_grid((30, 4), (8, 4), (32, 4))
-    data = b"".join(encode_shard(trajectory(4, 30), grid, 0))
+    data = bytes(encode_shard(trajectory(4, 30), grid, 0))
     for length in range(len(data)):
         with pytest.raises(CorruptError):
             decoded(data[:length], grid)
@@ -165,6 +167,17 @@ def test_chunks_can_be_encoded_on_several_cores():
     weights = trajectory(8, 70)
     with ThreadPoolExecutor(3) as pool:
         assert encode_shard(weights, grid, 0, pool.map) == encode_shard(weights, grid, 0)
+
+
+@pytest.mark.parametrize("codec", ["dense", "fast", "raw"])
+def test_nothing_is_left_of_the_shard_that_was_in_the_memory_before(codec):
+    sheet = Sheet()
+    encode_shard(trajectory(8, 70), small_grid((70, 8), (16, 8), (80, 8), codec), 0, None, sheet)
+    grid = small_grid((20, 3), (16, 8), (32, 8), codec)
+    weights = trajectory(3, 20, seed=1)
+    again = encode_shard(weights, grid, 0, None, sheet)
+    assert again == encode_shard(weights, grid, 0)
+    assert np.frombuffer(again, np.uint8).ctypes.data % mmap.PAGESIZE == 0
 
 
 @pytest.mark.parametrize(

@@ -164,11 +164,11 @@ def test_replacing_syncs_the_bytes_before_the_rename(tmp_path):
 def _traced(tmp_path, fsync: bool) -> list[str]:
     """The order of renames and fsyncs in a process of its own, seen by audit and wrapping."""
     script = f"""
-import os, pathlib
+import os
 calls = []
-real_fsync, real_replace = os.fsync, pathlib.Path.replace
+real_fsync, real_replace = os.fsync, os.replace
 os.fsync = lambda fd: (calls.append("fsync"), real_fsync(fd))[1]
-pathlib.Path.replace = lambda a, b: (calls.append("rename"), real_replace(a, b))[1]
+os.replace = lambda a, b: (calls.append("rename"), real_replace(a, b))[1]
 from ckptlab.store.local import LocalStorage
 storage = LocalStorage({str(tmp_path / str(fsync))!r}, fsync={fsync})
 lock = storage.lock()

@@ -92,7 +92,7 @@ def test_a_block_that_grows_between_two_reads_is_read_again(path) -> None:
     def grow(key: str) -> None:
         # As the writer replaces a partial block: other chunks, of other lengths.
         data = encode_shard(np.roll(WEIGHTS[8:], 1, axis=1), weights.grid, 0)
-        LocalStorage(path).put(key, data)
+        LocalStorage(path).put(key, [data])
 
     storage = Counting(path, after_first=grow)
     weights = weights_of(storage)

@@ -124,7 +124,7 @@ def test_a_wrong_value_with_right_checksums_is_found_by_digest_alone(run):
     changed = WEIGHTS[8:16].copy()
     changed[2, 5] = 17.0
     grid = open_store(run).weights.grid
-    (run / "weights/c/0/1").write_bytes(b"".join(encode_shard(changed, grid, 0)))
+    (run / "weights/c/0/1").write_bytes(bytes(encode_shard(changed, grid, 0)))
     assert verify(run).ok
     (finding,) = verify(run, deep=True).findings
     assert (finding.array, finding.first_step, finding.last_step) == ("weights", 100, 100)

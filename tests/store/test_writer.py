@@ -49,7 +49,7 @@ def create(path, layout, *, block=8, **options):
     )
 
 
-@pytest.mark.parametrize("codec", ["dense", "fast"])
+@pytest.mark.parametrize("codec", ["dense", "fast", "raw"])
 @pytest.mark.parametrize("sizes", [(3, 1), (16384,), (20_000, 25_001)])
 @pytest.mark.parametrize("steps", [1, 8, 21])
 def test_xarray_alone_reads_every_bit_that_was_written(tmp_path, codec, sizes, steps):
