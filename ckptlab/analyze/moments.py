@@ -219,13 +219,13 @@ def _spans(grid: BlockGrid, wanted: npt.NDArray[np.int64], tasks: int) -> list[l
     ]
     # Blocks that dask hands over are in memory all at once: one a task.
     stored = isinstance(grid.blocks[0][0], StoredBlock)
-    most = min(MOST_BLOCKS, max(1, len(held) * len(grid.rows) // tasks)) if stored else 1
+    most = MOST_BLOCKS if stored else 1
+    share = tasks / (len(held) * len(grid.rows))
     spans: list[list[int]] = []
-    for j in held:
-        if spans and spans[-1][-1] == j - 1 and len(spans[-1]) < most:
-            spans[-1].append(j)
-        else:
-            spans.append([j])
+    for run in np.split(held, np.flatnonzero(np.diff(held) > 1) + 1):
+        # Of the same length, or the last worker is still at its own when the others are done.
+        count = max(-(-len(run) // most), min(round(share * len(run)), len(run)), 1)
+        spans += [part.tolist() for part in np.array_split(run, count)]
     return spans
 
 

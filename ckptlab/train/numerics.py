@@ -1,7 +1,7 @@
 """Where and how exactly a training computes: device, threads, determinism, precision.
 
-Imports errors and sections. These are process-wide switches of torch; `numerics` sets them for a
-while and puts them back.
+Imports errors, sections and allocator. These are switches of the process; `numerics` sets them for
+a while and puts them back.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from ckptlab.errors import ConfigError
+from ckptlab.train.allocator import kept_memory
 from ckptlab.train.sections import TrainConfig
 
 
@@ -90,7 +91,8 @@ def numerics(config: TrainConfig, device: torch.device) -> Iterator[None]:
             matmul_tf32=config.precision == "tf32",
             cudnn_tf32=config.precision == "tf32",
         ).write()
-        yield
+        with kept_memory() if device.type == "cpu" else contextlib.nullcontext():
+            yield
     finally:
         before.write()
 

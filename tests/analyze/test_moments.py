@@ -12,8 +12,11 @@ import pytest
 import xarray as xr
 
 import ckptlab
+from ckptlab.analyze.blocks import StoredBlock
 from ckptlab.analyze.metric import compute
+from ckptlab.analyze.moments import _spans
 from ckptlab.analyze.notices import NaNWarning, UnfinishedRunWarning
+from ckptlab.analyze.source import BlockGrid
 from ckptlab.store.shards import Shard
 from tests.analyze import brute
 from tests.analyze.recordings import RUN_IS_ENOUGH, Made
@@ -151,3 +154,22 @@ def _unfinished(made: Made, tmp_path: Path, state: str = "interrupted") -> Path:
     metadata = root["consolidated_metadata"]["metadata"]
     (path / "zarr.json").write_text(json.dumps(root_document(attributes, metadata)))
     return path
+
+
+@pytest.mark.parametrize(
+    ("held", "tasks", "lengths"),
+    [
+        (range(64), 12, [6] * 4 + [5] * 8),  # not twelve of five and one of four
+        (range(64), 1, [16] * 4),
+        (range(5), 12, [1] * 5),
+        ([*range(3), *range(10, 20)], 4, [3, 4, 3, 3]),
+        ([7], 3, [1]),
+    ],
+)
+def test_tasks_take_as_many_blocks_each(held, tasks, lengths):
+    blocks = [StoredBlock(None, 0, j) for j in range(70)]
+    columns = tuple(slice(32 * j, 32 * j + 32) for j in range(70))
+    grid = BlockGrid((slice(0, 100),), columns, [blocks])
+    spans = _spans(grid, np.array([32 * j + 5 for j in held]), tasks)
+    assert [j for span in spans for j in span] == list(held)
+    assert [len(span) for span in spans] == lengths
