@@ -224,20 +224,40 @@ def _add_flips(signs: Array, others: Array, size: int, few: Array, count: Array)
 
 
 @numba.njit(**COMPILE)
-def _add_flips_of_rows(signs: Array, origins: Array, size: int, few: Array, count: Array) -> None:
+def _add_counts_of_rows(
+    ahead: Array, one: Array, other: Array, size: int, few: Array, count: Array
+) -> None:
+    # `_add_signed`, `_add_flips`, and the flips since two snapshots, one sign a row.
     few[:] = 0
     for r in range(0, size // LANES, 4):
-        x = signs[r * LANES : r * LANES + GROUP]
-        a, b, d, e = origins[r], origins[r + 1], origins[r + 2], origins[r + 3]
+        x = ahead[r * LANES + 1 : r * LANES + 1 + GROUP]
+        y = ahead[r * LANES : r * LANES + GROUP]
+        a, b, d, e = one[r], one[r + 1], one[r + 2], one[r + 3]
+        f, g, h, k = other[r], other[r + 1], other[r + 2], other[r + 3]
         for c in range(LANES):
-            few[c] += (
-                np.int8((x[c] ^ a) == -2)
-                + np.int8((x[c + LANES] ^ b) == -2)
-                + np.int8((x[c + 2 * LANES] ^ d) == -2)
-                + np.int8((x[c + 3 * LANES] ^ e) == -2)
+            p, q, s, t = x[c], x[c + LANES], x[c + 2 * LANES], x[c + 3 * LANES]
+            few[c] += np.int8(p != 0) + np.int8(q != 0) + np.int8(s != 0) + np.int8(t != 0)
+            few[c + LANES] += (
+                np.int8((p ^ y[c]) == -2)
+                + np.int8((q ^ y[c + LANES]) == -2)
+                + np.int8((s ^ y[c + 2 * LANES]) == -2)
+                + np.int8((t ^ y[c + 3 * LANES]) == -2)
             )
-    for c in range(LANES):
-        count[c] += few[c]
+            few[c + 2 * LANES] += (
+                np.int8((p ^ a) == -2)
+                + np.int8((q ^ b) == -2)
+                + np.int8((s ^ d) == -2)
+                + np.int8((t ^ e) == -2)
+            )
+            few[c + 3 * LANES] += (
+                np.int8((p ^ f) == -2)
+                + np.int8((q ^ g) == -2)
+                + np.int8((s ^ h) == -2)
+                + np.int8((t ^ k) == -2)
+            )
+    for k in range(min(count.shape[0], 4)):
+        for c in range(LANES):
+            count[k, c] += few[k * LANES + c]
 
 
 @numba.njit(**COMPILE)
@@ -280,27 +300,26 @@ def _add_tile(
     few: Array,
 ) -> None:
     now, own = ahead[1:], signs[1:]
-    by_rows = pitch == LANES and not product.shape[0]
     _sign(now, size, own)
-    _add_signed(own, size, few, count[0])
-    _add_flips(own, signs, size, few, count[1])
-    for k in range(references.shape[0]):
-        _pick(references[k], rows, size // pitch, origins[k], others)
-        if by_rows:
-            _add_flips_of_rows(own, others, size, few, count[COUNTS + k])
-            if k < 2:
-                continue  # below, together
-        _spread(origins[k], pitch, size, aside)
-        _add_distance(now, aside, size, total[SUMS + k])
-        if not by_rows:
-            _sign(aside, size, others)
-            _add_flips(own, others, size, few, count[COUNTS + k])
-        if product.shape[0]:
-            _add_product(now, aside, size, product[PRODUCTS + k])
-    if by_rows:
+    together = 0
+    if pitch == LANES and not product.shape[0]:
+        together = min(references.shape[0], 2)
+        for k in range(together):
+            _pick(references[k], rows, size // pitch, origins[k], others[k])
+        _add_counts_of_rows(signs, others[0], others[1], size, few, count[: COUNTS + together])
         _add_sums_of_rows(ahead, origins[0], origins[1], size, total)
     else:
+        _add_signed(own, size, few, count[0])
+        _add_flips(own, signs, size, few, count[1])
         _add_sums(now, ahead, size, total)
+    for k in range(together, references.shape[0]):
+        _pick(references[k], rows, size // pitch, origins[k], others[0])
+        _spread(origins[k], pitch, size, aside)
+        _add_distance(now, aside, size, total[SUMS + k])
+        _sign(aside, size, others[0])
+        _add_flips(own, others[0], size, few, count[COUNTS + k])
+        if product.shape[0]:
+            _add_product(now, aside, size, product[PRODUCTS + k])
     if product.shape[0]:
         _add_plain(now, size, product[0])
         _add_product(now, ahead, size, product[1])
@@ -369,12 +388,12 @@ def accumulate(
     aside = np.zeros(TILE, np.float32)
     origins = np.zeros((max(references.shape[0], 2), TILE), np.float32)
     signs = np.zeros(TILE + 1, np.int8)
-    others = np.zeros(TILE, np.int8)
+    others = np.zeros((2, TILE), np.int8)
     total = np.empty((max(sums.shape[0], SUMS + 2), LANES), np.float64)
     product = np.empty((products.shape[0], LANES), np.float64)
     count = np.empty((counts.shape[0], LANES), np.int64)
     extreme = np.empty(2 * LANES, np.float32)
-    few = np.empty(LANES, np.int8)
+    few = np.empty(4 * LANES, np.int8)
     firsts = np.empty(2, np.float64)
     for s in range(segments.shape[0]):
         group, low, high = segments[s]
