@@ -24,9 +24,9 @@ COLUMNS = [
     "steps",
     "raw GB",
     "recorded in s",
-    "peak GiB",
+    "recording's peak GiB",
     "telemetry in s",
-    "peak GiB",
+    "telemetry's peak GiB",
     "state_dict in ms",
 ]
 

@@ -30,7 +30,7 @@ OURS, DECODE, PLAIN = "telemetry by tensor", "decode only", "plain loop over tor
 
 def run(options: Options) -> dict[str, Any]:
     """Train ResNet-20 at the paper's settings, then measure its run in several ways."""
-    steps, rounds = (96, 2) if options.quick else (2048, 7)
+    steps, rounds = (96, 2) if options.quick else (4000, 7)
     folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
     try:
         recorded = open_run(options.run(folder, steps))
