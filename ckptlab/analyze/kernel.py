@@ -11,7 +11,7 @@ products of float32 are exact there, so that only additions round.
 What was one step before lies one lane before, so a tile is handed over with the element ahead of
 it. Only at the first step of a row that is another row's: what lands in those lanes is dropped, and
 `_add_first` compares with the step before the chunk. In a whole block a row is a run of lanes, and
-a snapshot to compare with one number a run: `_add_sums_of_rows` makes use of it.
+a snapshot to compare with one number a run: `_add_sums_of_rows` and `_add_counts_of_rows` use it.
 """
 
 # min() and max() would let a NaN through that the comparisons below pass over.
@@ -255,7 +255,7 @@ def _add_counts_of_rows(
                 + np.int8((s ^ h) == -2)
                 + np.int8((t ^ k) == -2)
             )
-    for k in range(min(count.shape[0], 4)):
+    for k in range(count.shape[0]):
         for c in range(LANES):
             count[k, c] += few[k * LANES + c]
 

@@ -178,7 +178,8 @@ def print_results(results: xr.Dataset) -> None:
 
 
 def _print_estimate(plan: Plan, folder: Folder, given: dict[str, Any]) -> None:
-    from ckptlab.experiments.cluster import count_cores, count_gpus
+    from ckptlab.cores import count_cores
+    from ckptlab.experiments.cluster import count_gpus
     from ckptlab.experiments.estimate import estimate
     from ckptlab.experiments.execute import survey
 

@@ -1,6 +1,6 @@
 """Where jobs run: worker processes of this machine, or a cluster of dask.distributed.
 
-Imports analyze.scheduling, train.numerics and errors.
+Imports analyze.scheduling, cores and errors.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckptlab.analyze.scheduling import connect
+from ckptlab.cores import count_cores
 from ckptlab.errors import ConfigError
 
 
@@ -76,13 +77,6 @@ def open_client(
         if gpus:
             client.run(_choose_gpu, gpus)
         yield client
-
-
-def count_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def count_gpus() -> int:

@@ -11,9 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ckptlab.store.arrays import CHUNK_PARAMETERS
-from ckptlab.store.codecs import CODECS
-
-_COMPRESSING = ("dense", "fast")
+from ckptlab.store.codecs import CODECS, PUBLIC_CODECS
 
 BUDGET = 0.03
 """Share of a step's time that compression may cost where it takes it from training."""
@@ -22,7 +20,7 @@ BUDGET = 0.03
 def choose_codec(
     parameters: int, step_seconds: float, *, threads: int, budget: float = BUDGET
 ) -> str:
-    """Choose the densest codec that keeps up: ``dense``, ``fast``, and ``raw`` if neither does.
+    """Choose the densest codec that keeps up; the cheapest if none does.
 
     Parameters
     ----------
@@ -42,10 +40,11 @@ def choose_codec(
         Name of a codec.
     """
     allowed = step_seconds * (threads or budget)
-    for name in _COMPRESSING:
+    *compressing, cheapest = PUBLIC_CODECS
+    for name in compressing:
         if encode_seconds(parameters, codec=name) <= allowed:
             return name
-    return "raw"
+    return cheapest
 
 
 def encode_seconds(parameters: int, *, codec: str = "dense", steps: int = 32) -> float:

@@ -96,8 +96,9 @@ class Committer:
                 try:
                     buffer = self._free.get(timeout=0.5)
                 except queue.Empty:
+                    dead = not self._thread.is_alive()  # first: what it died of is said before
                     self.check()
-                    if not self._thread.is_alive():
+                    if dead:
                         raise WriteError(
                             "the writer thread died; the run holds what was committed"
                         ) from None

@@ -1,11 +1,10 @@
 """The hot path of recording: one row a step, handed over a block at a time.
 
-Imports store and record.
+Imports store, record and cores.
 """
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ckptlab.cores import count_cores
 from ckptlab.record.capture import Capture
 from ckptlab.record.committer import Committer, Job
 from ckptlab.record.gather import Gather
@@ -107,7 +107,7 @@ class Filler:
         self._committer = Committer(
             writer,
             buffers,
-            threads=encoding_threads() if cuda else cores(),
+            threads=encoding_threads() if cuda else count_cores(),
             shared=not cuda,
             nice=NICE if lower else 0,
         )
@@ -237,14 +237,7 @@ def _last_time(writer: StoreWriter) -> float:
 
 def encoding_threads() -> int:
     """Return how many cores compress where training runs on a GPU."""
-    return min(4, max(cores() - 1, 1))
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return min(4, max(count_cores() - 1, 1))
 
 
 def _put(row: torch.Tensor, value: Number | None) -> None:

@@ -33,7 +33,7 @@ from ckptlab.record.schedule import parse_schedule
 from ckptlab.record.staging import block_size, bytes_per_step, parse_memory
 from ckptlab.record.stats import RecorderStats
 from ckptlab.store.block import Evaluation
-from ckptlab.store.codecs import CODECS
+from ckptlab.store.codecs import require_public
 from ckptlab.store.storage import Storage, open_storage
 from ckptlab.store.writer import StoreWriter
 
@@ -146,8 +146,7 @@ class Recorder:
         for array in arrays:
             if array not in ARRAYS:
                 raise unknown_name("array", array, ARRAYS)
-        if codec not in CODECS or not CODECS[codec].public:
-            raise unknown_name("codec", codec, (c.name for c in CODECS.values() if c.public))
+        require_public(codec)
         self.step_number = self._start = start
         self._mask = mask
         self._schedule = parse_schedule(steps, steps_per_epoch)

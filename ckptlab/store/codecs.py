@@ -139,12 +139,21 @@ CODECS: dict[str, Codec] = {
     )
 }
 
+PUBLIC_CODECS = tuple(codec.name for codec in CODECS.values() if codec.public)
+"""What users choose from, the densest first and the cheapest last."""
+
 
 def find_codec(name: str) -> Codec:
     """Look a codec up; UnknownNameError lists the public ones."""
     if name not in CODECS:
-        raise unknown_name("codec", name, (c.name for c in CODECS.values() if c.public))
+        raise unknown_name("codec", name, PUBLIC_CODECS)
     return CODECS[name]
+
+
+def require_public(name: str) -> None:
+    """Raise UnknownNameError, which lists them, unless it is a codec that users choose."""
+    if name not in PUBLIC_CODECS:
+        raise unknown_name("codec", name, PUBLIC_CODECS)
 
 
 def codec_of(pipeline: list[Any]) -> Codec | None:

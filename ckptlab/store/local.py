@@ -304,8 +304,8 @@ def _write_new(path: str, parts: Sequence[BytesLike], *, past_cache: bool) -> No
 def _write_past_cache(descriptor: int, view: memoryview) -> memoryview:
     """Write the whole pages of what begins at a page, and return what is left.
 
-    What is to be synced anyway goes to the disk without a copy in the system's cache, whose memory
-    costs a core more than compressing does, and training takes it from the same cores.
+    What is to be synced anyway goes to the disk without a copy in the system's cache: the copy
+    takes the cores several times as long, and training runs on them.
     """
     direct = getattr(os, "O_DIRECT", 0)
     if not direct or np.frombuffer(view, np.uint8).ctypes.data % mmap.PAGESIZE:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ckptlab.errors import ConfigError, CorruptError, RunExistsError, unknown_name
+from ckptlab.cores import count_cores
+from ckptlab.errors import ConfigError, CorruptError, RunExistsError
 from ckptlab.store import schema
 from ckptlab.store.block import Block, Evaluation
-from ckptlab.store.codecs import CODECS
+from ckptlab.store.codecs import require_public
 from ckptlab.store.digest import snapshot_digest
 from ckptlab.store.local import sync_folder
 from ckptlab.store.metadata import RESERVED
@@ -98,9 +99,7 @@ def repack(
     StoreError
         If there is no run, or it is damaged; the run is left as it was.
     """
-    public = [entry.name for entry in CODECS.values() if entry.public]
-    if codec not in public:
-        raise unknown_name("codec", codec, public)
+    require_public(codec)
     if output is not None:
         source = open_store(path)
         if Path(os.fspath(output)).absolute() == Path(source.path).absolute():
@@ -166,7 +165,7 @@ def _copy(
         overwrite=overwrite,
     )
     try:
-        with ThreadPoolExecutor(threads or os.cpu_count() or 1, "ckptlab-encode") as pool:
+        with ThreadPoolExecutor(threads or count_cores(), "ckptlab-encode") as pool:
             writer.shards.map_chunks = pool.map
             small = {name: source.small(name) for name in schema.SERIES if name in source.metadata}
             for start in range(0, len(source.steps), block):

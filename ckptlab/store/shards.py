@@ -172,30 +172,31 @@ def encode_shard(
         data = grid.codec.compress(chunk)
         return data, checksum(data)
 
+    if not grid.codec.by_step:
+        encoded = list(run(compress, range(count)))
+        whole, places = _room(sheet, [len(data) + len(check) for data, check in encoded])
+        for place, (data, check) in zip(places, encoded, strict=True):
+            whole[place.start : place.stop - 4] = data
+            whole[place.stop - 4 : place.stop] = check
+        return whole
+
     def lay(c: int) -> None:
-        stretch = whole[offsets[c] : offsets[c] + lengths[c]]
+        stretch = np.frombuffer(whole[places[c]], np.uint8)
         fill(c, stretch[:-4].view(grid.dtype).reshape(grid.chunk[::-1]))
         stretch[-4:] = np.frombuffer(checksum(stretch[:-4]), np.uint8)
 
-    if grid.codec.by_step:
-        lengths = np.full(count, math.prod(grid.chunk) * grid.dtype.itemsize + 4, "<u8")
-    else:
-        encoded = list(run(compress, range(count)))
-        lengths = np.array([len(data) + len(check) for data, check in encoded], "<u8")
-    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype("<u8")
-    index = checksummed(np.stack([offsets, lengths], axis=1).tobytes())
-    whole = sheet.room(int(lengths.sum()) + len(index))
-    if grid.codec.by_step:
-        for _ in run(lay, range(count)):
-            pass
-        parts, end = [index], int(lengths.sum())
-    else:
-        parts, end = [part for pair in encoded for part in pair] + [index], 0
-    view = memoryview(whole.data)
-    for part in parts:
-        view[end : end + len(part)] = part
-        end += len(part)
-    return view
+    whole, places = _room(sheet, [math.prod(grid.chunk) * grid.dtype.itemsize + 4] * count)
+    list(run(lay, range(count)))
+    return whole
+
+
+def _room(sheet: Sheet, lengths: list[int]) -> tuple[memoryview, list[slice]]:
+    """Return room for a shard that ends in its index, and where its chunks of such lengths go."""
+    ends = np.cumsum(lengths)
+    index = checksummed(np.stack([ends - lengths, lengths], axis=1).astype("<u8").tobytes())
+    whole = memoryview(sheet.room(int(ends[-1]) + len(index)).data)
+    whole[-len(index) :] = index
+    return whole, [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
 
 
 class Parts(Protocol):

@@ -1,8 +1,7 @@
 """Memory that one shard after the other is put together in.
 
-Imports nothing of ckptlab. Memory from the system costs more the first time it is touched than
-everything a short step's recording does with it, so it is kept; and it begins at a page, as writing
-past the system's cache asks for.
+Imports nothing of ckptlab. New memory costs a page fault for each of its pages, so it is kept; and
+it begins at a page, as writing past the system's cache asks for.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """One large array of a run, read whole shards at a time.
 
-Imports shards, storage and errors.
+Imports shards, storage, cores and errors.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ckptlab.cores import count_cores
 from ckptlab.errors import CorruptError, StoreError
 from ckptlab.store.arrays import Document
 from ckptlab.store.shards import Grid, Shard, shard_key
@@ -146,7 +146,7 @@ class StoredArray:
         values = np.empty(self.shape[0], self.grid.dtype)
         for i in range(self.grid.shard_grid[0]):
             shard = self.read_shard(i, j)
-            threads = max(1, min(os.cpu_count() or 1, shard.chunk_count // CHUNKS_A_THREAD))
+            threads = max(1, min(count_cores(), shard.chunk_count // CHUNKS_A_THREAD))
             fill = partial(_fill, shard, values[shard.rows], within)
             parts = [slice(k, None, threads) for k in range(threads)]
             if threads == 1:

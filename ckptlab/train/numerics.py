@@ -1,7 +1,7 @@
 """Where and how exactly a training computes: device, threads, determinism, precision.
 
-Imports errors, sections and allocator. These are switches of the process; `numerics` sets them for
-a while and puts them back.
+Imports errors and sections. These are process-wide switches of torch; `numerics` sets them for a
+while and puts them back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 
 from ckptlab.errors import ConfigError
-from ckptlab.train.allocator import kept_memory
 from ckptlab.train.sections import TrainConfig
 
 
@@ -91,8 +90,7 @@ def numerics(config: TrainConfig, device: torch.device) -> Iterator[None]:
             matmul_tf32=config.precision == "tf32",
             cudnn_tf32=config.precision == "tf32",
         ).write()
-        with kept_memory() if device.type == "cpu" else contextlib.nullcontext():
-            yield
+        yield
     finally:
         before.write()
 

@@ -19,6 +19,7 @@ from pydantic import (
 
 from ckptlab.errors import ConfigError, StepError, unknown_name
 from ckptlab.record.schedule import parse_schedule, parse_step
+from ckptlab.store.codecs import PUBLIC_CODECS
 from ckptlab.train.datasets.registry import DATA_SOURCES
 from ckptlab.train.learning_rate import RATE_SCHEDULES
 from ckptlab.train.models.registry import find_model
@@ -113,6 +114,16 @@ def _array_names(names: tuple[str, ...]) -> tuple[str, ...]:
         if name not in RECORDABLE:
             raise unknown_name("record.arrays", name, RECORDABLE)
     return names
+
+
+AUTO = "auto"
+"""What is settled when a recording begins: the codec, by a calibration."""
+
+
+def _codec_name(name: str) -> str:
+    if name not in (accepted := (*PUBLIC_CODECS, AUTO)):
+        raise unknown_name("record.codec", name, accepted)
+    return name
 
 
 def _model_name(name: str) -> str:
@@ -307,10 +318,10 @@ class RecordConfig(Section):
     arrays: Annotated[Names, AfterValidator(_array_names)] = setting(
         ("weights",), "what is recorded", "weights, gradients"
     )
-    codec: Literal["dense", "fast", "raw", "auto"] = setting(
+    codec: Annotated[str, AfterValidator(_codec_name)] = setting(
         "dense",
         "how it is compressed; auto: the densest that fits the budget",
-        "dense, fast, raw or auto",
+        f"{', '.join(PUBLIC_CODECS)} or {AUTO}",
     )
     budget: Positive = setting(
         0.03, "share of a step that compression may cost under codec auto", "a number > 0"

@@ -31,6 +31,7 @@ from ckptlab.train.evaluate import Evaluation
 from ckptlab.train.numerics import numerics, resolve_device
 from ckptlab.train.plan import measure_step, recorded_steps
 from ckptlab.train.resume import as_before, require_resumable, require_same_machine
+from ckptlab.train.sections import AUTO
 from ckptlab.train.start import Start, begin
 from ckptlab.train.step import StepResult
 from ckptlab.train.tasks.build import describe_tasks
@@ -310,7 +311,7 @@ def _recorder(request: Request, training: Training, attributes: Mapping[str, Any
 
 def _codec(config: Config, training: Training, *, resume: bool) -> str:
     """Settle ``auto`` before the arrays are made; a run that is taken up again keeps its codec."""
-    if config.record.codec != "auto" or resume:
+    if config.record.codec != AUTO or resume:
         return "dense" if resume else config.record.codec
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
     # On the CPU, compression takes its time from training.

@@ -102,7 +102,7 @@ def test_overrides_are_toml_values_or_else_text(text, section, key, value):
         ("optim.milestones=[80, -1]", ["optim.milestones[1]=-1"]),
         ("record.steps=10:5", ["record.steps='10:5'", "half-open"]),
         ("record.arrays=weight", ["record.arrays", "Did you mean 'weights'"]),
-        ("record.codec=zstd", ["record.codec='zstd'", "dense"]),
+        ("record.codec=zstd", ["record.codec 'zstd'", "dense"]),
         ("record.memory=lots", ["record.memory='lots'", "512MiB"]),
         ("eval.steps=sometimes", ["eval.steps='sometimes'"]),
         ("task.factor=1", ["task.factor=1", ">= 2"]),
