@@ -28,7 +28,7 @@ JOBS = 16
 
 def run(options: Options) -> dict[str, Any]:
     """Train a network on from one snapshot under 16 drawings of noise."""
-    steps, rounds = (12, 1) if options.quick else (240, 3)
+    steps, rounds = (12, 1) if options.quick else (360, 3)
     folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
     try:
         settings = [*options.data, "model.width=8", f"train.steps={steps}", "train.threads=1"]

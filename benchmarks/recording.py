@@ -73,7 +73,7 @@ def run(options: Options) -> dict[str, Any]:
             title="LeNet-300-100 (0.27 M weights), 28x28 synthetic, batch 512: a step of 6 ms",
             settings=["model.name=mlp", *small, "train.batch_size=512"],
             codec="auto",
-            steps=511,
+            steps=1023,
             rounds=7,
             wanted="<= 1.15",
         ),

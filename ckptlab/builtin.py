@@ -67,7 +67,7 @@ def inputs_for(
     ):
         if settings.deterministic:
             # Second derivatives may need what training did not; better inexact than refused.
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.set_deterministic_debug_mode("warn")
         offers = {
             "model": training.model,
             "loss": torch.nn.CrossEntropyLoss(),

@@ -89,8 +89,9 @@ class Switches:
         Type of the device of the model.
     threads : int
         Of the CPU.
-    deterministic, warn_only : bool
-        Whether algorithms are deterministic, or only warn where they are not.
+    determinism : int
+        0 admits any algorithm, 1 warns of those that are not deterministic, 2 refuses them: torch's
+        ``get_deterministic_debug_mode``.
     tf32 : tuple of bool
         Whether matrix products and convolutions on a GPU are of lower precision.
     autocast : dtype or None
@@ -99,8 +100,7 @@ class Switches:
 
     device: str
     threads: int
-    deterministic: bool
-    warn_only: bool
+    determinism: int
     tf32: tuple[bool, bool]
     autocast: torch.dtype | None
 
@@ -111,8 +111,7 @@ class Switches:
         return cls(
             device=device.type,
             threads=torch.get_num_threads(),
-            deterministic=torch.are_deterministic_algorithms_enabled(),
-            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+            determinism=torch.get_deterministic_debug_mode(),
             tf32=(torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
             autocast=torch.get_autocast_dtype(device.type) if lower else None,
         )
@@ -136,5 +135,6 @@ class Switches:
 
     def _write(self) -> None:
         torch.set_num_threads(self.threads)
-        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
+        # `use_deterministic_algorithms` sets the same, and loads the compiler besides.
+        torch.set_deterministic_debug_mode(self.determinism)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self.tf32

@@ -24,6 +24,10 @@ TOGETHER = 8
 GATHER_SECONDS = 10.0
 """Results are gathered at most this often while jobs are running."""
 
+GATHER_SHARE = 0.02
+"""Gathering takes at most this share of the time: with many jobs it takes long, and the workers need
+the cores."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workforce:
@@ -142,11 +146,13 @@ class _Gatherer:
         self._plan = plan
         self._folder = folder
         self._on_change = on_change
-        self._gathered = time.monotonic()
+        self._next = time.monotonic() + GATHER_SECONDS
 
     def __call__(self, outcome: Outcome) -> None:
-        if time.monotonic() - self._gathered > GATHER_SECONDS:
+        began = time.monotonic()
+        if began > self._next:
             write_results(self._plan, self._folder, outcome)
-            self._gathered = time.monotonic()
+            took = time.monotonic() - began
+            self._next = began + max(GATHER_SECONDS, took / GATHER_SHARE)
         if self._on_change is not None:
             self._on_change(outcome)

@@ -82,8 +82,7 @@ def numerics(config: TrainConfig, device: torch.device) -> Iterator[None]:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         _Switches(
             threads=resolve_threads(config),
-            deterministic=config.deterministic,
-            warn_only=False,
+            determinism=2 if config.deterministic else 0,
             # Filling new memory with NaN finds bugs in kernels, and costs time at every step.
             fill=False,
             benchmark=False,
@@ -100,8 +99,7 @@ class _Switches:
     """The process-wide switches of torch that `numerics` sets."""
 
     threads: int
-    deterministic: bool
-    warn_only: bool
+    determinism: int
     fill: bool
     benchmark: bool
     matmul_tf32: bool
@@ -111,8 +109,7 @@ class _Switches:
     def read(cls) -> _Switches:
         return cls(
             threads=torch.get_num_threads(),
-            deterministic=torch.are_deterministic_algorithms_enabled(),
-            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+            determinism=torch.get_deterministic_debug_mode(),
             # The module makes this a property at run time, which type checkers cannot see.
             fill=torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
             benchmark=torch.backends.cudnn.benchmark,
@@ -122,7 +119,8 @@ class _Switches:
 
     def write(self) -> None:
         torch.set_num_threads(self.threads)
-        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
+        # `use_deterministic_algorithms` sets the same, and loads the compiler besides.
+        torch.set_deterministic_debug_mode(self.determinism)
         torch.utils.deterministic.fill_uninitialized_memory = self.fill  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = self.benchmark
         torch.backends.cuda.matmul.allow_tf32 = self.matmul_tf32

@@ -97,8 +97,7 @@ def test_switches_are_put_back() -> None:
     other = Switches(
         device="cpu",
         threads=here.threads + 1,
-        deterministic=not here.deterministic,
-        warn_only=False,
+        determinism=2 - here.determinism,
         tf32=(True, False),
         autocast=torch.bfloat16,
     )

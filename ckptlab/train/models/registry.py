@@ -56,7 +56,7 @@ MODELS: tuple[ModelFamily, ...] = (
     ModelFamily(
         pattern=r"resnet18",
         examples=("resnet18",),
-        build="ckptlab.train.models.resnet:resnet18",
+        build="ckptlab.train.models.vision:resnet18",
         summary="ResNet-18 with the ImageNet stem",
     ),
     ModelFamily(

@@ -1,4 +1,4 @@
-"""Residual networks: the CIFAR ones of depth 6n+2, and ResNet-18 with the ImageNet stem.
+"""Residual networks for CIFAR, of depth 6n+2.
 
 Imports the data sets' registry only.
 
@@ -10,7 +10,6 @@ He, Zhang, Ren & Sun (2016), Deep Residual Learning for Image Recognition, arXiv
 from __future__ import annotations
 
 import torch
-import torchvision
 from torch import nn
 
 from ckptlab.train.datasets.registry import DataShape
@@ -99,24 +98,3 @@ def cifar_resnet(groups: tuple[str, ...], shape: DataShape, width: int | None) -
         The network.
     """
     return CifarResNet((int(groups[0]) - 2) // 6, width or 16, shape)
-
-
-def resnet18(groups: tuple[str, ...], shape: DataShape, width: int | None) -> nn.Module:  # noqa: ARG001
-    """Build ResNet-18 with the 7×7 stem and max-pooling.
-
-    Parameters
-    ----------
-    groups, width : object
-        Unused; every builder is called alike.
-    shape : DataShape
-        Of the data.
-
-    Returns
-    -------
-    Module
-        The network.
-    """
-    network: nn.Module = torchvision.models.resnet18(num_classes=shape.classes)
-    if shape.channels != 3:
-        network.conv1 = nn.Conv2d(shape.channels, 64, 7, stride=2, padding=3, bias=False)
-    return network

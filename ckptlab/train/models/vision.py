@@ -1,4 +1,4 @@
-"""Classification networks of torchvision, untrained.
+"""Networks that torchvision builds, untrained.
 
 Imports errors and the data sets' registry only.
 """
@@ -53,4 +53,24 @@ def torchvision_model(groups: tuple[str, ...], shape: DataShape, width: int | No
     network: nn.Module = torchvision.models.get_model(
         name, weights=None, num_classes=shape.classes, **extra
     )
+    return network
+
+def resnet18(groups: tuple[str, ...], shape: DataShape, width: int | None) -> nn.Module:  # noqa: ARG001
+    """Build ResNet-18 with the 7×7 stem and max-pooling, for images of any number of channels.
+
+    Parameters
+    ----------
+    groups, width : object
+        Unused; every builder is called alike.
+    shape : DataShape
+        Of the data.
+
+    Returns
+    -------
+    Module
+        The network.
+    """
+    network: nn.Module = torchvision.models.resnet18(num_classes=shape.classes)
+    if shape.channels != 3:
+        network.conv1 = nn.Conv2d(shape.channels, 64, 7, stride=2, padding=3, bias=False)
     return network
