@@ -25,8 +25,7 @@ GATHER_SECONDS = 10.0
 """Results are gathered at most this often while jobs are running."""
 
 GATHER_SHARE = 0.02
-"""Gathering takes at most this share of the time: with many jobs it takes long, and the workers need
-the cores."""
+"""Gathering takes at most this share of the time, on cores that jobs need."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,6 +55,7 @@ def torchvision_model(groups: tuple[str, ...], shape: DataShape, width: int | No
     )
     return network
 
+
 def resnet18(groups: tuple[str, ...], shape: DataShape, width: int | None) -> nn.Module:  # noqa: ARG001
     """Build ResNet-18 with the 7×7 stem and max-pooling, for images of any number of channels.
 
