@@ -1,14 +1,17 @@
 """How much faster a study is with two workers than with one.
 
 Wall time of the whole command's work: starting the workers, 16 trainings, gathering the results.
+Beside it what the cores alone gain: such updates in bare processes, once these have started.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +23,16 @@ from ckptlab.experiments.parents import recorded_parent
 from ckptlab.experiments.perturbing import plan_perturb
 from ckptlab.experiments.plan import Plan
 from ckptlab.store.reader import open_store
-from ckptlab.train.config import load_config
+from ckptlab.train.config import Config, load_config
 from ckptlab.train.trainer import train
+from ckptlab.train.training import build
 
 JOBS = 16
 
 
 def run(options: Options) -> dict[str, Any]:
     """Train a network on from one snapshot under 16 drawings of noise."""
-    steps, rounds = (12, 1) if options.quick else (360, 3)
+    steps, rounds = (12, 1) if options.quick else (240, 3)
     folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
     try:
         settings = [*options.data, "model.width=8", f"train.steps={steps}", "train.threads=1"]
@@ -37,6 +41,9 @@ def run(options: Options) -> dict[str, Any]:
         train(config, path)
         variants = {f"{n} worker{'s' * (n > 1)}": _study(path, folder, n) for n in (1, 2)}
         rows = interleave(variants, rounds, "1 worker")
+        updates = JOBS * steps // 6
+        bare = {f"{n} process{'es' * (n > 1)}": _bare(config, updates, n) for n in (1, 2)}
+        bare_rows = interleave(bare, rounds, "1 process")
     finally:
         shutil.rmtree(folder)
     note = (
@@ -44,13 +51,19 @@ def run(options: Options) -> dict[str, Any]:
         f"fp32, deterministic. {rounds} rounds. The inverse of the ratio is the gain in throughput."
     )
     title = f"ResNet-20 of width 8 on {options.what}, {JOBS} jobs"
+    bare_title = f"The cores alone: {updates} such updates in bare processes of one thread"
+    bare_note = "From when all have started to when all are done; nothing is read or written."
+    alone = 1 / bare_rows["2 processes"]["ratio"]
     target = Target(
         f"throughput of {JOBS} jobs with 2 workers against 1",
         ">= 1.7",
         f"{1 / rows['2 workers']['ratio']:.2f}",
-        "dense, fp32, deterministic",
+        f"dense, fp32, deterministic; the cores alone: {alone:.2f}",
     )
-    tables = [ratio_table(title, rows, note)]
+    tables = [
+        ratio_table(title, rows, note),
+        ratio_table(bare_title, bare_rows, bare_note),
+    ]
     return {"question": "Do jobs scale with workers?", "tables": tables, "targets": [target]}
 
 
@@ -71,3 +84,38 @@ def _study(path: str, folder: Path, workers: int) -> Callable[[], float]:
         return seconds
 
     return conducted
+
+
+def _bare(config: Config, updates: int, processes: int) -> Callable[[], float]:
+    context = multiprocessing.get_context("spawn")
+
+    def measured() -> float:
+        # A process that dies must not be waited for.
+        begin, end = (context.Barrier(processes + 1, timeout=600) for _ in range(2))
+        share = updates // processes
+        workers = [
+            context.Process(target=_update, args=(config, share, begin, end))
+            for _ in range(processes)
+        ]
+        for worker in workers:
+            worker.start()
+        begin.wait()
+        began = time.perf_counter()
+        end.wait()
+        seconds = time.perf_counter() - began
+        for worker in workers:
+            worker.join()
+        return seconds
+
+    return measured
+
+
+def _update(config: Config, updates: int, begin: Barrier, end: Barrier) -> None:
+    training = build(config)
+    with training.numerics():
+        for number in range(8):
+            training.step(number)
+        begin.wait()
+        for number in range(updates):
+            training.step(8 + number)
+        end.wait()

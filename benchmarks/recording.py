@@ -66,7 +66,7 @@ def run(options: Options) -> dict[str, Any]:
             settings=options.pictures,
             codec="dense",
             steps=127,
-            rounds=5,
+            rounds=7,
             wanted="<= 1.03",
         ),
         Case(

@@ -27,6 +27,8 @@ from ckptlab.train.config import Config, load_config
 from ckptlab.train.models.resnet import BasicBlock, CifarResNet
 from ckptlab.train.training import Training, build
 
+ALONE = "its convolutions alone"
+
 
 def run(options: Options) -> dict[str, Any]:
     """Time segments of updates of ResNet-20 on 32x32 images at batch 128."""
@@ -43,7 +45,7 @@ def run(options: Options) -> dict[str, Any]:
     variants: dict[str, Callable[[], float]] = {
         "plain loop, 0 loader processes": _plain(training, steps, 0),
         "plain loop, 2 loader processes": _plain(training, steps, 2),
-        "its convolutions alone": _convolutions(config, steps),
+        ALONE: _convolutions(config, steps),
         "ckptlab": _ours(config, steps),
         "ckptlab, bf16": _ours(load_config(overrides=[*settings, "train.precision=bf16"]), steps),
     }
@@ -56,12 +58,12 @@ def run(options: Options) -> dict[str, Any]:
         "that are there already."
     )
     title = f"ResNet-20, 32x32 {what}, batch 128, nothing recorded"
-    best = min(row["ratio"] for name, row in rows.items() if name.startswith("plain"))
+    none, two = (rows[f"plain loop, {n} loader processes"]["ratio"] for n in (0, 2))
     target = Target(
         "training step against the plain loop, ResNet-20",
         ">= 1.5",
-        f"{best:.2f}",
-        "fp32, deterministic; the quicker of the plain loops",
+        f"{two:.2f} with 2 loader processes, {none:.2f} with none",
+        f"fp32, deterministic; convolutions are {rows[ALONE]['ratio']:.0%} of our update",
     )
     tables = [ratio_table(title, rows, note)]
     return {"question": "How fast is an update?", "tables": tables, "targets": [target]}
