@@ -15,6 +15,13 @@ from ckptlab.analyze.scheduling import connect
 from ckptlab.cores import count_cores
 from ckptlab.errors import ConfigError
 
+_SELDOM = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+}
+"""How rarely workers started here look at themselves: jobs take minutes and need every core."""
+
 
 @contextlib.contextmanager
 def open_client(
@@ -56,12 +63,14 @@ def open_client(
         finally:
             client.close()
         return
+    import dask
     from distributed import Client, LocalCluster
 
     gpus = count_gpus()
     count = workers or gpus or max(count_cores() // max(threads, 1), 1)
     with (
         _quiet(),
+        dask.config.set(_SELDOM),
         # Each worker is a process with one job at a time; its memory is the job's own business.
         LocalCluster(
             n_workers=count,
