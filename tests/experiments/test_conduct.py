@@ -14,10 +14,12 @@ import pytest
 import xarray as xr
 
 from ckptlab.errors import ConfigError, LockedError
-from ckptlab.experiments.conduct import Workforce, conduct
+from ckptlab.experiments.conduct import Workforce, _Gatherer, conduct
+from ckptlab.experiments.execute import Outcome
 from ckptlab.experiments.folder import Folder
 from ckptlab.experiments.imp import Pruner, plan_imp
 from ckptlab.experiments.perturbing import plan_perturb
+from ckptlab.experiments.plan import Plan
 from ckptlab.experiments.results import open_results
 from ckptlab.store.reader import open_store
 from tests.experiments.small import STEPS, Bench, record_dense
@@ -145,3 +147,24 @@ def test_folders_are_local_and_no_files(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
         Folder(tmp_path / "file")
+
+
+def test_gathering_many_results_leaves_the_cores_to_the_jobs(monkeypatch):
+    seconds = [0.0]
+    gathered = []
+
+    def gather_for_long(*_: object) -> None:
+        gathered.append(seconds[0])
+        seconds[0] += 5.0
+
+    monkeypatch.setattr("ckptlab.experiments.conduct.write_results", gather_for_long)
+    monkeypatch.setattr("time.monotonic", lambda: seconds[0])
+    plan = Plan(title="", kind="perturb")
+    seen = []
+    gatherer = _Gatherer(plan, Folder("never-made"), seen.append)
+    while seconds[0] < 2000:  # a job ends every second
+        gatherer(Outcome())
+        seconds[0] += 1.0
+    assert 5 <= len(gathered) <= 1 + 2000 * 0.02 / 5
+    assert gathered[0] < 15
+    assert len(seen) > 1900
