@@ -158,6 +158,7 @@ def _convolutions(config: Config, steps: int) -> Callable[[], float]:
     for hook in hooks:
         hook.remove()
 
+    @torch.no_grad()
     def update() -> None:
         for number, (module, x, gradient) in enumerate(met):
             how = module.stride, module.padding, module.dilation
@@ -167,11 +168,7 @@ def _convolutions(config: Config, steps: int) -> Callable[[], float]:
                 [number > 0, True, False],  # images get no gradient
             )
 
-    def without_graph() -> None:
-        with torch.no_grad():
-            update()
-
-    return _segment(without_graph, steps, training.device, training)
+    return _segment(update, steps, training.device, training)
 
 
 def _ours(config: Config, steps: int) -> Callable[[], float]:

@@ -15,12 +15,12 @@ from ckptlab.analyze.scheduling import connect
 from ckptlab.cores import count_cores
 from ckptlab.errors import ConfigError
 
-_SELDOM = {
+_MONITORING = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "5s",
 }
-"""How rarely workers started here look at themselves: jobs take minutes and need every core."""
+"""What dask observes of workers started here: little, as jobs take minutes and need every core."""
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def open_client(
     count = workers or gpus or max(count_cores() // max(threads, 1), 1)
     with (
         _quiet(),
-        dask.config.set(_SELDOM),
+        dask.config.set(_MONITORING),
         # Each worker is a process with one job at a time; its memory is the job's own business.
         LocalCluster(
             n_workers=count,

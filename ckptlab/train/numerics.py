@@ -82,7 +82,7 @@ def numerics(config: TrainConfig, device: torch.device) -> Iterator[None]:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         _Switches(
             threads=resolve_threads(config),
-            determinism=2 if config.deterministic else 0,
+            determinism=2 if config.deterministic else 0,  # refuse what is not, or take any
             # Filling new memory with NaN finds bugs in kernels, and costs time at every step.
             fill=False,
             benchmark=False,
