@@ -1,7 +1,8 @@
 """How much faster a study is with two workers than with one.
 
 Wall time of the whole command's work: starting the workers, 16 trainings, gathering the results.
-Beside it what the cores alone gain: such updates in bare processes, once these have started.
+The trainings are as long as those of `examples/early_phase` at small scale, which run on the digits
+too. Beside it what the cores alone gain: such updates in bare processes, once these have started.
 """
 
 from __future__ import annotations
@@ -29,16 +30,20 @@ from ckptlab.train.training import build
 
 JOBS = 16
 
+LENGTH = "25ep"
+"""As in ``examples/early_phase/fig5.toml``, at small scale."""
+
 
 def run(options: Options) -> dict[str, Any]:
     """Train a network on from one snapshot under 16 drawings of noise."""
-    steps, rounds = (12, 1) if options.quick else (240, 3)
+    length, rounds = ("12", 1) if options.quick else (LENGTH, 3)
     folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
     try:
-        settings = [*options.data, "model.width=8", f"train.steps={steps}", "train.threads=1"]
-        config = load_config(overrides=[*settings, "record.steps=0,4", "eval.steps=none"])
+        settings = ["data.name=digits", "model.width=8", "train.threads=1", "record.steps=0,4"]
+        config = load_config(overrides=[*settings, f"train.steps={length}", "eval.steps=none"])
         path = str(folder / "dense.zarr")
         train(config, path)
+        steps = int(open_store(path).steps[-1])
         variants = {f"{n} worker{'s' * (n > 1)}": _study(path, folder, n) for n in (1, 2)}
         rows = interleave(variants, rounds, "1 worker")
         updates = JOBS * steps // 6
@@ -50,7 +55,7 @@ def run(options: Options) -> dict[str, Any]:
         f"{JOBS} trainings of {steps - 4} steps of a ResNet-20 of width 8, one thread each; dense, "
         f"fp32, deterministic. {rounds} rounds. The inverse of the ratio is the gain in throughput."
     )
-    title = f"ResNet-20 of width 8 on {options.what}, {JOBS} jobs"
+    title = f"ResNet-20 of width 8 on the digits, {JOBS} jobs"
     bare_title = f"The cores alone: {updates} such updates in bare processes of one thread"
     bare_note = "From when all have started to when all are done; nothing is read or written."
     alone = 1 / bare_rows["2 processes"]["ratio"]

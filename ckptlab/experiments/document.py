@@ -51,9 +51,19 @@ result: settings, the content of the run and step it begins from, mask, perturba
 
 Jobs run in processes of this machine, one for each GPU or for as many cores as `--threads` of
 each leave (default 1, which is fastest for small networks), or on any cluster of dask.distributed
-whose workers see the folder under the same path. A GPU does several trainings at once
-(`--together`, 8 unless told otherwise), each on a stream of its own and with the results it would
-have alone. Bit-identical results need the same device model and number of threads.
+whose workers see the folder under the same path. Such workers are best started with one thread
+each and with
+
+```sh
+MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TOP_PAD_=67108864 \\
+    dask worker tcp://HOST:PORT --nthreads 1
+```
+
+as are those that ckptlab starts: by default dask has a worker give the memory back that an update
+frees, and take it anew at the next, which is a sixth of the time of a small ResNet. A GPU does
+several trainings at once (`--together`, 8 unless told otherwise), each on a stream of its own and
+with the results it would have alone. Bit-identical results need the same device model and number of
+threads.
 
 `DIR/results.zarr` holds the gathered results, at any time; what is not there yet is NaN. It is a
 Dataset with the dims of the experiment, and `state` (done, failed, blocked, open) and `job` for

@@ -6,6 +6,8 @@ driver that was killed is replaced by the next one.
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +48,9 @@ class Outcome:
 
 
 OnChange = Callable[[Outcome], None]
+
+LOOK_SECONDS = 2.0
+"""How often it is looked whether workers have come, while no job ends."""
 
 
 def survey(plan: Plan, folder: Folder, *, retry_failed: bool = False) -> Outcome:
@@ -143,43 +148,67 @@ class _Driver:
         self._place = Place(folder=str(folder.path.absolute()), recordings=_absolute(plan))
 
     def run(self) -> None:
-        from distributed import CancelledError, as_completed
+        from distributed import CancelledError
 
-        ended = as_completed(loop=self._client.loop)
-        self._submit(ended)
         try:
-            for future in ended:
-                self._settle(future)
-                self._submit(ended)
-        except CancelledError as error:
+            self._submit()
+            while self._outcome.left(self._plan):
+                ended = self._wait()
+                for future in ended:
+                    self._settle(future)
+                # The worker must not stand still while what has changed is shown.
+                self._submit()
+                if ended and self._on_change is not None:
+                    self._on_change(self._outcome)
+        except (CancelledError, OSError) as error:
             raise _gone() from error
         finally:
             # Interrupted, or the scheduler is gone: nothing may begin any more.
             self._client.cancel(list(self._running), force=True)
 
-    def _submit(self, ended: Any) -> None:
+    def _wait(self) -> set[Any]:
+        from distributed import wait
+
+        if not self._running:
+            # All workers have died, and begin anew.
+            time.sleep(LOOK_SECONDS)
+            return set()
+        try:
+            with self._client.as_current():
+                done = wait(list(self._running), LOOK_SECONDS, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            return set()
+        return set(done)
+
+    def _submit(self) -> None:
+        """Give each worker without a job its next one.
+
+        A job takes minutes and its worker whole. Jobs that wait should do so here, where the next
+        free worker takes the first of them: dask shares out at once what it is given, evenly by
+        number, and corrects that late.
+        """
         running = {key for keys in self._running.values() for key in keys}
         ready = [
             key
             for key in self._outcome.left(self._plan)
             if key not in running and self._plan.needs(key) <= self._outcome.done
         ]
-        for keys in self._bundles(ready):
+        workers = len(self._client.nthreads())
+        free = workers - len(self._running)
+        for keys in itertools.islice(self._bundles(ready, workers), max(free, 0)):
             future = self._client.submit(
                 perform,
                 [(key, write_job(self._plan.jobs[key])) for key in keys],
                 self._place,
                 key=f"{keys[0]}-{id(self)}",
                 pure=False,
-                # Long chains first, or they are what is left at the end.
-                priority=max(self._depths[key] for key in keys),
             )
             self._running[future] = keys
-            ended.add(future)
 
-    def _bundles(self, ready: list[str]) -> Iterator[list[str]]:
+    def _bundles(self, ready: list[str], workers: int) -> Iterator[list[str]]:
         """Put trainings together that one worker does at once, and share them out evenly."""
         alike: dict[object, list[str]] = {}
+        # Long chains first, or they are what is left at the end.
         for key in sorted(ready, key=lambda key: -self._depths[key]):
             job = self._plan.jobs[key]
             if self._together > 1 and isinstance(job, TrainJob):
@@ -188,7 +217,6 @@ class _Driver:
                 alike.setdefault((kind, job.config.data), []).append(key)
             else:
                 yield [key]
-        workers = len(self._client.scheduler_info()["workers"]) if alike else 1
         for keys in alike.values():
             size = min(self._together, -(-len(keys) // max(workers, 1)))
             yield from (keys[i : i + size] for i in range(0, len(keys), size))
@@ -212,8 +240,6 @@ class _Driver:
                 self._folder.write_failure(result.key, result.error)
                 self._outcome.failed[result.key] = result.error
         _block(self._plan, self._outcome)
-        if self._on_change is not None:
-            self._on_change(self._outcome)
 
 
 def _block(plan: Plan, outcome: Outcome) -> None:

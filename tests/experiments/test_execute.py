@@ -9,7 +9,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from ckptlab.errors import ConfigError
-from ckptlab.experiments.execute import execute, survey
+from ckptlab.experiments.execute import Outcome, execute, survey
 from ckptlab.experiments.imp import Pruner, plan_imp
 from ckptlab.experiments.spec import MeasureJob, Pruning, TrainJob
 from ckptlab.store.reader import open_store
@@ -78,14 +78,46 @@ def test_half_of_a_plan_is_not_done_again(dense, tmp_path, client):
     assert {p: t for p, t in mtimes(bench).items() if p in before} == before
 
 
-def test_long_chains_begin_first(dense, tmp_path):
+def test_long_chains_begin_first(dense, tmp_path, client):
     bench = Bench(dense, tmp_path)
+    controls = ["random", "reinit"]
     plan_imp(
-        bench.plan, bench.parents, rewind=[4], pruner=Pruner(levels=3), pruning=["imp", "random"]
+        bench.plan, bench.parents, rewind=[4], pruner=Pruner(levels=3), pruning=["imp", *controls]
     )
     depths = bench.plan.depths()
     chain = [cell.run for cell in bench.plan.cells if cell.at["pruning"] == "imp"][1:]
     assert [depths[key] for key in chain] == [2, 1, 0]
+    order: list[str] = []
+    note = lambda outcome: order.extend(outcome.done - set(order))  # noqa: E731
+    execute(bench.plan, bench.folder, client, on_change=note)
+    begun = [depths[key] for key in order]
+    assert order[0] == chain[0]
+    assert begun == sorted(begun, reverse=True)
+
+
+def test_jobs_wait_here_for_the_next_free_worker(dense, tmp_path):
+    """Dask shares out at once whatever it is given, so that some wait behind others in vain."""
+    bench = Bench(dense, tmp_path)
+    plan_imp(bench.plan, bench.parents, rewind=list(range(8)), pruner=Pruner(levels=1))
+    assert len(bench.plan.jobs) == 8
+    held: list[int] = []
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as found,
+    ):
+
+        def note(outcome: Outcome) -> None:
+            held.append(sum(state.status == "pending" for state in found.futures.values()))
+            if len(outcome.done) == 2:
+                cluster.scale(2)
+                found.wait_for_workers(2, timeout=60)
+
+        outcome = execute(bench.plan, bench.folder, found, on_change=note)
+    assert outcome.done == set(bench.plan.jobs)
+    assert max(held[:2]) == 1
+    assert max(held[2:]) == 2  # the second worker is given its own as soon as it is there
 
 
 def failing(bench: Bench) -> TrainJob:
