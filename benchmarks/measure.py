@@ -143,10 +143,12 @@ def save(name: str, result: Mapping[str, Any], only: str = "") -> None:
     path = RESULTS / f"{slug}.json"
     held = json.loads(path.read_text()) if path.exists() else {}
     targets = [asdict(target) for target in result.get("targets", ())]
-    tables = list(result["tables"])
+    tables = [{**table, "commit": here["commit"]} for table in result["tables"]]
     if only and name in held:
-        targets = [t for t in held[name]["targets"] if only not in t["question"]] + targets
-        tables = [t for t in held[name]["tables"] if only not in t["title"]] + tables
+        before = held[name]
+        targets = [t for t in before["targets"] if only not in t["question"]] + targets
+        kept = [t for t in before["tables"] if only not in t["title"]]
+        tables = [{"commit": before["machine"]["commit"], **t} for t in kept] + tables
     held[name] = {"machine": here, **result, "tables": tables, "targets": targets}
     path.write_text(json.dumps(held, indent=1, sort_keys=True) + "\n")
 
@@ -172,11 +174,14 @@ def render() -> None:
             where = f"`python -m benchmarks {name}` on {hardware}; commit {here['commit']}"
             lines += [f"## {result['question']}", "", f"{where}, {here['date']}; {versions}.", ""]
             for table in result["tables"]:
-                lines += _table(table)
+                lines += _table(table, here["commit"])
     DOCS.write_text("\n".join(lines))
 
 
-def _table(table: Mapping[str, Any]) -> list[str]:
+def _table(table: Mapping[str, Any], commit: str) -> list[str]:
+    measured = table.get("commit", commit)
+    notes = [table.get("note", ""), f"Measured at commit {measured}." if measured != commit else ""]
+    note = " ".join(filter(None, notes))
     header = table["columns"]
     rows = [
         f"**{table['title']}**",
@@ -185,7 +190,7 @@ def _table(table: Mapping[str, Any]) -> list[str]:
         "|---" * len(header) + "|",
     ]
     rows += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in table["rows"]]
-    return [*rows, "", *([table["note"], ""] if table.get("note") else [])]
+    return [*rows, "", *([note, ""] if note else [])]
 
 
 def ratio_table(title: str, rows: Mapping[str, Any], note: str = "") -> dict[str, Any]:

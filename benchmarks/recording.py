@@ -66,7 +66,7 @@ def run(options: Options) -> dict[str, Any]:
             settings=options.pictures,
             codec="dense",
             steps=127,
-            rounds=7,
+            rounds=11,
             wanted="<= 1.03",
         ),
         Case(
@@ -74,7 +74,7 @@ def run(options: Options) -> dict[str, Any]:
             settings=["model.name=mlp", *small, "train.batch_size=512"],
             codec="auto",
             steps=1023,
-            rounds=7,
+            rounds=11,
             wanted="<= 1.15",
         ),
         Case(

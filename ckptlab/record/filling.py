@@ -151,7 +151,7 @@ class Filler:
             Of the last update.
         """
         buffer = self._buffer or self._next_buffer()
-        slot, rows = buffer.count, buffer.device_rows
+        slot, rows = buffer.count, buffer.rows
         for array in self._captured.buffers:
             self._gathers[array].tensors = self._captured.live_buffers(array)
         for array, gather in self._gathers.items():
@@ -189,7 +189,7 @@ class Filler:
         self._committer.close()
 
     def _record_gradients(self, buffer: Buffer, slot: int, *, first: bool) -> None:
-        rows = buffer.device_rows
+        rows = buffer.rows
         if first:  # before any update, there is no gradient of one
             for name in ("gradient_norm", "gradient_mean_abs", "gradients"):
                 if name in rows:

@@ -124,6 +124,8 @@ class Buffer:
             if self._cuda
             else self.device_rows
         )
+        # Rows by step, made once: an index into a tensor costs more than what is put there.
+        self.rows = {name: rows.unbind() for name, rows in self.device_rows.items()}
         self._ready: torch.cuda.Event | None = None
         self.start = 0
         self.count = 0
@@ -144,7 +146,7 @@ class Buffer:
     def _views(self, name: str, shapes: list[torch.Size]) -> list[list[torch.Tensor]]:
         """Make the destinations of every copy once: views cost more than small copies."""
         views = []
-        for row in self.device_rows[name]:
+        for row in self.rows[name]:
             parts, offset = [], 0
             for shape in shapes:
                 parts.append(row[offset : offset + shape.numel()].view(shape))

@@ -39,10 +39,12 @@ class GrowingArray:
         self._chunk_length = chunk_length(document)
         self._position = -1
         self._values = blank(document, self._chunk_length)
+        self._handed_out = False
         self.truncate(length)
 
     def truncate(self, length: int) -> None:
         """Forget the entries from `length` on; the file is changed by the next write."""
+        self._handed_out = False
         position = max(length - 1, 0) // self._chunk_length
         if position != self._position:
             self._position = position
@@ -71,7 +73,8 @@ class GrowingArray:
         Returns
         -------
         dict of str to list of bytes
-            Whole chunks, by key.
+            Whole chunks, by key; none that stays as it was handed out before, as where nobody says
+            what the loss is.
         """
         objects: dict[str, list[bytes]] = {}
         offset = 0
@@ -80,9 +83,14 @@ class GrowingArray:
             if position != self._position:
                 self._position = position
                 self._values = blank(self._document, self._chunk_length)
+                self._handed_out = False
             count = min(values.shape[-1] - offset, self._chunk_length - column)
-            self._values[..., column : column + count] = values[..., offset : offset + count]
-            objects |= self.chunk()
+            place = self._values[..., column : column + count]
+            before = place.tobytes()
+            place[...] = values[..., offset : offset + count]
+            if not self._handed_out or place.tobytes() != before:
+                objects |= self.chunk()
+                self._handed_out = True
             offset += count
         return objects
 

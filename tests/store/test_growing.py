@@ -18,6 +18,7 @@ TWO = arrays.small(["tensor", "step"], "float32", "NaN", inner=[3], chunk=4)
     st.lists(
         st.one_of(
             st.tuples(st.just("write"), st.integers(1, 9)),
+            st.tuples(st.just("fill"), st.integers(1, 9)),
             st.tuples(st.just("cut"), st.integers(0, 30)),
             st.tuples(st.just("reopen"), st.just(0)),
             st.tuples(st.just("rewrite"), st.integers(1, 3)),
@@ -34,6 +35,9 @@ def test_any_sequence_equals_a_list(tmp_path_factory, actions):
         if action == "write":
             model += [100 + start + k for k in range(amount)]
             array.write(start, np.array(model[start:]))
+        elif action == "fill":
+            model += [-1] * amount
+            array.write(start, np.array(model[start:]))
         elif action == "rewrite" and start:
             # As a partly filled block is: within the last chunk.
             first = max(start - amount, (start - 1) // 4 * 4)
@@ -44,6 +48,20 @@ def test_any_sequence_equals_a_list(tmp_path_factory, actions):
         elif action == "reopen":
             array = GrowingArray(storage, "step", ONE, len(model))
         assert read_all(storage, "step", ONE, len(model)).tolist() == model
+
+
+def test_what_stays_as_it_is_is_not_written_again(tmp_path):
+    storage = open_storage(tmp_path, fsync=False)
+    array = GrowingArray(storage, "norm", TWO)
+    unknown = np.full((3, 2), np.nan, np.float32)
+    assert list(array.changed(0, unknown)) == ["norm/c/0/0"]
+    assert list(array.changed(2, unknown)) == []
+    assert list(array.changed(4, unknown)) == ["norm/c/0/1"]  # a chunk of its own
+    assert list(array.changed(5, unknown + [0.0, -0.0])) == []
+    assert list(array.changed(6, np.zeros((3, 1), np.float32))) == ["norm/c/0/1"]
+    assert list(array.changed(6, -np.zeros((3, 1), np.float32))) == ["norm/c/0/1"]  # other bits
+    array.truncate(6)
+    assert list(array.changed(6, unknown[:, :1])) == ["norm/c/0/1"]  # the file holds -0
 
 
 def test_zarr_reads_what_is_written(tmp_path):
