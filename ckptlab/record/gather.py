@@ -1,6 +1,6 @@
 """Flattening live tensors into rows on the CPU, without torch's thread pool.
 
-Imports nothing of ckptlab. torch copies and reduces every tensor above a few thousand elements on
+Imports store.streaming. torch copies and reduces every tensor above a few thousand elements on
 all threads and waits for the slowest; while another thread compresses, that wait costs more than
 the copy. One thread moves a megabyte in a tenth of a millisecond.
 """
@@ -18,6 +18,8 @@ import torch
 from numba import types
 from numba.extending import intrinsic
 
+from ckptlab.store.streaming import WORD, gather_at
+
 
 class Gather:
     """Copies tensors, one after the other in C order, into a row.
@@ -33,13 +35,18 @@ class Gather:
         self._on_cpu = all(t.device.type == "cpu" for t in tensors)
         self._pointers: list[int] = []
         self._flat: list[npt.NDArray[Any]] | None = None
+        self._addresses = self._words = np.empty(0, np.uintp)
 
     def copy(self, row: torch.Tensor, views: list[torch.Tensor]) -> None:
         """Copy into `row`, of which `views` are the stretches in the tensors' shapes."""
         pointers = [tensor.data_ptr() for tensor in self.tensors] if self._on_cpu else []
         if pointers != self._pointers or self._flat is None:
             self._pointers, self._flat = pointers, self._flatten(row.dtype)
-        if self._flat:
+            self._addresses = np.array(pointers, np.uintp)
+            self._words = np.array([part.nbytes // WORD for part in self._flat], np.uintp)
+        if self._flat and row.element_size() % WORD == 0:
+            gather_at(np.uintp(row.data_ptr()), self._addresses, self._words)
+        elif self._flat:
             np.concatenate(self._flat, out=row.numpy())
         else:
             torch._foreach_copy_(views, self.tensors, non_blocking=True)

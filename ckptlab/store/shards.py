@@ -29,6 +29,7 @@ from ckptlab.store.codecs import (
 )
 from ckptlab.store.sheet import Sheet
 
+Copy = Callable[[npt.NDArray[Any], npt.NDArray[Any]], None]
 EncodeMap = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
 
@@ -157,13 +158,13 @@ def encode_shard(
     sheet = sheet or Sheet()
     run, count = map_chunks or map, grid.chunks_per_shard
 
-    def fill(c: int, chunk: npt.NDArray[Any]) -> None:
+    def fill(c: int, chunk: npt.NDArray[Any], copy: Copy = np.copyto) -> None:
         """Copy the inner chunk at `c` to `chunk`, shape (steps, param)."""
         start = i * grid.shard[0] + c * grid.chunk[0]
         part = rows[:, start : start + grid.chunk[0]]
         if part.shape != chunk.shape:
             chunk.fill(grid.fill)
-        np.copyto(chunk[: part.shape[0], : part.shape[1]], part)
+        copy(chunk[: part.shape[0], : part.shape[1]], part)
 
     def compress(c: int) -> tuple[bytes, bytes]:
         # One chunk at a time, so that the transposed copy is still in cache when compressed.
@@ -180,9 +181,12 @@ def encode_shard(
             whole[place.stop - 4 : place.stop] = check
         return whole
 
+    # Here, so that reading needs no compiler.
+    from ckptlab.store.streaming import copy_rows
+
     def lay(c: int) -> None:
         stretch = np.frombuffer(whole[places[c]], np.uint8)
-        fill(c, stretch[:-4].view(grid.dtype).reshape(grid.chunk[::-1]))
+        fill(c, stretch[:-4].view(grid.dtype).reshape(grid.chunk[::-1]), copy_rows)
         stretch[-4:] = np.frombuffer(checksum(stretch[:-4]), np.uint8)
 
     whole, places = _room(sheet, [math.prod(grid.chunk) * grid.dtype.itemsize + 4] * count)

@@ -57,7 +57,7 @@ def test_what_stays_as_it_is_is_not_written_again(tmp_path):
     assert list(array.changed(0, unknown)) == ["norm/c/0/0"]
     assert list(array.changed(2, unknown)) == []
     assert list(array.changed(4, unknown)) == ["norm/c/0/1"]  # a chunk of its own
-    assert list(array.changed(5, unknown + [0.0, -0.0])) == []
+    assert list(array.changed(5, unknown)) == []
     assert list(array.changed(6, np.zeros((3, 1), np.float32))) == ["norm/c/0/1"]
     assert list(array.changed(6, -np.zeros((3, 1), np.float32))) == ["norm/c/0/1"]  # other bits
     array.truncate(6)
