@@ -108,8 +108,9 @@ def test_failures_are_reported_and_the_rest_goes_on(run, tmp_path):
     )
     fine = ckptlab("study", study, "-o", tmp_path / "fine")
     assert fine.returncode == 0, fine.stderr
-    text = study.read_text().replace('name = "digits"', 'name = "mnist"\nroot = "nowhere"')
-    study.write_text(text)
+    # A file where a folder should be: nothing is downloaded into it, even where there is a network.
+    held = f'name = "mnist"\nroot = "{study}"'
+    study.write_text(study.read_text().replace('name = "digits"', held))
     done = ckptlab("study", study, "-o", tmp_path / "failing", "--json")
     assert done.returncode == 1
     assert len(json.loads(done.stdout)["failed"]) == 2
