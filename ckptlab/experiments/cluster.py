@@ -14,7 +14,7 @@ from ckptlab.analyze.scheduling import connect
 from ckptlab.cores import count_cores
 from ckptlab.errors import ConfigError
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     # What a training frees is kept. dask has workers give it back, and every page that an update
     # then takes anew costs a fault: a sixth of the time of a ResNet-20 of width 8.
     "MALLOC_TRIM_THRESHOLD_": 2**30,
@@ -29,7 +29,7 @@ _SETTINGS = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "5s",
-    **{f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in _ENVIRONMENT.items()},
+    **{f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in ENVIRONMENT.items()},
 }
 
 

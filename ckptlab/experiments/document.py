@@ -1,6 +1,6 @@
 """The page docs/experiments.md, from registries: ``python -m ckptlab.experiments.document``.
 
-Imports experiments.{imp, perturb, study} and gather's names.
+Imports experiments.{imp, perturb, study}, gather's names and cluster's environment.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ckptlab.experiments.cluster import ENVIRONMENT
 from ckptlab.experiments.gather import COORDINATES, NUMBERS
 from ckptlab.experiments.imp import BUDGETS, PRUNING
 from ckptlab.experiments.perturb import PERTURBATIONS
@@ -55,7 +56,7 @@ whose workers see the folder under the same path. Such workers are best started 
 each and with
 
 ```sh
-MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TOP_PAD_=67108864 \\
+{environment} \\
     dask worker tcp://HOST:PORT --nthreads 1
 ```
 
@@ -162,7 +163,8 @@ def experiments_page() -> str:
     str
         Markdown.
     """
-    parts = [HEAD, PRUNE.rstrip("\n")]
+    environment = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
+    parts = [HEAD.replace("{environment}", environment), PRUNE.rstrip("\n")]
     parts += [f"| `{name}` | {what} |" for name, what in PRUNING.items()]
     parts += [PRETRAIN.rstrip("\n")]
     parts += [f"| `{name}` | {what} |" for name, what in BUDGETS.items()]

@@ -160,7 +160,7 @@ class _Driver:
                 self._submit()
                 if ended and self._on_change is not None:
                     self._on_change(self._outcome)
-        except (CancelledError, OSError) as error:
+        except CancelledError as error:
             raise _gone() from error
         finally:
             # Interrupted, or the scheduler is gone: nothing may begin any more.
@@ -193,7 +193,10 @@ class _Driver:
             for key in self._outcome.left(self._plan)
             if key not in running and self._plan.needs(key) <= self._outcome.done
         ]
-        workers = len(self._client.nthreads())
+        try:
+            workers = len(self._client.nthreads())
+        except OSError as error:  # here alone: a full disk is no scheduler that went away
+            raise _gone() from error
         free = workers - len(self._running)
         for keys in itertools.islice(self._bundles(ready, workers), max(free, 0)):
             future = self._client.submit(

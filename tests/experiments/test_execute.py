@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -186,6 +187,17 @@ def test_a_folder_that_workers_do_not_see_is_refused(dense, tmp_path, client, mo
     monkeypatch.setattr(module, "_sees", lambda path: False)
     with pytest.raises(ConfigError, match="does not see"):
         execute(bench.plan, bench.folder, client)
+
+
+def test_a_full_disk_is_not_taken_for_a_scheduler_that_went_away(dense, tmp_path, client):
+    bench = Bench(dense, tmp_path)
+    plan_imp(bench.plan, bench.parents, rewind=[4], pruner=Pruner(levels=1))
+
+    def gather(_: Outcome) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        execute(bench.plan, bench.folder, client, on_change=gather)
 
 
 def _address(file: Path, scheduler: subprocess.Popen) -> str:
