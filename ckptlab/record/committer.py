@@ -12,7 +12,8 @@ import queue
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -40,6 +41,8 @@ class Job:
         New ones.
     last : bool
         Whether the buffer is free afterwards.
+    encoded : threading.Event
+        Set once its large arrays are encoded.
     """
 
     buffer: Buffer | None
@@ -47,6 +50,7 @@ class Job:
     state: OptimizerState | None
     evaluations: list[Evaluation]
     last: bool
+    encoded: threading.Event = field(default_factory=threading.Event)
 
 
 class Committer:
@@ -90,20 +94,19 @@ class Committer:
             return self._free.get_nowait(), 0.0
         except queue.Empty:
             pass
-        began = time.perf_counter()
-        with self._crew.called():
-            while True:
-                try:
-                    buffer = self._free.get(timeout=0.5)
-                except queue.Empty:
-                    dead = not self._thread.is_alive()  # first: what it died of is said before
-                    self.check()
-                    if dead:
-                        raise WriteError(
-                            "the writer thread died; the run holds what was committed"
-                        ) from None
-                    continue
-                return buffer, time.perf_counter() - began
+        found: list[Buffer] = []
+
+        def try_for(seconds: float) -> bool:
+            with contextlib.suppress(queue.Empty):
+                found.append(self._free.get(timeout=seconds))
+            return bool(found)
+
+        waited = self._wait(try_for)
+        return found[0], waited
+
+    def wait_encoded(self, job: Job) -> float:
+        """Let all cores encode what was queued; return the seconds that took, or raise as `take`."""
+        return self._wait(job.encoded.wait)
 
     def put(self, job: Job) -> None:
         """Queue a commit."""
@@ -121,6 +124,16 @@ class Committer:
         with self._crew.called():
             self._thread.join()
         self._crew.close()
+
+    def _wait(self, try_for: Callable[[float], bool]) -> float:
+        began = time.perf_counter()
+        with self._crew.called():
+            while not try_for(0.5):
+                dead = not self._thread.is_alive()  # first: what it died of is said before
+                self.check()
+                if dead:
+                    raise WriteError("the writer thread died; the run holds what was committed")
+        return time.perf_counter() - began
 
     def _run(self) -> None:
         self._lower()
@@ -160,7 +173,7 @@ class Committer:
             evaluations=job.evaluations,
         )
         self.zeroed |= _forget_zeroed(block)
-        self._writer.write_block(block)
+        self._writer.write_block(block, job.encoded.set)
         if job.last:
             self._free.put(buffer)
 

@@ -25,7 +25,7 @@ from ckptlab.store.codecs import CODECS
 from ckptlab.store.writer import StoreWriter
 
 NICE = 10
-"""How much lower than training's the priority of compression on the same CPU is."""
+"""How much lower than training's the writer's priority is where training leaves it a core."""
 
 Number = float | torch.Tensor
 
@@ -69,7 +69,7 @@ class Filler:
     evaluated : set of int
         Steps for which an evaluation is stored or about to be.
     stall_seconds : float
-        Time spent waiting for a free buffer.
+        Time spent waiting for a free buffer, or for all cores to compress.
     """
 
     def __init__(
@@ -95,6 +95,8 @@ class Filler:
         self._base_time = _last_time(writer)
         self._warned = False
         self._side = torch.cuda.Stream(captured.device) if cuda else None
+        # What is not compressed has nothing to give way with, and must be done before the next is.
+        self._gives_way = not cuda and not CODECS[writer.attributes["codec"]].by_step
         self._norms = GradientNorms(captured.parameters)
         live = {"weights": captured.parameters, **captured.buffers}
         self._gathers = {array: Gather(tensors) for array, tensors in live.items()}
@@ -102,14 +104,12 @@ class Filler:
         buffers = [Buffer(captured, writer.block, gradients=gradients) for _ in range(2)]
         refill(buffers[0], writer)
         self._next_start = buffers[0].start + (writer.block if buffers[0].count else 0)
-        # What is not compressed has nothing to give way with, and must be done before the next is.
-        lower = not cuda and not CODECS[writer.attributes["codec"]].by_step
         self._committer = Committer(
             writer,
             buffers,
             threads=encoding_threads() if cuda else count_cores(),
             shared=not cuda,
-            nice=NICE if lower else 0,
+            nice=NICE if self._gives_way else 0,
         )
         self._buffer = self._committer.take()[0] if buffers[0].count else None
         self._clock = self._block_began = time.perf_counter()
@@ -167,11 +167,15 @@ class Filler:
         buffer.series["skipped"][slot] = observed.skipped
         buffer.count += 1
         self.recorded += 1
-        if buffer.count == self._writer.block:
-            self._submit(buffer)
-        elif now - self._block_began > self._flush_seconds:
-            self._submit(buffer)
-            self._block_began = now
+        full = buffer.count == self._writer.block
+        if full or now - self._block_began > self._flush_seconds:
+            job = self._submit(buffer)
+            if not full:
+                self._block_began = now
+            if self._gives_way and torch.get_num_threads() >= count_cores():
+                # A core taken from training stops its other cores, too, which wait for it at the
+                # end of every operation: on all of them at once, compression costs the least.
+                self._waited(self._committer.wait_encoded(job))
 
     def flush(self, *, exact: bool) -> None:
         """Hand over what is left; `exact` if the optimizer is at the last recorded step."""
@@ -207,8 +211,7 @@ class Filler:
 
     def _next_buffer(self) -> Buffer:
         buffer, waited = self._committer.take()
-        self._stall += waited
-        self.stall_seconds += waited
+        self._waited(waited)
         buffer.reuse()
         buffer.start = self._next_start
         self._next_start += self._writer.block
@@ -216,17 +219,23 @@ class Filler:
         self._block_began = time.perf_counter()
         return buffer
 
-    def _submit(self, buffer: Buffer, *, exact: bool = True) -> None:
+    def _submit(self, buffer: Buffer, *, exact: bool = True) -> Job:
         self._captured.require_unchanged()
         state = copy_state(self._optimizer, self._captured, self.last_step) if exact else None
         buffer.send(buffer.count, self._side)
         full = buffer.count == self._writer.block
         evaluations, self._evaluations = self._evaluations, []
         buffer.sent = buffer.count
-        self._committer.put(Job(buffer, buffer.count, state, evaluations, full))
+        job = Job(buffer, buffer.count, state, evaluations, full)
+        self._committer.put(job)
         if full:
             self._handed_over = self.last_step
             self._buffer = None
+        return job
+
+    def _waited(self, seconds: float) -> None:
+        self._stall += seconds
+        self.stall_seconds += seconds
 
 
 def _last_time(writer: StoreWriter) -> float:

@@ -7,7 +7,7 @@ writer's concern.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -55,7 +55,14 @@ class Contents:
         }
         self.shards.count(lengths["step"])
 
-    def write(self, block: Block, column: int, anchors: int, evaluations: int) -> None:
+    def write(
+        self,
+        block: Block,
+        column: int,
+        anchors: int,
+        evaluations: int,
+        encoded: Callable[[], None] | None = None,
+    ) -> None:
         """Put everything of a block but what marks its steps and evaluations.
 
         Parameters
@@ -66,9 +73,13 @@ class Contents:
             Its position among the blocks.
         anchors, evaluations : int
             How many there are before it.
+        encoded : callable, optional
+            Called once the large arrays are encoded, which is nearly all of the work.
         """
-        for name, rows in block.rows.items():
-            self.shards.write(name, rows, column)
+        *others, largest = sorted(block.rows, key=lambda name: block.rows[name].nbytes)
+        for name in others:
+            self.shards.write(name, block.rows[name], column)
+        self.shards.write(largest, block.rows[largest], column, encoded)
         objects: Objects = {}
         for name, array in self._growing.items():
             if SERIES[name].axis == "step" and name not in ("step", "digest"):

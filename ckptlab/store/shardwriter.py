@@ -5,7 +5,7 @@ Imports shards, sheet, arrays and storage.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy.typing as npt
@@ -44,7 +44,13 @@ class ShardWriter:
         """Size of the files of `weights`."""
         return sum(self._weights.values())
 
-    def write(self, name: str, rows: npt.NDArray[Any], column: int) -> None:
+    def write(
+        self,
+        name: str,
+        rows: npt.NDArray[Any],
+        column: int,
+        encoded: Callable[[], None] | None = None,
+    ) -> None:
         """Put a block.
 
         Parameters
@@ -55,11 +61,15 @@ class ShardWriter:
             As recorded.
         column : int
             Position of the block.
+        encoded : callable, optional
+            Called once all of it is encoded; the last of it is yet to be put.
         """
         grid = Grid.of(self._documents[name])
         for i in range(grid.shard_grid[0]):
             key = shard_key(name, i, column)
             data = encode_shard(rows, grid, i, self.map_chunks, self._sheet)
+            if encoded is not None and i == grid.shard_grid[0] - 1:
+                encoded()
             self._storage.put(key, [data])
             if name == "weights":
                 self._weights[key] = len(data)

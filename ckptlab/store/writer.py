@@ -233,13 +233,15 @@ class StoreWriter:
         if not later:
             self._settle()
 
-    def write_block(self, block: Block) -> None:
+    def write_block(self, block: Block, encoded: Callable[[], None] | None = None) -> None:
         """Commit a block: when this returns, its steps are seen, and survive a crash.
 
         Parameters
         ----------
         block : Block
             Starts at or before the committed end; steps already committed must be the same.
+        encoded : callable, optional
+            Called once the large arrays are encoded; what is left is small, or waits for a disk.
 
         Raises
         ------
@@ -252,7 +254,7 @@ class StoreWriter:
         block = replace(block, anchor=None) if known else block
         self._make_room(block)
         column = block.start // self.block
-        self._contents.write(block, column, len(self.anchors), len(self.evaluations))
+        self._contents.write(block, column, len(self.anchors), len(self.evaluations), encoded)
         durable = not self._in_groups() or self.sync_in <= 0
         if durable:
             self._storage.sync()

@@ -14,6 +14,7 @@ from ckptlab.record.recorder import Recorder
 from ckptlab.record.staging import Buffer
 from ckptlab.store.local import LocalStorage
 from ckptlab.store.reader import open_store
+from ckptlab.store.shards import encode_shard
 from ckptlab.store.verify import verify
 from ckptlab.store.writer import StoreWriter
 from tests.record.loops import assert_same_run, run, small, update
@@ -42,6 +43,31 @@ def test_a_fast_disk_stalls_nothing(tmp_path):
     with record(tmp_path, model, optimizer, block=32) as recorder:
         run(recorder, model, optimizer, 20)
     assert recorder.stats.stall_seconds < 0.05
+
+
+@pytest.mark.parametrize(
+    ("codec", "cores", "waits"), [("dense", 1, 1), ("dense", 2, 0), ("raw", 1, 0)]
+)
+def test_training_that_takes_all_cores_waits_while_they_compress(
+    tmp_path, monkeypatch, codec, cores, waits
+):
+    done = threading.Event()
+
+    def slow(*args):
+        done.wait(0.5)  # for the end of the training's step, unless that waits for this
+        return encode_shard(*args)
+
+    monkeypatch.setattr("ckptlab.store.shardwriter.encode_shard", slow)
+    monkeypatch.setattr("ckptlab.record.filling.count_cores", lambda: cores)
+    model, optimizer = small()
+    with record(tmp_path, model, optimizer, block=2, codec=codec) as recorder:
+        recorder.step(loss=update(model, optimizer, 0))  # the second of the block
+        assert (recorder.stats.stall_seconds > 0.4) == waits
+        done.set()
+        recorder.step(loss=update(model, optimizer, 1))
+    stored = open_store(tmp_path)
+    assert stored.steps.tolist() == [0, 1, 2]
+    assert stored.small("stall_time").sum() == pytest.approx(recorder.stats.stall_seconds)
 
 
 @pytest.fixture(scope="module")
