@@ -66,7 +66,7 @@ def run(options: Options) -> dict[str, Any]:
             settings=options.pictures,
             codec="dense",
             steps=127,
-            rounds=11,
+            rounds=15,
             wanted="<= 1.03",
         ),
         Case(
