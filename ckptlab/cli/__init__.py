@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("ckptlab.cli.info:info", "Say what a run holds."),
     "verify": ("ckptlab.cli.verify:verify", "Check a run for damage."),
     "repack": ("ckptlab.cli.repack:repack", "Compress a run anew, without loss."),
+    "import": ("ckptlab.cli.checkpoints:import_run", "Make a run of a folder of checkpoints."),
+    "export": ("ckptlab.cli.checkpoints:export", "Write one step as a checkpoint."),
     "analyze": ("ckptlab.cli.analyze:analyze", "Measure a run."),
     "report": ("ckptlab.cli.report:report", "Draw a run, or several, on one page."),
     "imp": ("ckptlab.cli.experiments:imp", "Prune a run iteratively, with rewinding."),

@@ -16,8 +16,10 @@ from torch import nn
 from ckptlab.errors import ConfigError, RecordingError, UnsupportedTensorError
 from ckptlab.store.layout import Buffer, Layout, Tensor
 
-_EXACT_IN_FLOAT32 = {torch.float32, torch.float16, torch.bfloat16}
-_OWN_DTYPE = {
+EXACT_IN_FLOAT32 = {torch.float32, torch.float16, torch.bfloat16}
+"""Types that are stored as float32."""
+
+OWN_DTYPE = {
     torch.float64,
     torch.int64,
     torch.int32,
@@ -26,6 +28,8 @@ _OWN_DTYPE = {
     torch.uint8,
     torch.bool,
 }
+"""Types of buffers that are stored as they are."""
+
 _NORMS = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -163,14 +167,14 @@ def capture(
         if not wanted(name):
             complete &= not parameter.requires_grad
             continue
-        _require_exact("parameter", name, parameter, _EXACT_IN_FLOAT32)
+        require_exact("parameter", name, parameter, EXACT_IN_FLOAT32)
         kind = kinds.get(name, "other")
         tensors.append(
             Tensor(
                 name=name,
                 shape=tuple(parameter.shape),
                 offset=offset,
-                dtype=_dtype(parameter),
+                dtype=dtype_name(parameter),
                 kind=kind,
                 trainable=parameter.requires_grad,
                 prunable=kind in ("conv", "linear"),
@@ -216,9 +220,9 @@ def _buffers(
     for name, buffer in model.named_buffers():
         if name not in persistent or not wanted(name):
             continue
-        _require_exact("buffer", name, buffer, _EXACT_IN_FLOAT32 | _OWN_DTYPE)
-        dtype = _dtype(buffer)
-        array = "buffers" if buffer.dtype in _EXACT_IN_FLOAT32 else f"buffers_{dtype}"
+        require_exact("buffer", name, buffer, EXACT_IN_FLOAT32 | OWN_DTYPE)
+        dtype = dtype_name(buffer)
+        array = "buffers" if buffer.dtype in EXACT_IN_FLOAT32 else f"buffers_{dtype}"
         offset = ends.get(array, 0)
         rows.append(
             Buffer(
@@ -235,19 +239,34 @@ def _buffers(
     return rows, {array: tuple(found) for array, found in live.items() if ends[array]}
 
 
-def _require_exact(what: str, name: str, tensor: torch.Tensor, accepted: set[torch.dtype]) -> None:
+def require_exact(
+    what: str, name: str, tensor: torch.Tensor, accepted: set[torch.dtype], fix: str = ""
+) -> None:
+    """Raise UnsupportedTensorError unless a tensor can be stored exactly.
+
+    Parameters
+    ----------
+    what, name : str
+        What it is, and of what name.
+    tensor : Tensor
+        Any.
+    accepted : set of dtype
+        Types that can be.
+    fix : str
+        What to do about it; by default to exclude it.
+    """
     plain = tensor.layout == torch.strided and not tensor.is_quantized
     if tensor.dtype not in accepted or not plain:
         names = ", ".join(sorted(str(d).removeprefix("torch.") for d in accepted))
-        kind = _dtype(tensor) if plain else f"{_dtype(tensor)}, not dense"
+        kind = dtype_name(tensor) if plain else f"{dtype_name(tensor)}, not dense"
         raise UnsupportedTensorError(
             f"{what} {name!r} ({kind}) cannot be stored exactly; accepted: dense {names}. "
-            f"Convert it, or leave it out with exclude=[{name!r}]."
+            + (fix or f"Convert it, or leave it out with exclude=[{name!r}].")
         )
 
 
 def _form(tensor: torch.Tensor) -> tuple[tuple[int, ...], str, str]:
-    return tuple(tensor.shape), _dtype(tensor), str(tensor.device)
+    return tuple(tensor.shape), dtype_name(tensor), str(tensor.device)
 
 
 def _replaced(what: str, name: str) -> RecordingError:
@@ -257,7 +276,8 @@ def _replaced(what: str, name: str) -> RecordingError:
     )
 
 
-def _dtype(tensor: torch.Tensor) -> str:
+def dtype_name(tensor: torch.Tensor) -> str:
+    """Return a tensor's type as the tensor table names it, such as ``float32``."""
     return str(tensor.dtype).removeprefix("torch.")
 
 

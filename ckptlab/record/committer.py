@@ -105,7 +105,7 @@ class Committer:
         return found[0], waited
 
     def wait_encoded(self, job: Job) -> float:
-        """Let all cores encode what was queued; return the seconds that took, or raise as `take`."""
+        """Let all cores encode what was queued; return the seconds, or raise as `take`."""
         return self._wait(job.encoded.wait)
 
     def put(self, job: Job) -> None:
