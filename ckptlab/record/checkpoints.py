@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -159,16 +158,15 @@ def read_checkpoint(path: Path) -> State:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of files of another pickle protocol
                 found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(
-            f"{path} is damaged, or holds objects whose code would have to be run; save "
-            "model.state_dict() instead of the model"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        why = str(error).partition("\n")[0] or "it is empty or cut off"
-        raise DataError(f"{path} is no checkpoint: {why:.200}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a damaged or hostile file makes of it
+        raise DataError(
+            f"{path} is damaged, or holds objects whose code would have to be run "
+            f"({type(error).__name__}); save model.state_dict() instead of the model"
+        ) from error
     state = _state(found)
     if not state:
         raise DataError(
