@@ -138,7 +138,7 @@ class Run:
             dtype = getattr(torch, row.dtype)
             # An empty buffer has no array. Copied by numpy: torch would have all threads wait.
             flat = np.zeros(0) if vector is None else vector[row.offset : row.offset + row.size]
-            value = torch.from_numpy(flat.reshape(row.shape).copy()).to(dtype)
+            value = _exactly(flat.reshape(row.shape).copy(), dtype)
             state |= dict.fromkeys((row.name, *row.aliases), value)
         return state
 
@@ -205,6 +205,18 @@ def open_run(path: str | os.PathLike[str] | Any) -> Run:
         If there is no run, it was written in a newer format, or it is damaged.
     """
     return Run(open_store(path))
+
+
+def _exactly(values: npt.NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    """Return numbers in the type they had, the bits of NaN included, which torch would change."""
+    import torch
+
+    if dtype == torch.float16:
+        return torch.from_numpy(values.astype(np.float16))
+    if dtype == torch.bfloat16 and values.dtype == np.float32:
+        upper = np.asarray(values.view(np.uint32) >> 16, np.int16)
+        return torch.from_numpy(upper).view(torch.bfloat16)
+    return torch.from_numpy(values).to(dtype)
 
 
 def _dimension_names(row: Tensor | Buffer) -> tuple[str, ...]:

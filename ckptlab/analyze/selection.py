@@ -191,7 +191,7 @@ def select_columns(source: Source, steps: Any = None) -> npt.NDArray[np.int64]:
             f"steps {text!r} reach beyond the last recorded step {last} of {source.path}; "
             f"recorded: {_recorded(recorded)}. Use {recorded[0]}:{last + 1}, or leave the end open."
         )
-    columns = np.flatnonzero(np.isin(recorded, schedule.steps(last + 1)))
+    columns = np.flatnonzero(schedule.holds(recorded))
     if not len(columns):
         raise StepError(
             f"steps {text!r} hold no recorded step; recorded: {_recorded(recorded)}. "

@@ -40,7 +40,7 @@ def import_run(folder: str, output: str, codec: str, overwrite: bool, as_json: b
 
 @click.command()
 @click.argument("run")
-@click.option("--step", type=int, help="Which; the last one by default.")
+@click.option("--step", type=click.IntRange(0, 2**63 - 1), help="Which; the last one by default.")
 @click.option("-o", "--output", required=True, help="File: .safetensors, .pt or .pth.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 def export(run: str, step: int | None, output: str, overwrite: bool) -> None:

@@ -218,7 +218,7 @@ def require_usable(stored: StoredRun) -> None:
     """Raise ConfigError unless a run is complete, and one of the built-in trainer."""
     if not has_settings(stored.attributes):
         raise ConfigError(
-            f"{stored.path} was recorded from a loop of one's own, which can not be repeated here; "
+            f"{stored.path} was imported, or recorded from a loop of one's own: not repeated here; "
             "experiments need a run made with: ckptlab record"
         )
     if stored.state != "complete":

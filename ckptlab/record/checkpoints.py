@@ -24,14 +24,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ckptlab.cores import count_cores
-from ckptlab.errors import ConfigError, DataError, RunExistsError, WriteError
+from ckptlab.errors import ConfigError, DataError, RunExistsError, StoreError, WriteError
 from ckptlab.record.environment import describe_environment
 from ckptlab.record.naming import layout_of
 from ckptlab.record.staging import block_size, parse_memory
 from ckptlab.store.block import Block
 from ckptlab.store.codecs import require_public
 from ckptlab.store.layout import Layout
-from ckptlab.store.storage import open_storage
+from ckptlab.store.storage import Storage, open_storage
 from ckptlab.store.writer import StoreWriter
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -42,11 +42,15 @@ STATES = ("state_dict", "model_state_dict", "model", "net", "module", "weights",
 
 _PREFIXES = ("module.", "_orig_mod.")
 _STEPS = [
-    *(re.compile(rf"{word}[-_=. ]?(\d+)", re.IGNORECASE) for word in ("steps?", "iter(?:ation)?")),
-    re.compile(r"ep(?:och)?[-_=. ]?(\d+)", re.IGNORECASE),
+    # Not the ends of other words: deep2_500.pt is of step 500.
+    *(
+        re.compile(rf"(?<![a-z])(?:{words})[-_=. ]?(\d+)", re.IGNORECASE)
+        for words in ("(?:global|time)?steps?", "iter(?:ation)?", "ep(?:och)?")
+    ),
     re.compile(r"(\d+)(?!.*\d)"),
 ]
 
+_MAX_DIGITS = 15  # what a float64 axis holds
 _DIGITS = re.compile(r"(\d+)")
 
 State = dict[str, torch.Tensor]
@@ -91,10 +95,14 @@ def step_of(path: Path) -> int:
     Raises
     ------
     DataError
-        If there is no number in it.
+        If there is no number in it, or one that no training reaches.
     """
     for pattern in _STEPS:
         if found := pattern.search(path.stem):
+            if len(found[1].lstrip("0")) > _MAX_DIGITS:
+                raise DataError(
+                    f"{path}: {found[1]:.40} is no step; at most {_MAX_DIGITS} digits are"
+                )
             return int(found[1])
     raise DataError(f"{path} has no number in its name; call it by its step, like step_500.pt")
 
@@ -105,7 +113,7 @@ def find_checkpoints(folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
     Parameters
     ----------
     folder : str or path-like
-        Its files that end in `SUFFIXES`; folders within it are not looked into.
+        Its files that end in `SUFFIXES`; folders within it are passed over.
 
     Returns
     -------
@@ -115,11 +123,18 @@ def find_checkpoints(folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
     Raises
     ------
     DataError
-        If there are none, one has no step, or two have the same.
+        If there are none, one has no step, two have the same, or the folder cannot be read.
     """
-    if not Path(folder).is_dir():
-        raise DataError(f"{os.fspath(folder)} is no folder; give one that holds checkpoints")
-    files = [path for path in Path(folder).iterdir() if path.suffix in SUFFIXES]
+    try:
+        if not Path(folder).is_dir():
+            raise DataError(f"{os.fspath(folder)} is no folder; give one that holds checkpoints")
+        named = [path for path in Path(folder).iterdir() if path.suffix in SUFFIXES]
+        files = [path for path in named if not path.is_dir()]
+        for path in files:
+            if not path.is_file():  # a pipe would be waited for
+                raise DataError(f"{path} is no file that can be read; move it elsewhere")
+    except OSError as error:
+        raise DataError(f"{os.fspath(folder)} cannot be read: {error.strerror}") from error
     if not files:
         raise DataError(f"{os.fspath(folder)} holds no file that ends in {', '.join(SUFFIXES)}")
     found = sorted((step_of(path), path) for path in files)
@@ -150,6 +165,7 @@ def read_checkpoint(path: Path) -> State:
         If it cannot be read, needs code to be run, or holds no tensors.
     """
     try:
+        path.open("rb").close()  # its errors say more than those of what reads it
         if path.suffix == ".safetensors":
             # Those files keep no order: layer10 comes after layer2.
             loaded = load_file(path)
@@ -162,6 +178,8 @@ def read_checkpoint(path: Path) -> State:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except MemoryError:
         raise
+    except SafetensorError as error:
+        raise DataError(f"{path} is no safetensors file, or not a whole one: {error}") from error
     except Exception as error:  # whatever a damaged or hostile file makes of it
         raise DataError(
             f"{path} is damaged, or holds objects whose code would have to be run "
@@ -172,6 +190,9 @@ def read_checkpoint(path: Path) -> State:
         raise DataError(
             f"{path} holds no tensors by name, neither itself nor under {', '.join(STATES)}"
         )
+    for name, tensor in state.items():
+        if tensor.is_meta:
+            raise DataError(f"{path}: tensor {name!r} holds no values (device meta); save it again")
     for prefix in _PREFIXES * 2:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
@@ -225,10 +246,12 @@ def import_checkpoints(
     sizes = {"weights": layout.parameters, **layout.buffer_sizes}
     types = {name: np.dtype(name.partition("_")[2] or "float32") for name in sizes}
     step_bytes = sum(sizes[name] * types[name].itemsize for name in sizes)
+    storage = open_storage(output)
+    whole = 1 << (len(files) - 1).bit_length()  # a block of more steps would be padded
     writer = StoreWriter.create(
-        open_storage(output),
+        storage,
         layout,
-        block=block_size(step_bytes, parse_memory(memory)),
+        block=min(block_size(step_bytes, parse_memory(memory)), whole),
         codec=codec,
         attributes={
             "imported": {"folder": Path(folder).absolute().name, "files": len(files)},
@@ -257,13 +280,12 @@ def import_checkpoints(
                             progress(start + filled, len(files))
                 finally:
                     _write(writer, start, rows, [step for step, _ in part[:filled]])
-    except (DataError, KeyboardInterrupt):
-        writer.finish("interrupted")
-        raise
+        writer.finish("complete")
     except BaseException:
         writer.abandon()
+        with contextlib.suppress(StoreError):
+            _close(storage)
         raise
-    writer.finish("complete")
     return Imported(
         path=os.fspath(output),
         steps=len(files),
@@ -301,19 +323,25 @@ def write_checkpoint(
         raise ConfigError(
             f"{target} does not end in {', '.join(SUFFIXES)}; the suffix is the format"
         )
-    if target.is_dir() or (target.exists() and not overwrite):
+    if target.is_dir() or (os.path.lexists(target) and not overwrite):
         raise RunExistsError(f"{target} exists; name another file, or replace it with --overwrite")
     partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()  # its errors say more than those of what writes it
+        mode = partial.stat().st_mode
         if target.suffix == ".safetensors":
             # Tied tensors are one in memory, which that format does not know.
             save_file({name: value.clone() for name, value in state.items()}, partial, _METADATA)
         else:
             torch.save(dict(state), partial)
+        partial.chmod(mode)  # safetensors lets nobody else read it
         partial.replace(target)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise WriteError(f"{target} cannot be written: {error}") from error
+    except OSError as error:
+        raise WriteError(f"{target} cannot be written: {error.strerror or error}") from error
+    except (RuntimeError, SafetensorError) as error:
+        why = str(error).partition("\n")[0]
+        raise WriteError(f"{target} cannot be written: {why}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -322,18 +350,33 @@ def write_checkpoint(
 _METADATA = {"format": "pt"}  # what other readers of safetensors look for
 
 
+def _identity_bits(tensor: torch.Tensor) -> tuple[object, ...]:
+    values = tensor.detach().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    return tuple(tensor.shape), tensor.dtype, values.numpy().tobytes()
+
+
 def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in _DIGITS.split(name)]
 
 
-def _state(found: Any) -> State:
+def _state(found: Any, depth: int = 8) -> State:
     """Find the model's tensors by name; empty if there are none."""
-    if not isinstance(found, Mapping):
+    if not isinstance(found, Mapping) or not depth:
         return {}
     for key in STATES:
-        if inner := _state(found.get(key)):
+        if inner := _state(found.get(key), depth - 1):
             return inner
     return {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def _close(storage: Storage) -> None:
+    """Keep what was imported before an error or an interrupt, wherever that came."""
+    writer = StoreWriter.resume(storage)  # it goes by what is marked on disk
+    if writer.steps:
+        writer.finish("interrupted")
+    else:
+        storage.clear()
+        writer.abandon()
 
 
 def _write(
@@ -360,8 +403,15 @@ def _fill(rows: dict[str, npt.NDArray[Any]], slot: int, layout: Layout, path: Pa
                 f"{path}: tensor {row.name!r} is {form[1]} of shape {form[0]}, in the first it is "
                 f"{row.dtype} of shape {row.shape}; all must be of one model"
             )
+        for alias in row.aliases:
+            if _identity_bits(state[alias]) != _identity_bits(tensor):
+                raise DataError(
+                    f"{path}: tensors {row.name!r} and {alias!r} differ and are one in the first; "
+                    "all must be of one model"
+                )
         if row.size:
             array = getattr(row, "array", "weights")
-            exact = tensor.float() if array in ("weights", "buffers") else tensor
-            values = exact.detach().reshape(-1).numpy()
-            rows[array][slot, row.offset : row.offset + row.size] = values
+            values = tensor.detach().resolve_neg().reshape(-1)
+            # numpy knows no bfloat16; of a float16 that is no number, torch would change the bits.
+            exact = values.float() if values.dtype == torch.bfloat16 else values
+            rows[array][slot, row.offset : row.offset + row.size] = exact.numpy()

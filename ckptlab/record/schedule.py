@@ -112,6 +112,28 @@ class Schedule:
             return None
         return max((stop for stop in stops if stop is not None), default=0)
 
+    def holds(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Say which of some steps are scheduled, however far apart they are.
+
+        Parameters
+        ----------
+        steps : ndarray of int64, shape (steps,)
+            Any, in increasing order.
+
+        Returns
+        -------
+        ndarray of bool, shape (steps,)
+            True where one is.
+        """
+        held = np.zeros(len(steps), np.bool_)
+        for r in self.ranges:
+            before = True if r.stop is None else steps < r.stop
+            held |= (steps >= r.start) & before & ((steps - r.start) % r.stride == 0)
+        if self.per_decade and len(steps):
+            logarithmic = Schedule(self.text, (), self.per_decade)
+            held |= np.isin(steps, logarithmic.steps(int(steps[-1]) + 1))
+        return held
+
     def steps(self, end: int) -> npt.NDArray[np.int64]:
         """List the scheduled steps before `end`.
 

@@ -247,7 +247,7 @@ def require_exact(stored: StoredRun, config: Config) -> None:
     """
     if not has_settings(stored.attributes):
         raise ConfigError(
-            f"{stored.path} was recorded from a loop of one's own, which can not be repeated here; "
+            f"{stored.path} was imported, or recorded from a loop of one's own: not repeated here; "
             "begin with a fresh optimizer."
         )
     before = as_before(stored.attributes, stored_config(stored.attributes))

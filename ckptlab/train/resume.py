@@ -44,8 +44,8 @@ def stored_config(attributes: Mapping[str, Any]) -> Config:
     settings = attributes.get("config")
     if not isinstance(settings, Mapping) or not has_settings(attributes):
         raise ConfigError(
-            "the run holds no settings of the built-in trainer: it was recorded from a loop of "
-            "one's own, and only Recorder(..., resume=True) in that loop can continue it."
+            "the run holds no settings of the built-in trainer: it was imported, or recorded from "
+            "a loop of one's own, which alone can continue it, by Recorder(..., resume=True)."
         )
     return parse_config(settings)
 

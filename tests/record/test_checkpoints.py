@@ -24,6 +24,7 @@ from ckptlab.record.checkpoints import (
 )
 from ckptlab.record.naming import layout_of
 from ckptlab.run import open_run
+from ckptlab.store.contents import Contents
 from ckptlab.store.verify import verify
 from ckptlab.train.config import load_config
 from ckptlab.train.training import build
@@ -118,6 +119,8 @@ def test_what_lies_beside_the_model_is_left_out_and_prefixes_of_wrappers_go(tmp_
         ("checkpoint-epoch12-loss0.5.pt", 12),
         ("iter30-loss7.pt", 30),
         ("model.ep4.best2.pt", 4),
+        ("deep2_500.pt", 500),
+        ("global_step7_rep3.pt", 7),
     ],
 )
 def test_the_step_is_read_from_the_name(tmp_path, name, step):
@@ -160,6 +163,8 @@ def fill(folder, **contents):
 
 
 ONE = {"weight": torch.ones(3, 2)}
+LOOP: dict = {}
+LOOP["model"] = LOOP
 
 
 @pytest.mark.parametrize(
@@ -172,6 +177,9 @@ ONE = {"weight": torch.ones(3, 2)}
         ({"a1": b""}, r"a1\.pt"),
         ({"a1": {"epoch": 3}}, r"a1\.pt holds no tensors by name"),
         ({"a1": [1, 2]}, r"a1\.pt holds no tensors by name"),
+        ({"a1": LOOP}, r"a1\.pt holds no tensors by name"),
+        ({"a1": {"w": torch.empty(3, device="meta")}}, r"a1\.pt: tensor 'w' holds no values"),
+        ({"a9999999999999999999": ONE}, "9999999999999999999 is no step; at most 15 digits"),
         ({"a1": {"n": torch.ones(2, dtype=torch.int64)}}, "holds no parameter of type float32"),
     ],
 )
@@ -245,3 +253,64 @@ def test_checkpoints_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="cannot be written"):
         write_checkpoint(ONE, tmp_path / "file" / "out.pt")
+
+
+def test_tensors_that_are_tied_in_the_first_file_only(tmp_path):
+    shared = torch.zeros(3, 2)
+    parted = {"a.weight": torch.ones(3, 2), "b.weight": torch.zeros(3, 2)}
+    still = {"a.weight": torch.full((3, 2), torch.nan), "b.weight": torch.full((3, 2), torch.nan)}
+    first = {"a.weight": shared, "b.weight": shared}
+    folder = fill(tmp_path / "old", s1=first, s2=still, s3=parted)
+    with pytest.raises(DataError, match=r"s3\.pt: tensors 'a\.weight' and 'b\.weight' differ"):
+        import_checkpoints(folder, tmp_path / "run")
+    assert open_run(tmp_path / "run").steps.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(7,), ()])
+def test_infinities_and_what_is_no_number_keep_their_bits(tmp_path, dtype, shape):
+    for step, value in enumerate([torch.nan, -torch.nan, torch.inf, -torch.inf, -0.0, 1.5]):
+        (tmp_path / "old").mkdir(exist_ok=True)
+        state = {"weight": torch.full(shape, value, dtype=dtype), "other": torch.ones(1)}
+        torch.save(state, tmp_path / "old" / f"s{step}.pt")
+    import_checkpoints(tmp_path / "old", tmp_path / "run")
+    for step in range(6):
+        expected = torch.load(tmp_path / "old" / f"s{step}.pt")["weight"]
+        found = open_run(tmp_path / "run").state_dict(step)["weight"]
+        assert (found.dtype, found.shape) == (dtype, expected.shape)
+        whole = torch.int32 if dtype == torch.float32 else torch.int16
+        assert torch.equal(found.view(whole), expected.view(whole)), step
+
+
+def test_an_interrupt_within_a_commit_leaves_a_whole_run(tmp_path, monkeypatch):
+    folder = fill(tmp_path / "old", **{f"s{i}": ONE for i in range(5)})
+    mark = Contents.mark
+
+    def interrupted(self, axis, start, steps):
+        mark(self, axis, start, steps)
+        if start == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Contents, "mark", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_checkpoints(folder, tmp_path / "run", memory=3 * 2 * 24)
+    assert verify(tmp_path / "run", deep=True).ok
+    run = open_run(tmp_path / "run")
+    assert (run.steps.tolist(), run.state) == ([0, 1, 2, 3], "interrupted")
+
+
+def test_what_is_no_file_is_passed_over_or_refused(tmp_path):
+    folder = fill(tmp_path / "old", s1=ONE)
+    import_checkpoints(folder, folder / "run2.pt")
+    assert import_checkpoints(folder, tmp_path / "run").steps == 1
+    assert open_run(tmp_path / "run").attributes["block"] == 1
+    os.mkfifo(folder / "s3.pt")
+    with pytest.raises(DataError, match=r"s3\.pt is no file that can be read"):
+        import_checkpoints(folder, tmp_path / "run")
+
+
+def test_steps_far_apart_are_measured_without_counting_up_to_them(tmp_path):
+    names = ("s1700000000000", "s1700000600000")
+    import_checkpoints(fill(tmp_path / "old", **dict.fromkeys(names, ONE)), tmp_path / "run")
+    found = open_run(tmp_path / "run").analyze("weight-distance")
+    assert found.values.tolist() == [0, 0]

@@ -34,6 +34,7 @@ def test_a_schedule_is_the_union_of_its_parts(chosen):
     expected = sorted(s for s in set().union(*(steps for _, steps in chosen)) if s < END)
     assert schedule.steps(END).tolist() == expected
     assert [s for s in range(END) if s in schedule] == expected
+    assert np.flatnonzero(schedule.holds(np.arange(END))).tolist() == expected
     for end in (0, 1, 7, 100):
         assert schedule.steps(end).tolist() == [s for s in expected if s < end]
     if schedule.end is not None:
