@@ -1,6 +1,6 @@
 """``ckptlab import`` and ``ckptlab export``: from checkpoints to a run, and back.
 
-Imports run and record.checkpoints; torch through them.
+Imports run and record.{checkpoints, importing}; torch through them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def import_run(folder: str, output: str, codec: str, overwrite: bool, as_json: b
     other; what checkpoints do not hold (losses, gradients, the optimizer) is not there.
     """
     from ckptlab.cli.progress import step_progress
-    from ckptlab.record.checkpoints import import_checkpoints
+    from ckptlab.record.importing import import_checkpoints
 
     with step_progress("import") as show:
         done = import_checkpoints(folder, output, codec=codec, overwrite=overwrite, progress=show)

@@ -15,13 +15,8 @@ from ckptlab.errors import (
     WriteError,
 )
 from ckptlab.record.capture import capture
-from ckptlab.record.checkpoints import (
-    find_checkpoints,
-    import_checkpoints,
-    read_checkpoint,
-    step_of,
-    write_checkpoint,
-)
+from ckptlab.record.checkpoints import read_checkpoint, write_checkpoint
+from ckptlab.record.importing import find_checkpoints, import_checkpoints, step_of
 from ckptlab.record.naming import layout_of
 from ckptlab.run import open_run
 from ckptlab.store.contents import Contents
