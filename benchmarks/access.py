@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import Target, interleave, ratio_table
+from benchmarks.measure import interleave, ratio_table
 from benchmarks.runs import RESNET20, Options, walk
+from benchmarks.targets import Target
 from ckptlab.run import Run, open_run
 
 FILES = 1000

@@ -19,10 +19,10 @@ from benchmarks.measure import interleave, ratio_table
 from benchmarks.recording import Segments
 from benchmarks.runs import Options
 from ckptlab.record.recorder import Recorder
-from ckptlab.store.block import Anchor, Block
-from ckptlab.store.layout import Layout, Tensor
-from ckptlab.store.storage import open_storage
-from ckptlab.store.writer import StoreWriter
+from ckptlab.store.backends.open import open_storage
+from ckptlab.store.format.block import Anchor, Block
+from ckptlab.store.format.layout import Layout, Tensor
+from ckptlab.store.write.writer import StoreWriter
 from ckptlab.train.config import load_config
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -16,17 +16,18 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Target, interleave, ratio_table
+from benchmarks.measure import interleave, ratio_table
 from benchmarks.runs import Options
-from ckptlab.experiments.conduct import Workforce, conduct
-from ckptlab.experiments.folder import Folder
-from ckptlab.experiments.parents import recorded_parent
-from ckptlab.experiments.perturbing import plan_perturb
-from ckptlab.experiments.plan import Plan
-from ckptlab.store.reader import open_store
+from benchmarks.targets import Target
+from ckptlab.experiments.jobs.folder import Folder
+from ckptlab.experiments.jobs.plan import Plan
+from ckptlab.experiments.plans.parent_run import recorded_parent
+from ckptlab.experiments.plans.perturb import plan_perturb
+from ckptlab.experiments.run_experiment import Workforce, conduct
+from ckptlab.store.read.reader import open_store
+from ckptlab.train.assemble import build
 from ckptlab.train.config import Config, load_config
 from ckptlab.train.trainer import train
-from ckptlab.train.training import build
 
 JOBS = 16
 

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,28 +20,6 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 PACKAGES = ("torch", "numpy", "zarr", "numcodecs", "pcodec", "xarray", "numba")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One answer that was promised.
-
-    Parameters
-    ----------
-    question : str
-        What was asked.
-    wanted : str
-        What is to be reached.
-    measured : str
-        What was.
-    settings : str
-        Codec, precision, determinism, or whatever it depends on.
-    """
-
-    question: str
-    wanted: str
-    measured: str
-    settings: str
 
 
 def interleave(

@@ -19,13 +19,14 @@ import torch
 import zarr
 from safetensors.torch import save_file
 
-from benchmarks.measure import Target, interleave, ratio_table
+from benchmarks.measure import interleave, ratio_table
 from benchmarks.runs import Options
-from ckptlab.record.calibrate import choose_codec
+from benchmarks.targets import Target
+from ckptlab.record.pipeline.calibrate import choose_codec
 from ckptlab.record.recorder import Recorder
+from ckptlab.train.assemble import Training, build
 from ckptlab.train.config import load_config, override
-from ckptlab.train.plan import measure_step
-from ckptlab.train.training import Training, build
+from ckptlab.train.estimate import measure_step
 
 OFF, OURS = "off", "ckptlab"
 

@@ -23,8 +23,8 @@ from benchmarks.measure import quartiles
 from benchmarks.memory import peak
 from benchmarks.runs import Options
 from ckptlab.record.recorder import Recorder
+from ckptlab.train.assemble import build
 from ckptlab.train.config import load_config
-from ckptlab.train.training import build
 from tests.report.browser import OFFLINE, find_chromium, opened
 
 LAYOUT = (

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import Target
 from benchmarks.memory import apart, peak
 from benchmarks.runs import RESNET20, Options, walk
+from benchmarks.targets import Target
 from ckptlab.run import open_run
 
 COLUMNS = [

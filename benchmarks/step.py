@@ -21,11 +21,12 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.measure import Target, interleave, ratio_table
+from benchmarks.measure import interleave, ratio_table
 from benchmarks.runs import Options
+from benchmarks.targets import Target
+from ckptlab.train.assemble import Training, build
 from ckptlab.train.config import Config, load_config
 from ckptlab.train.models.resnet import BasicBlock, CifarResNet
-from ckptlab.train.training import Training, build
 
 ALONE = "its convolutions alone"
 

@@ -15,11 +15,11 @@ import zarr
 from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
-from benchmarks.measure import Target
 from benchmarks.runs import Options
-from ckptlab.store.codecs import CODECS
-from ckptlab.store.reader import StoredRun, open_store
-from ckptlab.store.shards import encode_shard
+from benchmarks.targets import Target
+from ckptlab.store.format.codecs import CODECS
+from ckptlab.store.format.shards import encode_shard
+from ckptlab.store.read.reader import StoredRun, open_store
 
 WINDOWS = ((0, 512), (512, 1024), (2048, 4000))
 COLUMNS = (

@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.measure import Target
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One answer that was promised.
+
+    Parameters
+    ----------
+    question : str
+        What was asked.
+    wanted : str
+        What is to be reached.
+    measured : str
+        What was.
+    settings : str
+        Codec, precision, determinism, or whatever it depends on.
+    """
+
+    question: str
+    wanted: str
+    measured: str
+    settings: str
+
 
 ON_A_GPU = (
     Target("wall time, recording every step against not, CUDA-graph step", "<= 1.05", "", ""),

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from distributed import LocalCluster
 
-from benchmarks.measure import Target, interleave, ratio_table
+from benchmarks.measure import interleave, ratio_table
 from benchmarks.memory import apart
 from benchmarks.runs import RESNET20, Options, walk
+from benchmarks.targets import Target
 from ckptlab.run import Run, open_run
-from ckptlab.store.reader import StoredArray
+from ckptlab.store.read.reader import StoredArray
 
 THREADS = 2
 

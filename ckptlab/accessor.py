@@ -1,6 +1,6 @@
 """``ds.ckpt``: the metrics on any dataset that was opened from a recording.
 
-Imports builtin and analyze when used. Registered as soon as both ckptlab and xarray are imported.
+Registered as soon as both ckptlab and xarray are imported.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class CkptAccessor:
 
     def analyze(self, name: str, **options: Any) -> xr.DataArray | xr.Dataset:
         """Compute a metric, as `Run.analyze` does."""
-        from ckptlab.analyze.metric import compute, metric_named
+        from ckptlab.analyze.registry.metrics import compute, metric_named
         from ckptlab.builtin import inputs_for
 
         with inputs_for(metric_named(name), self._dataset.attrs, options) as inputs:
             return compute(self._dataset, name, **{**options, **inputs})
 
     def __getattr__(self, name: str) -> Any:
-        from ckptlab.analyze.metric import METRICS
+        from ckptlab.analyze.registry.metrics import METRICS
 
         metric = name.replace("_", "-")
         if name.startswith("_") or metric not in METRICS:
@@ -40,6 +40,6 @@ class CkptAccessor:
         return lambda **options: self.analyze(metric, **options)
 
     def __dir__(self) -> list[str]:
-        from ckptlab.analyze.metric import METRICS
+        from ckptlab.analyze.registry.metrics import METRICS
 
         return ["analyze", *(name.replace("-", "_") for name in METRICS)]

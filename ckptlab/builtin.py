@@ -1,8 +1,4 @@
-"""Model, loss and data of a run of the built-in trainer, for the metrics that need them.
-
-Imports analyze and train, which do not know each other; torch only where such a metric is asked
-for.
-"""
+"""Model, loss and data of a run of the built-in trainer, for the metrics that need them."""
 
 from __future__ import annotations
 
@@ -13,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ckptlab.analyze.entry import Metric
+from ckptlab.analyze.registry.spec import Metric
 
 if TYPE_CHECKING:
     import torch
 
-    from ckptlab.train.training import Training
+    from ckptlab.train.assemble import Training
 
 
 @contextlib.contextmanager
@@ -105,8 +101,8 @@ def rebuild(attributes: Mapping[str, Any]) -> Training:
     DataError
         If the data set is not there.
     """
+    from ckptlab.train.assemble import build
     from ckptlab.train.resume import stored_config
-    from ckptlab.train.training import build
 
     config = stored_config(attributes)
     anywhere = config.train.model_copy(update={"device": "auto"})

@@ -1,7 +1,4 @@
-"""How many cores this process may use.
-
-Imports nothing of ckptlab.
-"""
+"""How many cores this process may use."""
 
 from __future__ import annotations
 

@@ -1,18 +1,47 @@
 """Errors a user can act on: each names the value, what is accepted and the fix.
 
-Imports nothing of ckptlab. The command line prints these in one line, without a traceback.
+The command line prints these in one line, without a traceback.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class CkptlabError(Exception):
-    """Base of all errors ckptlab raises on purpose; `exit_code` is what the CLI exits with."""
+    """Base of all errors ckptlab raises on purpose; `exit_code` is what the CLI exits with.
+
+    Parameters
+    ----------
+    message : str
+        One line: the value, what is accepted and the fix.
+    parameter, file, problem, fix : str, optional
+        The parts of the message that callers act on, so that nobody parses it: the parameter or
+        setting at fault, the file, what is wrong, and what to do.
+    """
 
     exit_code = 2
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        parameter: str | None = None,
+        file: str | None = None,
+        problem: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+        self.file = file
+        self.problem = problem
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross from dask workers with all their fields.
+        return (_rebuild, (type(self), self.args, self.__dict__))
 
 
 class ConfigError(CkptlabError):
@@ -25,6 +54,18 @@ class UnknownNameError(ConfigError, KeyError):
     def __str__(self) -> str:
         # KeyError would quote the message.
         return str(self.args[0])
+
+
+class PluginError(ConfigError):
+    """A plug-in, an entry point or a ``module:object`` cannot be used."""
+
+
+class UntrustedNameError(ConfigError):
+    """A run names code that the user has not allowed."""
+
+
+class MissingExtraError(CkptlabError):
+    """An optional dependency is not installed; the message names the command that installs it."""
 
 
 class StepError(CkptlabError):
@@ -81,6 +122,14 @@ class NoSpaceError(WriteError):
 
 class RecordingError(CkptlabError):
     """The recorder was used in a way that would record something else than the training."""
+
+
+def _rebuild(
+    kind: type[CkptlabError], arguments: tuple[Any, ...], fields: Mapping[str, Any]
+) -> CkptlabError:
+    error = kind(*arguments)
+    error.__dict__.update(fields)
+    return error
 
 
 def unknown_name(what: str, name: str, accepted: Iterable[str]) -> UnknownNameError:

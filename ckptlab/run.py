@@ -1,8 +1,4 @@
-"""The Python face on a recording: open it, look at it, measure it.
-
-Imports builtin, analyze and store; torch only where a state dict is asked for, or a metric needs
-a model.
-"""
+"""The Python face on a recording: open it, look at it, measure it."""
 
 from __future__ import annotations
 
@@ -13,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptlab.errors import UnknownNameError, unknown_name
-from ckptlab.store.layout import Buffer, Layout, Tensor
-from ckptlab.store.reader import StoredRun, open_store
+from ckptlab.store.format.layout import Buffer, Layout, Tensor
+from ckptlab.store.read.reader import StoredRun, open_store
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -159,7 +155,7 @@ class Run:
         DataArray or Dataset
             With units and reference in its attributes.
         """
-        from ckptlab.analyze.metric import compute, metric_named
+        from ckptlab.analyze.registry.metrics import compute, metric_named
         from ckptlab.builtin import inputs_for
 
         with inputs_for(metric_named(name), self.attributes, options) as inputs:

@@ -1,7 +1,4 @@
-"""Several runs of one network side by side: replicates, and what is common to them.
-
-Imports run, analyze and errors.
-"""
+"""Several runs of one network side by side: replicates, and what is common to them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import ckptlab.cli.record
 import ckptlab.train.trainer  # noqa: F401
 import tests.faults.kills
 import tests.record.test_recorder  # noqa: F401
-from ckptlab.record.gather import norms_at
+from ckptlab.record.pipeline.flatten import norms_at
 
 # Shells have jobs in the background ignore it, and tests may be one.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import ckptlab
-from ckptlab.analyze.metric import METRICS
+from ckptlab.analyze.registry.metrics import METRICS
 from ckptlab.cli.results import print_result
 from ckptlab.errors import LayoutError, StepError, StoreError
-from ckptlab.report.figures import figure
+from ckptlab.report.plotly_figures import figure
 from tests.trained import points, record_own, tanh_network
 
 

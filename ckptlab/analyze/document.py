@@ -1,14 +1,11 @@
-"""The page docs/metrics.md, generated from the registry: ``python -m ckptlab.analyze.document``.
-
-Imports analyze.metric.
-"""
+"""The page docs/metrics.md, generated from the registry: ``python -m ckptlab.analyze.document``."""
 
 from __future__ import annotations
 
 import sys
 
-from ckptlab.analyze.metric import METRICS, Metric
-from ckptlab.analyze.option import OPTIONS
+from ckptlab.analyze.registry.metrics import METRICS, Metric
+from ckptlab.analyze.registry.options import OPTIONS
 
 HEAD = """# Metrics
 

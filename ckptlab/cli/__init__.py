@@ -1,7 +1,4 @@
-"""The command line. Results go to stdout, progress and errors to stderr.
-
-Imports commands when they are called, so that ``--help`` starts at once.
-"""
+"""The command line. Results go to stdout, progress and errors to stderr."""
 
 from __future__ import annotations
 
@@ -22,8 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("ckptlab.cli.info:info", "Say what a run holds."),
     "verify": ("ckptlab.cli.verify:verify", "Check a run for damage."),
     "repack": ("ckptlab.cli.repack:repack", "Compress a run anew, without loss."),
-    "import": ("ckptlab.cli.checkpoints:import_run", "Make a run of a folder of checkpoints."),
-    "export": ("ckptlab.cli.checkpoints:export", "Write one step as a checkpoint."),
+    "import": ("ckptlab.cli.import_export:import_run", "Make a run of a folder of checkpoints."),
+    "export": ("ckptlab.cli.import_export:export", "Write one step as a checkpoint."),
     "analyze": ("ckptlab.cli.analyze:analyze", "Measure a run."),
     "report": ("ckptlab.cli.report:report", "Draw a run, or several, on one page."),
     "imp": ("ckptlab.cli.experiments:imp", "Prune a run iteratively, with rewinding."),

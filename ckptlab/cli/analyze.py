@@ -1,7 +1,4 @@
-"""``ckptlab analyze METRIC RUN``: one command for each entry of the registry.
-
-Imports analyze.metric and errors; xarray, dask and plotly only when a metric is computed.
-"""
+"""``ckptlab analyze METRIC RUN``: one command for each entry of the registry."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ from typing import Any
 
 import click
 
-from ckptlab.analyze.metric import METRICS, Metric, metric_named
-from ckptlab.analyze.option import OPTIONS, Option
+from ckptlab.analyze.registry.metrics import METRICS, Metric, metric_named
+from ckptlab.analyze.registry.options import OPTIONS, Option
 from ckptlab.cli.options import json_option, print_json
 from ckptlab.errors import CkptlabError, ConfigError, RunExistsError
 
@@ -131,7 +128,7 @@ def _measure(
     if output is not None:
         results.require_format(output)
     if plot is not None:
-        from ckptlab.report.figures import require_format
+        from ckptlab.report.plotly_figures import require_format
 
         require_format(plot)
     with metric_progress(metric.name), _spoken_in_flags(metric):
@@ -140,7 +137,7 @@ def _measure(
     if output is not None:
         written.append(results.save(result, output))
     if plot is not None:
-        from ckptlab.report.figures import figure, write_figure
+        from ckptlab.report.plotly_figures import figure, write_figure
 
         written.append(write_figure(figure(result, metric), plot))
     if as_json:

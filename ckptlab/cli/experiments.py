@@ -1,7 +1,4 @@
-"""``ckptlab imp``, ``perturb`` and ``connect``: experiments on one run, as jobs.
-
-Imports experiments and analyze when called.
-"""
+"""``ckptlab imp``, ``perturb`` and ``connect``: experiments on one run, as jobs."""
 
 from __future__ import annotations
 
@@ -10,15 +7,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ckptlab.cli.conducting import conducted, finish
+from ckptlab.cli.experiment_options import conducted, finish
 from ckptlab.errors import ConfigError
-from ckptlab.experiments.perturb import PERTURBATIONS
+from ckptlab.experiments.operations.registry import PERTURBATIONS
 
 if TYPE_CHECKING:
-    from ckptlab.experiments.parents import Parent
-    from ckptlab.experiments.plan import Plan
-    from ckptlab.experiments.spec import GivenMask
-    from ckptlab.store.reader import StoredRun
+    from ckptlab.experiments.jobs.job import GivenMask
+    from ckptlab.experiments.jobs.plan import Plan
+    from ckptlab.experiments.plans.parent_run import Parent
+    from ckptlab.store.read.reader import StoredRun
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -70,7 +67,7 @@ def imp(run: str, **given: Any) -> int:
     RUN is a complete dense run: its final weights give the first mask, its snapshot at the rewind
     step is what every level is trained from. With --from, level 0 is trained from that state first.
     """
-    from ckptlab.experiments.imp import Pruner
+    from ckptlab.experiments.plans.imp import Pruner
 
     plan, stored = _plan("imp", run, given)
     pruner = Pruner(levels=given["levels"], fraction=given["fraction"], scope=given["scope"])
@@ -78,7 +75,7 @@ def imp(run: str, **given: Any) -> int:
     if given["origin"] is not None:
         _plan_from(plan, parents, pruner, given)
     else:
-        from ckptlab.experiments.imp import plan_imp
+        from ckptlab.experiments.plans.imp import plan_imp
 
         if given["rewind"] is None:
             raise ConfigError("--rewind STEP is needed: what each level is rewound to, such as 500")
@@ -116,7 +113,7 @@ def perturb(run: str, **given: Any) -> int:
     Only weights of convolutions and linear layers that the mask keeps are changed. Replicates vary
     the perturbation; order and augmentation stay those of RUN unless varied.
     """
-    from ckptlab.experiments.perturbing import plan_perturb
+    from ckptlab.experiments.plans.perturb import plan_perturb
 
     plan, stored = _plan("perturb", run, given)
     keeps = bool(given["keep_optimizer"])
@@ -154,9 +151,9 @@ def connect(run: str, **given: Any) -> int:
 
     Dense children go on with the momentum; those of a mask begin without it, as after rewinding.
     """
-    from ckptlab.analyze.connectivity import STATISTICS
+    from ckptlab.analyze.model.connectivity import STATISTICS
     from ckptlab.errors import unknown_name
-    from ckptlab.experiments.connect import plan_connect
+    from ckptlab.experiments.plans.connect import plan_connect
 
     if given["statistics"] not in STATISTICS:
         raise unknown_name("value of statistics", given["statistics"], STATISTICS)
@@ -174,8 +171,8 @@ def connect(run: str, **given: Any) -> int:
 
 
 def _plan(kind: str, run: str, given: dict[str, Any]) -> tuple[Plan, StoredRun]:
-    from ckptlab.experiments.plan import Plan
-    from ckptlab.store.reader import open_store
+    from ckptlab.experiments.jobs.plan import Plan
+    from ckptlab.store.read.reader import open_store
 
     stored = open_store(run)
     asked = {
@@ -203,7 +200,7 @@ CONDUCT: tuple[str, ...] = (
 def _parents(
     plan: Plan, stored: StoredRun, given: dict[str, Any], *, default_threads: int
 ) -> list[Parent]:
-    from ckptlab.experiments.parents import recorded_parent
+    from ckptlab.experiments.plans.parent_run import recorded_parent
 
     threads = given["threads"] or default_threads
     given["threads"] = threads
@@ -219,10 +216,10 @@ def _parents(
 
 
 def _plan_from(plan: Plan, parents: Sequence[Parent], pruner: Any, given: dict[str, Any]) -> None:
-    from ckptlab.experiments.imp import plan_pretrained
-    from ckptlab.experiments.parents import require_usable
-    from ckptlab.experiments.spec import Source
-    from ckptlab.store.reader import open_store
+    from ckptlab.experiments.jobs.job import Source
+    from ckptlab.experiments.plans.imp import plan_pretrained
+    from ckptlab.experiments.plans.parent_run import require_usable
+    from ckptlab.store.read.reader import open_store
     from ckptlab.train.branch import Point
 
     for name in ("rewind", "vary"):
@@ -243,10 +240,10 @@ def _plan_from(plan: Plan, parents: Sequence[Parent], pruner: Any, given: dict[s
 
 def _given_mask(stored: StoredRun, given: dict[str, Any]) -> GivenMask | None:
     """Read a mask from a file; a copy is kept with the experiment."""
-    from ckptlab.analyze.masks import load_mask
-    from ckptlab.analyze.source import as_source
-    from ckptlab.experiments.spec import GivenMask
-    from ckptlab.store.constants import mask_digest
+    from ckptlab.analyze.engine.masks import load_mask
+    from ckptlab.analyze.engine.source import as_source
+    from ckptlab.experiments.jobs.job import GivenMask
+    from ckptlab.store.format.constants import mask_digest
 
     mask = load_mask(given["mask"], as_source(stored))
     if mask is None:

@@ -1,7 +1,4 @@
-"""``ckptlab info``: what a run holds.
-
-Imports store; neither torch nor xarray, so that it answers at once.
-"""
+"""``ckptlab info``: what a run holds."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import Any
 import click
 
 from ckptlab.cli.options import json_option, print_json
-from ckptlab.store.facts import human_bytes
+from ckptlab.store.read.info import human_bytes
 
 
 @click.command()
@@ -18,8 +15,8 @@ from ckptlab.store.facts import human_bytes
 @json_option
 def info(run: str, as_json: bool) -> None:
     """Say what RUN holds: steps, tensors, bytes, compression, state, settings."""
-    from ckptlab.store.facts import run_facts
-    from ckptlab.store.reader import open_store
+    from ckptlab.store.read.info import run_facts
+    from ckptlab.store.read.reader import open_store
 
     facts = run_facts(open_store(run))
     if as_json:

@@ -1,7 +1,4 @@
-"""Options that several commands share, and how results are printed.
-
-Imports errors only.
-"""
+"""Options that several commands share, and how results are printed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Progress on stderr of recordings and whatever takes long: a live line, on a terminal only.
-
-Imports analyze.pace and store.facts.
-"""
+"""Progress on stderr of recordings and whatever takes long: a live line, on a terminal only."""
 
 from __future__ import annotations
 
@@ -20,8 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ckptlab.analyze.pace import watching
-from ckptlab.store.facts import human_bytes
+from ckptlab.analyze.engine.progress import watching
+from ckptlab.store.read.info import human_bytes
 
 if TYPE_CHECKING:
     from ckptlab.train.trainer import Progress as TrainingProgress

@@ -1,7 +1,4 @@
-"""``ckptlab record``: train a built-in network and record it.
-
-Imports train when called; settings are checked before torch is imported.
-"""
+"""``ckptlab record``: train a built-in network and record it."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptlab.cli.branch import Branch, parse_branch, require_branch
 from ckptlab.cli.options import json_option, print_json
+from ckptlab.cli.record_from import Branch, parse_branch, require_branch
 from ckptlab.errors import ConfigError, RunExistsError
-from ckptlab.store.facts import human_bytes
+from ckptlab.store.read.info import human_bytes
 
 if TYPE_CHECKING:
     from ckptlab.train.config import Config
@@ -137,9 +134,9 @@ def _fresh(
 def _require_free(path: str, settings: Config) -> None:
     """Refuse a taken path before torch is imported and data are loaded."""
     from ckptlab.errors import StoreError
-    from ckptlab.store.reader import read_root
-    from ckptlab.store.storage import open_storage
-    from ckptlab.store.vacancy import is_free, require_free
+    from ckptlab.store.backends.open import open_storage
+    from ckptlab.store.read.reader import read_root
+    from ckptlab.store.write.target import is_free, require_free
 
     storage = open_storage(path)
     if is_free(storage):
@@ -205,7 +202,7 @@ def _train(
 def _print_plan(settings: Config, path: str, as_json: bool) -> None:
     import shutil
 
-    from ckptlab.train.plan import measure_step, plan
+    from ckptlab.train.estimate import measure_step, plan
 
     sizes = plan(settings)
     seconds = measure_step(settings) * sizes.steps

@@ -1,7 +1,4 @@
-"""``ckptlab repack``: store a run under another codec.
-
-Imports store; neither torch nor xarray.
-"""
+"""``ckptlab repack``: store a run under another codec."""
 
 from __future__ import annotations
 
@@ -24,8 +21,8 @@ def repack(
 ) -> None:
     """Compress RUN anew, such as one recorded with a cheaper codec; no value changes."""
     from ckptlab.cli.progress import step_progress
-    from ckptlab.store.facts import human_bytes
-    from ckptlab.store.repack import repack as repack_run
+    from ckptlab.store.maintain.repack import repack as repack_run
+    from ckptlab.store.read.info import human_bytes
 
     del ctx
     with step_progress("repack") as show:

@@ -1,7 +1,4 @@
-"""``ckptlab report RUN...|RESULTS``: one page about runs, or about the results of a study.
-
-Imports errors and cli; everything that measures and draws when called.
-"""
+"""``ckptlab report RUN...|RESULTS``: one page about runs, or about the results of a study."""
 
 from __future__ import annotations
 
@@ -56,7 +53,7 @@ def report(
     such as 'runs/seed*.zarr' are expanded. The results of a study or another experiment
     (results.zarr, or its folder) are drawn as well, one at a time, whole or not yet.
     """
-    from ckptlab.experiments.results import find_results
+    from ckptlab.experiments.results.open import find_results
     from ckptlab.runs import find_runs, run_names
 
     if any(find_results(path) for path in runs):
@@ -80,9 +77,9 @@ def report(
     _require_writable(target, overwrite)
 
     from ckptlab.cli.progress import metric_progress
-    from ckptlab.report.measured import measure, read_results
-    from ckptlab.report.overview import MOST_RUNS, overview
     from ckptlab.report.page import write_page
+    from ckptlab.report.runs.measure import measure, read_results
+    from ckptlab.report.runs.page import MOST_RUNS, overview
     from ckptlab.run import open_run
 
     if len(paths) > MOST_RUNS:
@@ -114,9 +111,9 @@ def report(
 
 def _report_study(path: str, output: str | None, overwrite: bool) -> None:
     """Write the page about the results of an experiment."""
-    from ckptlab.experiments.results import load_results
+    from ckptlab.experiments.results.open import load_results
     from ckptlab.report.page import write_page
-    from ckptlab.report.studies import study_page
+    from ckptlab.report.studies.page import study_page
 
     given = Path(path).absolute()
     name = given.parent.name if given.name == "results.zarr" else given.stem

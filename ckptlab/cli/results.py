@@ -1,7 +1,4 @@
-"""How a result is printed and written: tables on stdout, files with their attributes.
-
-Imports analyze.saved, errors and rich; xarray only once there is a result.
-"""
+"""How a result is printed and written: tables on stdout, files with their attributes."""
 
 from __future__ import annotations
 
@@ -86,7 +83,7 @@ def save(result: xr.DataArray | xr.Dataset, path: str) -> str:
     if Path(path).suffix in (".csv", ".parquet"):
         _save_table(result, path)
         return path
-    from ckptlab.analyze.saved import save_dataset
+    from ckptlab.analyze.io import save_dataset
 
     save_dataset(result, path)
     return path
@@ -94,7 +91,7 @@ def save(result: xr.DataArray | xr.Dataset, path: str) -> str:
 
 def print_result(result: xr.DataArray | xr.Dataset) -> None:
     """Print a result as tables, thinned where they are long, saying how much of them is shown."""
-    from ckptlab.analyze.saved import as_dataset
+    from ckptlab.analyze.io import as_dataset
 
     console = stdout_console()
     dataset = as_dataset(result)
@@ -130,7 +127,7 @@ def _print_table(console: Console, dataset: xr.Dataset, axis: str) -> None:
 
 
 def _save_table(result: xr.DataArray | xr.Dataset, path: str) -> None:
-    from ckptlab.analyze.saved import as_dataset
+    from ckptlab.analyze.io import as_dataset
 
     dataset = as_dataset(result)
     attrs = {"attributes": dict(result.attrs)}

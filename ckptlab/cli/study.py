@@ -1,7 +1,4 @@
-"""``ckptlab study FILE.toml``: a grid of experiments, from recording to results.
-
-Imports experiments when called.
-"""
+"""``ckptlab study FILE.toml``: a grid of experiments, from recording to results."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import Any
 
 import click
 
-from ckptlab.cli.conducting import conducted, finish
+from ckptlab.cli.experiment_options import conducted, finish
 
 
 @click.command()
@@ -30,8 +27,8 @@ def study(file: Path, scale: str | None, overrides: tuple[str, ...], **given: An
 
     The same command again does what is left, and does again what failed with --retry-failed.
     """
-    from ckptlab.experiments.plan import Plan
-    from ckptlab.experiments.study import load_study, planner
+    from ckptlab.experiments.jobs.plan import Plan
+    from ckptlab.experiments.plans.study_file import load_study, planner
 
     found = load_study(file, scale, overrides)
     name = file.stem if scale is None else f"{file.stem}-{scale}"

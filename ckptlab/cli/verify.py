@@ -1,7 +1,4 @@
-"""``ckptlab verify``: check a run for damage, and drop a broken tail.
-
-Imports store; neither torch nor xarray.
-"""
+"""``ckptlab verify``: check a run for damage, and drop a broken tail."""
 
 from __future__ import annotations
 
@@ -20,8 +17,8 @@ from ckptlab.cli.options import json_option, print_json
 @click.pass_context
 def verify(ctx: click.Context, run: str, deep: bool, repair: bool, as_json: bool) -> int:
     """Check RUN: structure, commit markers, checksums. Exits 1 if something is wrong."""
-    from ckptlab.store.repair import repair as repair_run
-    from ckptlab.store.verify import verify as verify_run
+    from ckptlab.store.maintain.repair import repair as repair_run
+    from ckptlab.store.maintain.verify import verify as verify_run
 
     del ctx
     outcome = repair_run(run, deep=deep) if repair else None

@@ -1,18 +1,15 @@
-"""The page docs/experiments.md, from registries: ``python -m ckptlab.experiments.document``.
-
-Imports experiments.{imp, perturb, study}, gather's names and cluster's environment.
-"""
+"""The page docs/experiments.md, from registries: ``python -m ckptlab.experiments.document``."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-from ckptlab.experiments.cluster import ENVIRONMENT
-from ckptlab.experiments.gather import COORDINATES, NUMBERS
-from ckptlab.experiments.imp import BUDGETS, PRUNING
-from ckptlab.experiments.perturb import PERTURBATIONS
-from ckptlab.experiments.study import KINDS, Study
+from ckptlab.experiments.jobs.cluster import ENVIRONMENT
+from ckptlab.experiments.operations.registry import PERTURBATIONS
+from ckptlab.experiments.plans.imp import BUDGETS, PRUNING
+from ckptlab.experiments.plans.study_file import KINDS, Study
+from ckptlab.experiments.results.gather import COORDINATES, NUMBERS
 
 HEAD = """# Experiments
 

@@ -1,7 +1,4 @@
-"""What a recording ran on and with, for the root attributes.
-
-Imports nothing of record.
-"""
+"""What a recording ran on and with, for the root attributes."""
 
 from __future__ import annotations
 

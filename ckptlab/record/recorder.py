@@ -1,6 +1,6 @@
 """The Recorder: dense snapshots of any PyTorch training loop.
 
-Imports store and record. Adding it to a loop takes three lines (see `Recorder`).
+Adding it to a loop takes three lines (see `Recorder`).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
@@ -23,19 +24,46 @@ from ckptlab.errors import (
     UnsupportedTensorError,
     unknown_name,
 )
-from ckptlab.record.capture import capture
+from ckptlab.record.distributed import rank, ranks
 from ckptlab.record.environment import describe_environment
-from ckptlab.record.filling import Filler, Number, Observed
-from ckptlab.record.interrupt import Interrupts
-from ckptlab.record.ranks import rank, ranks
+from ckptlab.record.pipeline.buffers import block_size, bytes_per_step, parse_memory
+from ckptlab.record.pipeline.step_capture import Filler, Number, Observed
 from ckptlab.record.restore import require_resumable, restore, restore_beside
 from ckptlab.record.schedule import parse_schedule
-from ckptlab.record.staging import block_size, bytes_per_step, parse_memory
-from ckptlab.record.stats import RecorderStats
-from ckptlab.store.block import Evaluation
-from ckptlab.store.codecs import require_public
-from ckptlab.store.storage import Storage, open_storage
-from ckptlab.store.writer import StoreWriter
+from ckptlab.record.signals import Interrupts
+from ckptlab.record.state.model_tensors import capture
+from ckptlab.store.backends.base import Storage
+from ckptlab.store.backends.open import open_storage
+from ckptlab.store.format.block import Evaluation
+from ckptlab.store.format.codecs import require_public
+from ckptlab.store.write.writer import StoreWriter
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderStats:
+    """How a recording is doing.
+
+    Parameters
+    ----------
+    recorded, committed : int
+        Steps taken so far, and steps that are safely in the store.
+    raw_bytes, stored_bytes : int
+        Committed weights as float32, and the files under ``weights/``.
+    stall_seconds : float
+        Time the training loop waited for recording.
+    """
+
+    recorded: int
+    committed: int
+    raw_bytes: int
+    stored_bytes: int
+    stall_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """Compression: raw over stored bytes; NaN before the first commit."""
+        return self.raw_bytes / self.stored_bytes if self.stored_bytes else float("nan")
+
 
 ARRAYS = ("weights", "gradients")
 """Large arrays that can be asked for; `weights` is always recorded."""

@@ -1,7 +1,4 @@
-"""Taking a run up again: model, optimizer and the partly filled block, as they were.
-
-Imports store and record.
-"""
+"""Taking a run up again: model, optimizer and the partly filled block, as they were."""
 
 from __future__ import annotations
 
@@ -12,16 +9,16 @@ import numpy.typing as npt
 import torch
 
 from ckptlab.errors import ConfigError, LayoutError, RecordingError
-from ckptlab.record.capture import Capture
-from ckptlab.record.optimizer import restore_state
+from ckptlab.record.pipeline.buffers import HOST_SERIES, Buffer
 from ckptlab.record.schedule import Schedule
-from ckptlab.record.staging import HOST_SERIES, Buffer
-from ckptlab.store.durable import surviving_lengths
-from ckptlab.store.layout import Buffer as BufferRow
-from ckptlab.store.layout import Layout, Tensor
-from ckptlab.store.reader import open_latest, read_root
-from ckptlab.store.storage import Storage
-from ckptlab.store.writer import StoreWriter
+from ckptlab.record.state.model_tensors import Capture
+from ckptlab.record.state.optimizer import restore_state
+from ckptlab.store.backends.base import Storage
+from ckptlab.store.format.layout import Buffer as BufferRow
+from ckptlab.store.format.layout import Layout, Tensor
+from ckptlab.store.read.power_loss import surviving_lengths
+from ckptlab.store.read.reader import open_latest, read_root
+from ckptlab.store.write.writer import StoreWriter
 
 _Rows = Sequence[Tensor | BufferRow]
 

@@ -1,6 +1,6 @@
 """Steps and step ranges: what users write where a step is asked for.
 
-Imports errors only. A schedule is a union of half-open ranges ``A:B[:stride]``; an omitted end is
+A schedule is a union of half-open ranges ``A:B[:stride]``; an omitted end is
 the end of the run. ``log:N`` takes N steps a decade.
 """
 

@@ -1,6 +1,6 @@
 """Results as curves: which panels a result has, and the named curves of each.
 
-Imports analyze.{metric, panels}. Nothing here knows plotly or a browser.
+Nothing here knows plotly or a browser.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from ckptlab.analyze.metric import Metric
-from ckptlab.analyze.panels import Panel
+from ckptlab.analyze.registry.metrics import Metric
+from ckptlab.analyze.registry.panels import Panel
 
 Array = npt.NDArray[Any]
 

@@ -1,7 +1,4 @@
-"""A page in one HTML file that needs nothing else: scripts, numbers and policy.
-
-Imports report.{body, columns, markup, outline, template}.
-"""
+"""A page in one HTML file that needs nothing else: scripts, numbers and policy."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ckptlab.report import body
-from ckptlab.report.columns import Columns
-from ckptlab.report.markup import embedded_json, joined, tag
-from ckptlab.report.outline import Page
-from ckptlab.report.template import DASHES, THEMES, between, evenly, template
+from ckptlab.report.html import html
+from ckptlab.report.html.arrays import Columns
+from ckptlab.report.html.markup import embedded_json, joined, tag
+from ckptlab.report.html.outline import Page
+from ckptlab.report.theme import DASHES, THEMES, between, evenly, template
 
 SCRIPTS: tuple[str, ...] = (
     "values.js",
@@ -79,8 +76,8 @@ def rendered(page: Page) -> Iterator[str]:
     yield '<link rel="icon" href="data:,">'
     yield tag("title", f"{page.title} · ckptlab")
     yield f"<style>\n{_colours()}{_asset('page.css')}</style>\n</head>\n<body>\n"
-    yield joined(body.header(page), body.bar(page))
-    yield tag("main", *(body.section(section) for section in page.sections), id="main")
+    yield joined(html.header(page), html.bar(page))
+    yield tag("main", *(html.section(section) for section in page.sections), id="main")
     yield tag("footer", *(tag("p", note) for note in page.notes))
     yield f'\n<script type="application/json" id="data">{embedded_json(_data(page))}</script>\n'
     yield f"<script>{plotly}</script>\n<script>{own}</script>\n</body>\n</html>\n"

@@ -1,6 +1,6 @@
 """Random crops and flips of a whole batch, and normalisation, on the device the images lie on.
 
-Imports draws only. The draws of a sample depend on (seed, step, sample) alone, not on its place in
+The draws of a sample depend on (seed, step, sample) alone, not on its place in
 the batch.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from ckptlab.train.draws import Counter, derived_seed, integers
+from ckptlab.train.counter_rng import Counter, derived_seed, integers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,6 @@
 """Branching from a recorded run: any of its steps as the start of a new training.
 
-Imports errors, record, store and the modules of this layer. At the end of a block the optimizer's
+At the end of a block the optimizer's
 state is stored; elsewhere the training is repeated from the nearest one before.
 """
 
@@ -16,11 +16,13 @@ import numpy.typing as npt
 import torch
 
 from ckptlab.errors import ConfigError, StepError
-from ckptlab.record.capture import capture
-from ckptlab.record.optimizer import copy_state
 from ckptlab.record.schedule import parse_step
-from ckptlab.store.reader import StoredRun, open_store
+from ckptlab.record.state.model_tensors import capture
+from ckptlab.record.state.optimizer import copy_state
+from ckptlab.store.read.reader import StoredRun, open_store
+from ckptlab.train.assemble import build
 from ckptlab.train.config import Config, load_config
+from ckptlab.train.initial_state import Start, begin
 from ckptlab.train.numerics import resolve_device
 from ckptlab.train.resume import (
     INEXACT,
@@ -30,8 +32,6 @@ from ckptlab.train.resume import (
     require_same_machine,
     stored_config,
 )
-from ckptlab.train.start import Start, begin
-from ckptlab.train.training import build
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,6 @@
 """The settings of a training: one frozen model, and where its values come from.
 
-Imports sections and presets; torch is never imported here. Later sources win: defaults, preset,
+Later sources win: defaults, preset,
 file, overrides.
 """
 

@@ -1,7 +1,4 @@
-"""The data of a training: bytes on the device, turned into batches there.
-
-Imports the data sets, augment and sections.
-"""
+"""The data of a training: bytes on the device, turned into batches there."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The page docs/training.md, from registries and settings: ``python -m ckptlab.train.document``.
-
-Imports config, sections and the registries; torch is never imported here.
-"""
+"""The page docs/training.md, from registries and settings: ``python -m ckptlab.train.document``."""
 
 from __future__ import annotations
 

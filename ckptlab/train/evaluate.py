@@ -1,7 +1,4 @@
-"""Loss and accuracy on the test set.
-
-Imports tasks only.
-"""
+"""Loss and accuracy on the test set."""
 
 from __future__ import annotations
 

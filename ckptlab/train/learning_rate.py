@@ -1,6 +1,6 @@
 """The learning rate as a pure function of the step.
 
-Imports registry; torch is never imported here. Update number k, which
+Update number k, which
 turns step k into step k + 1, uses the rate at k, for k = 0 … steps − 1.
 """
 

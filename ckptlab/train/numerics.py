@@ -1,6 +1,6 @@
 """Where and how exactly a training computes: device, threads, determinism, precision.
 
-Imports errors and sections. These are process-wide switches of torch; `numerics` sets them for a
+These are process-wide switches of torch; `numerics` sets them for a
 while and puts them back.
 """
 

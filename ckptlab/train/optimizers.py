@@ -1,7 +1,4 @@
-"""Which optimizers there are, and which settings each takes.
-
-Imports registry only; torch is imported when an optimizer is built.
-"""
+"""Which optimizers there are, and which settings each takes."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """The order of the training images: which samples update k sees.
 
-Imports draws only. Any step's samples can be had without those before it.
+Any step's samples can be had without those before it.
 """
 
 from __future__ import annotations
 
 import torch
 
-from ckptlab.train.draws import derived_seed, permutation
+from ckptlab.train.counter_rng import derived_seed, permutation
 
 
 class Order:

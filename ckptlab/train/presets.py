@@ -1,7 +1,5 @@
 """Named settings: the networks of the early-phase study, and small ones to start with.
 
-Imports nothing of ckptlab; torch is never imported here.
-
 References
 ----------
 Frankle, Schwab & Morcos (2020), The Early Phase of Neural Network Training, arXiv:2002.10365.

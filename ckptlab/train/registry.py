@@ -1,7 +1,4 @@
-"""What every registry of the trainer shares: finding an entry and importing what it names.
-
-Imports errors only.
-"""
+"""What every registry of the trainer shares: finding an entry and importing what it names."""
 
 from __future__ import annotations
 

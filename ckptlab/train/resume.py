@@ -1,7 +1,4 @@
-"""Taking a recorded training up again: what may change, and what must be as it was.
-
-Imports errors, store, config and numerics.
-"""
+"""Taking a recorded training up again: what may change, and what must be as it was."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import torch
 from ckptlab.errors import ConfigError
 from ckptlab.record.environment import device_model
 from ckptlab.record.schedule import parse_step
-from ckptlab.store.reader import open_store
+from ckptlab.store.read.reader import open_store
 from ckptlab.train.config import Config, override, parse_config
 
 CHANGEABLE: frozenset[str] = frozenset({"train.steps", "record.memory"})

@@ -1,7 +1,4 @@
-"""The sections of a training's settings: frozen models, checked when they are made.
-
-Imports record's schedule and the registries; torch is never imported here.
-"""
+"""The sections of a training's settings: frozen models, checked when they are made."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from pydantic import (
 
 from ckptlab.errors import ConfigError, StepError, unknown_name
 from ckptlab.record.schedule import parse_schedule, parse_step
-from ckptlab.store.codecs import PUBLIC_CODECS
+from ckptlab.store.format.codecs import PUBLIC_CODECS
 from ckptlab.train.datasets.registry import DATA_SOURCES
 from ckptlab.train.learning_rate import RATE_SCHEDULES
 from ckptlab.train.models.registry import find_model

@@ -1,7 +1,4 @@
-"""The seeds of a training.
-
-Imports sections only.
-"""
+"""The seeds of a training."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Training a sub-network: pruned weights are exactly zero, and stay so.
-
-Imports record.capture and errors.
-"""
+"""Training a sub-network: pruned weights are exactly zero, and stay so."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import torch
 from torch import nn
 
 from ckptlab.errors import LayoutError
-from ckptlab.record.capture import capture
+from ckptlab.record.state.model_tensors import capture
 
 
 class Sparsity:

@@ -1,7 +1,4 @@
-"""One update: batch, forward, backward, optimizer. A pure function of the state and the step.
-
-Imports augment, draws, order, sparse and tasks.
-"""
+"""One update: batch, forward, backward, optimizer. A pure function of the state and the step."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from ckptlab.train.augment import Augmentation, augment
-from ckptlab.train.draws import Counter, derived_seed
+from ckptlab.train.counter_rng import Counter, derived_seed
 from ckptlab.train.learning_rate import LearningRate
 from ckptlab.train.order import Order
 from ckptlab.train.sparse import Sparsity

@@ -1,7 +1,4 @@
-"""The loop: train from settings, record every scheduled step, evaluate, report progress.
-
-Imports record, store and the modules of this layer.
-"""
+"""The loop: train from settings, record every scheduled step, evaluate, report progress."""
 
 from __future__ import annotations
 
@@ -17,25 +14,24 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptlab.errors import ConfigError, StepError
-from ckptlab.record.calibrate import choose_codec
-from ckptlab.record.filling import encoding_threads
-from ckptlab.record.recorder import Recorder
+from ckptlab.record.pipeline.calibrate import choose_codec
+from ckptlab.record.pipeline.step_capture import encoding_threads
+from ckptlab.record.recorder import Recorder, RecorderStats
 from ckptlab.record.schedule import parse_schedule, parse_step
-from ckptlab.record.stats import RecorderStats
-from ckptlab.store.reader import StoredRun, open_store
-from ckptlab.store.repack import repack
+from ckptlab.store.maintain.repack import repack
+from ckptlab.store.read.reader import StoredRun, open_store
+from ckptlab.train.assemble import Training, build
 from ckptlab.train.branch import start_of
 from ckptlab.train.config import Config
 from ckptlab.train.data import Data
+from ckptlab.train.estimate import measure_step, recorded_steps
 from ckptlab.train.evaluate import Evaluation
+from ckptlab.train.initial_state import Start, begin
 from ckptlab.train.numerics import numerics, resolve_device
-from ckptlab.train.plan import measure_step, recorded_steps
 from ckptlab.train.resume import as_before, require_resumable, require_same_machine
 from ckptlab.train.sections import AUTO
-from ckptlab.train.start import Start, begin
 from ckptlab.train.step import StepResult
 from ckptlab.train.tasks.build import describe_tasks
-from ckptlab.train.training import Training, build
 
 _REPORT_SECONDS = 0.5
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import ckptlab
-from ckptlab.analyze.metric import METRICS
+from ckptlab.analyze.registry.metrics import METRICS
 
 RUN_IS_ENOUGH = sorted(
     name for name, m in METRICS.items() if not getattr(m, "inputs", ()) or m.inputs_for

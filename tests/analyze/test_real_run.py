@@ -14,7 +14,7 @@ import scipy.linalg
 import xarray as xr
 
 import ckptlab
-from ckptlab.analyze.metric import METRICS
+from ckptlab.analyze.registry.metrics import METRICS
 from tests.analyze import brute
 from tests.trained import train_tiny
 

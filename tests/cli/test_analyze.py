@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 import ckptlab as package
-from ckptlab.analyze.metric import METRICS
+from ckptlab.analyze.registry.metrics import METRICS
 from tests.analyze.recordings import RUN_IS_ENOUGH
 from tests.cli.commands import ckptlab
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ckptlab.errors import ConfigError
-from ckptlab.store.reader import open_store
+from ckptlab.store.read.reader import open_store
 from ckptlab.train.config import load_config
 from ckptlab.train.trainer import prepare
 from tests.cli.commands import SMALL

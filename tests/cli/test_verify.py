@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ckptlab.cli import main
-from ckptlab.store.reader import open_store
+from ckptlab.store.read.reader import open_store
 
 
 @pytest.fixture

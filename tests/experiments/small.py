@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckptlab.experiments.folder import Folder
-from ckptlab.experiments.parents import Parent, recorded_parent
-from ckptlab.experiments.plan import Plan
-from ckptlab.experiments.spec import Job, write_job
-from ckptlab.experiments.work import Place, perform
-from ckptlab.store.reader import StoredRun, open_store
+from ckptlab.experiments.jobs.folder import Folder
+from ckptlab.experiments.jobs.job import Job, write_job
+from ckptlab.experiments.jobs.plan import Plan
+from ckptlab.experiments.jobs.worker import Place, perform
+from ckptlab.experiments.plans.parent_run import Parent, recorded_parent
+from ckptlab.store.read.reader import StoredRun, open_store
 from ckptlab.train.config import load_config
 from ckptlab.train.trainer import train
 

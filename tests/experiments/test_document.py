@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from ckptlab.experiments.document import experiments_page
-from ckptlab.experiments.perturb import parse_kind
-from ckptlab.experiments.plan import Plan
-from ckptlab.experiments.study import load_study, planner
+from ckptlab.experiments.jobs.plan import Plan
+from ckptlab.experiments.operations.registry import parse_kind
+from ckptlab.experiments.plans.study_file import load_study, planner
 
 DOCS = Path(__file__).parents[2] / "docs" / "experiments.md"
 

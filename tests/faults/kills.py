@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ckptlab.store.markers import read_markers
-from ckptlab.store.reader import open_store
-from ckptlab.store.root import read_root
-from ckptlab.store.storage import open_storage
-from ckptlab.store.vacancy import is_free
-from ckptlab.store.verify import verify
+from ckptlab.store.backends.open import open_storage
+from ckptlab.store.maintain.verify import verify
+from ckptlab.store.read.commits import read_markers
+from ckptlab.store.read.reader import open_store
+from ckptlab.store.read.root import read_root
+from ckptlab.store.write.target import is_free
 from tests.forks import fork_server
 from tests.record.loops import assert_same_run
 

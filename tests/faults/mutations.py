@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ckptlab.store.arrays import metadata_digest
-from ckptlab.store.codecs import checksummed
+from ckptlab.store.format.codecs import checksummed
+from ckptlab.store.format.zarr_metadata import metadata_digest
 
 VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1, 2, 31, 2**31, 2**63, -(2**63), 2**64, 10**30, 10**400),

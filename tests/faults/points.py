@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ckptlab.store.local import LocalStorage
-from ckptlab.store.storage import BytesLike
+from ckptlab.store.backends.base import BytesLike
+from ckptlab.store.backends.local import LocalStorage
 
 
 def die() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ckptlab.errors import CorruptError
-from ckptlab.store.storage import LOCK, BytesLike, MissingObjectError
+from ckptlab.store.backends.base import LOCK, BytesLike, MissingObjectError
 
 
 class PowerLossError(BaseException):

@@ -9,9 +9,9 @@ import pytest
 import xarray as xr
 
 from ckptlab.errors import StoreError
-from ckptlab.store.reader import open_store
-from ckptlab.store.shards import is_sharded
-from ckptlab.store.verify import verify
+from ckptlab.store.format.shards import is_sharded
+from ckptlab.store.maintain.verify import verify
+from ckptlab.store.read.reader import open_store
 from tests.faults.figures import note
 from tests.record.loops import assert_same_run, everything, run
 from tests.record.test_recorder import record

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ckptlab.errors import NoSpaceError, StoreError, WriteError
-from ckptlab.store.reader import open_store
-from ckptlab.store.repair import repair
-from ckptlab.store.storage import open_storage
-from ckptlab.store.vacancy import is_free
-from ckptlab.store.verify import verify
+from ckptlab.store.backends.open import open_storage
+from ckptlab.store.maintain.repair import repair
+from ckptlab.store.maintain.verify import verify
+from ckptlab.store.read.reader import open_store
+from ckptlab.store.write.target import is_free
 from tests.faults.disks import leave_free, make_read_only, small_disk
 from tests.faults.figures import note
 from tests.record.loops import assert_same_run, everything, run

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ckptlab.errors import StoreError
-from ckptlab.store.verify import verify
+from ckptlab.store.maintain.verify import verify
 from tests.faults import mutations
 from tests.faults.figures import note
 from tests.faults.test_damage import everything_in, original  # noqa: F401

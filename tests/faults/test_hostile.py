@@ -18,7 +18,7 @@ warnings.simplefilter("ignore")
 import numba, numpy, torch, torch._dynamo, xarray, dask.array  # what they unpickle is their own
 import ckptlab
 from ckptlab.cli import main
-from ckptlab.store.verify import verify
+from ckptlab.store.maintain.verify import verify
 from tests.record.loops import everything, update
 from tests.record.test_recorder import record
 

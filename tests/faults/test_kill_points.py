@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from ckptlab.store.block import Evaluation
-from ckptlab.store.reader import open_store
-from ckptlab.store.storage import open_storage
-from ckptlab.store.vacancy import is_free
-from ckptlab.store.verify import verify
-from ckptlab.store.writer import StoreWriter
+from ckptlab.store.backends.open import open_storage
+from ckptlab.store.format.block import Evaluation
+from ckptlab.store.maintain.verify import verify
+from ckptlab.store.read.reader import open_store
+from ckptlab.store.write.target import is_free
+from ckptlab.store.write.writer import StoreWriter
 from tests.faults.figures import note
 from tests.faults.points import Points
 from tests.forks import fork_server
@@ -22,7 +22,7 @@ PLAN = [(0, 4), (4, 6), (4, 8), (8, 12), (12, 13)]
 EVALUATED = {0, 7, 12}
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::ckptlab.store.lock.StaleLockWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::ckptlab.store.backends.lock.StaleLockWarning")
 
 
 def write(storage, plan, committed, *, resume=False):

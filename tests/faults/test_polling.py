@@ -7,10 +7,10 @@ import pytest
 import xarray as xr
 
 from ckptlab.errors import StoreError
-from ckptlab.store.block import Evaluation
-from ckptlab.store.reader import open_store
-from ckptlab.store.storage import open_storage
-from ckptlab.store.writer import StoreWriter
+from ckptlab.store.backends.open import open_storage
+from ckptlab.store.format.block import Evaluation
+from ckptlab.store.read.reader import open_store
+from ckptlab.store.write.writer import StoreWriter
 from tests.faults.figures import note
 from tests.forks import fork_server
 from tests.store.samples import block_of, layout_of

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from ckptlab.errors import StoreError
-from ckptlab.store import durable
-from ckptlab.store.block import Evaluation
-from ckptlab.store.reader import open_latest, open_store, read_root
-from ckptlab.store.verify import verify
-from ckptlab.store.writer import IDLE_SYNC_SECONDS, PowerLossWarning, StoreWriter
+from ckptlab.store.format.block import Evaluation
+from ckptlab.store.maintain.verify import verify
+from ckptlab.store.read import power_loss
+from ckptlab.store.read.reader import open_latest, open_store, read_root
+from ckptlab.store.write.writer import IDLE_SYNC_SECONDS, PowerLossWarning, StoreWriter
 from tests.faults.figures import note
 from tests.faults.power import PowerLossError, PowerStorage
 from tests.store.samples import block_of, layout_of, same_bits, trajectory
@@ -24,7 +24,7 @@ EVALUATED = (0, 3, 7, 12)
 ALWAYS, RARELY = 0.0, 1e9
 """Seconds between syncs: every commit its own, or only those that are asked for."""
 
-pytestmark = pytest.mark.filterwarnings("ignore::ckptlab.store.durable.PowerLossWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::ckptlab.store.read.power_loss.PowerLossWarning")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def boot(monkeypatch):
     """Has the machine boot: its identity is all of it that the store sees."""
 
     def again(name):
-        monkeypatch.setattr(durable, "boot_id", lambda: name)
+        monkeypatch.setattr(power_loss, "boot_id", lambda: name)
 
     again("first")
     return again
@@ -235,7 +235,7 @@ def test_what_waits_can_be_synced(boot):
 
 
 def test_where_a_power_loss_could_not_be_told_every_commit_is_synced(boot, monkeypatch):
-    monkeypatch.setattr("ckptlab.store.writer.boot_id", lambda: None)
+    monkeypatch.setattr("ckptlab.store.write.writer.boot_id", lambda: None)
     rng = np.random.default_rng(0)
     for left in range(60, total_steps(RARELY), 7):
         storage, committed = PowerStorage({}, left), [0]

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from ckptlab.store.reader import open_store
-from ckptlab.store.verify import verify
+from ckptlab.store.maintain.verify import verify
+from ckptlab.store.read.reader import open_store
 from tests.faults.kills import processes, train_command
 from tests.record.loops import assert_same_run
 

@@ -105,8 +105,8 @@ def assert_same_run(path, reference, *, upto: int | None = None) -> None:
     With `upto` it may be shorter: only its own steps are compared, and there are at least `upto`.
     Times are excepted, and where anchors lie: an interruption leaves one more.
     """
-    from ckptlab.store.reader import open_store
-    from ckptlab.store.shards import is_sharded
+    from ckptlab.store.format.shards import is_sharded
+    from ckptlab.store.read.reader import open_store
 
     a, b = open_store(path), open_store(reference)
     n = len(a.steps)

@@ -7,8 +7,8 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 
-from ckptlab.store.local import LocalStorage, _write_error
-from ckptlab.store.storage import BytesLike
+from ckptlab.store.backends.base import BytesLike
+from ckptlab.store.backends.local import LocalStorage, _write_error
 
 Objects = Mapping[str, Sequence[BytesLike]]
 

@@ -16,10 +16,10 @@ from ckptlab.errors import (
     StoreError,
     UnknownNameError,
 )
-from ckptlab.record.capture import capture
 from ckptlab.record.recorder import Recorder
-from ckptlab.store.reader import open_store
-from ckptlab.store.verify import verify
+from ckptlab.record.state.model_tensors import capture
+from ckptlab.store.maintain.verify import verify
+from ckptlab.store.read.reader import open_store
 from tests.record.loops import (
     Everything,
     assert_same_run,
@@ -34,7 +34,7 @@ from tests.record.loops import (
 
 def memory_for(model, block, gradients=False):
     """The memory that makes blocks of this size."""
-    from ckptlab.record.staging import bytes_per_step
+    from ckptlab.record.pipeline.buffers import bytes_per_step
 
     return 3 * block * bytes_per_step(capture(model).layout, gradients=gradients)
 
@@ -563,7 +563,7 @@ def test_a_run_that_leaves_trained_parameters_out_cannot_be_resumed(tmp_path):
 def test_a_run_of_a_newer_format_is_not_resumed(tmp_path):
     import json
 
-    from ckptlab.store.arrays import metadata_digest
+    from ckptlab.store.format.zarr_metadata import metadata_digest
 
     model, optimizer = small()
     with record(tmp_path, model, optimizer):

@@ -13,13 +13,13 @@ from torch import nn
 
 import ckptlab
 from ckptlab.errors import RecordingError, UnsupportedTensorError
-from ckptlab.record.capture import capture
 from ckptlab.record.restore import restore_beside
-from ckptlab.store.reader import open_store
-from ckptlab.store.storage import open_storage
-from ckptlab.store.verify import verify
+from ckptlab.record.state.model_tensors import capture
+from ckptlab.store.backends.open import open_storage
+from ckptlab.store.maintain.verify import verify
+from ckptlab.store.read.reader import open_store
 from tests.record.loops import assert_same_run, run, same_state, small, update, vector
-from tests.record.test_committer import synced_steps
+from tests.record.pipeline.test_writer_thread import synced_steps
 from tests.record.test_recorder import record
 
 
@@ -213,6 +213,6 @@ def test_ranks_do_not_guess_what_another_host_counts(tmp_path, monkeypatch):
     again, restored = small()
     captured = capture(again)
     assert restore_beside(open_storage(tmp_path / "killed"), captured, restored) == 7
-    monkeypatch.setattr("ckptlab.store.durable.boot_id", lambda: "another")
+    monkeypatch.setattr("ckptlab.store.read.power_loss.boot_id", lambda: "another")
     with pytest.raises(RecordingError, match="take it up once with one process"):
         restore_beside(open_storage(tmp_path / "killed"), captured, restored)

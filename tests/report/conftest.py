@@ -12,9 +12,9 @@ from playwright.sync_api import sync_playwright
 from torch import nn
 
 import ckptlab
-from ckptlab.report.measured import measure
-from ckptlab.report.overview import overview
 from ckptlab.report.page import write_page
+from ckptlab.report.runs.measure import measure
+from ckptlab.report.runs.page import overview
 from tests.analyze.recordings import Made, record
 from tests.report.browser import OFFLINE, Opened, find_chromium, opened
 

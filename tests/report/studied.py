@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
-from ckptlab.experiments.execute import survey
-from ckptlab.experiments.folder import Folder
-from ckptlab.experiments.gather import write_results
-from ckptlab.experiments.plan import Plan
-from ckptlab.experiments.results import load_results
-from ckptlab.experiments.spec import Job, write_job
-from ckptlab.experiments.study import load_study, planner
-from ckptlab.experiments.work import Place, perform
+from ckptlab.experiments.jobs.folder import Folder
+from ckptlab.experiments.jobs.job import Job, write_job
+from ckptlab.experiments.jobs.plan import Plan
+from ckptlab.experiments.jobs.scheduler import survey
+from ckptlab.experiments.jobs.worker import Place, perform
+from ckptlab.experiments.plans.study_file import load_study, planner
+from ckptlab.experiments.results.gather import write_results
+from ckptlab.experiments.results.open import load_results
 from ckptlab.report.page import write_page
-from ckptlab.report.studies import study_page
+from ckptlab.report.studies.page import study_page
 
 SETTINGS = """
 [config.model]

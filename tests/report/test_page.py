@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import ckptlab
-from ckptlab.report.template import THEMES
-from ckptlab.report.wording import number
+from ckptlab.report.html.numbers import number
+from ckptlab.report.theme import THEMES
 from tests.analyze.recordings import Made
 from tests.report.browser import Opened, opened
 from tests.report.conftest import HOSTILE

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ckptlab.store.block import Anchor, Block, Evaluation
-from ckptlab.store.layout import Buffer, Layout, Tensor
-from ckptlab.store.storage import open_storage
-from ckptlab.store.writer import StoreWriter
+from ckptlab.store.backends.open import open_storage
+from ckptlab.store.format.block import Anchor, Block, Evaluation
+from ckptlab.store.format.layout import Buffer, Layout, Tensor
+from ckptlab.store.write.writer import StoreWriter
 
 SPECIAL = np.array(
     [

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptlab.train.augment import Augmentation, Normalisation, augment
-from ckptlab.train.draws import derived_seed, integers
+from ckptlab.train.counter_rng import derived_seed, integers
 
 
 def by_hand(image, sample, step, augmentation):

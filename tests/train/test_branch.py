@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from ckptlab.errors import ConfigError, LayoutError, StepError
-from ckptlab.store.reader import open_store
+from ckptlab.store.read.reader import open_store
+from ckptlab.train.assemble import build
 from ckptlab.train.branch import Point, branch_config, take
 from ckptlab.train.config import change, load_config
-from ckptlab.train.start import begin
+from ckptlab.train.initial_state import begin
 from ckptlab.train.trainer import train
-from ckptlab.train.training import build
 from tests.forks import fork_server
 
 SETTINGS = [

@@ -5,7 +5,7 @@ import pytest
 
 from ckptlab.train.config import load_config
 from ckptlab.train.document import training_page
-from ckptlab.train.plan import plan
+from ckptlab.train.estimate import plan
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
 

@@ -1,7 +1,7 @@
 import pytest
 
 from ckptlab.train.config import load_config
-from ckptlab.train.plan import plan
+from ckptlab.train.estimate import plan
 from ckptlab.train.presets import PRESETS
 
 NAMES = [preset.name for preset in PRESETS]

@@ -4,12 +4,12 @@ import torch
 from torch.nn.utils import parameters_to_vector, prune
 
 from ckptlab.errors import LayoutError
-from ckptlab.store.reader import open_store
+from ckptlab.store.read.reader import open_store
+from ckptlab.train.assemble import build
 from ckptlab.train.config import load_config
+from ckptlab.train.initial_state import begin
 from ckptlab.train.sparse import Sparsity
-from ckptlab.train.start import begin
 from ckptlab.train.trainer import train
-from ckptlab.train.training import build
 
 SETTINGS = [
     "model.name=resnet8",

@@ -7,12 +7,12 @@ from torch.nn.utils import parameters_to_vector
 import ckptlab
 from ckptlab.errors import ConfigError, RunExistsError, StepError, StoreError
 from ckptlab.record.recorder import ARRAYS, Recorder
-from ckptlab.store.reader import open_store
+from ckptlab.store.read.reader import open_store
+from ckptlab.train.assemble import build
 from ckptlab.train.config import load_config
 from ckptlab.train.resume import resume_config
 from ckptlab.train.sections import RECORDABLE
 from ckptlab.train.trainer import train
-from ckptlab.train.training import build
 
 SMALL = [
     "model.name=resnet8",

@@ -1,7 +1,4 @@
-"""The 1,797 handwritten digits that come with scikit-learn.
-
-Imports images and sections.
-"""
+"""The 1,797 handwritten digits that come with scikit-learn."""
 
 from __future__ import annotations
 

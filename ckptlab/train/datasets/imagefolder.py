@@ -1,6 +1,6 @@
 """Image files in one folder a class, under ``train/`` and ``test/``.
 
-Imports errors, images and sections. Classes and files are taken in sorted order, so that the same
+Classes and files are taken in sorted order, so that the same
 files give the same data set on every machine.
 """
 

@@ -1,7 +1,4 @@
-"""What a data set is once read: images as bytes, and their labels.
-
-Imports errors only.
-"""
+"""What a data set is once read: images as bytes, and their labels."""
 
 from __future__ import annotations
 

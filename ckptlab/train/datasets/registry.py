@@ -1,7 +1,4 @@
-"""Which data sets there are, what shape they have and which settings apply to them.
-
-Imports nothing of ckptlab; torch is never imported here.
-"""
+"""Which data sets there are, what shape they have and which settings apply to them."""
 
 from __future__ import annotations
 

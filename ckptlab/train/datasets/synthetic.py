@@ -1,7 +1,4 @@
-"""Made-up images of any size: one random pattern a class, and noise.
-
-Imports draws, images and sections.
-"""
+"""Made-up images of any size: one random pattern a class, and noise."""
 
 from __future__ import annotations
 
@@ -9,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ckptlab.train.counter_rng import derived_seed, integers
 from ckptlab.train.datasets.images import Images
 from ckptlab.train.datasets.registry import DataShape
-from ckptlab.train.draws import derived_seed, integers
 from ckptlab.train.sections import DataConfig
 
 _NOISE = 129

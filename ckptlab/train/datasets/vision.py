@@ -1,7 +1,4 @@
-"""Data sets that torchvision reads, and downloads where they are absent.
-
-Imports errors, images and sections.
-"""
+"""Data sets that torchvision reads, and downloads where they are absent."""
 
 from __future__ import annotations
 

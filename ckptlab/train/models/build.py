@@ -1,7 +1,4 @@
-"""Building a network: its modules, and its initial weights drawn from a seed.
-
-Imports draws, sections and the registries.
-"""
+"""Building a network: its modules, and its initial weights drawn from a seed."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ import torch
 from torch import nn
 
 from ckptlab.errors import ConfigError
+from ckptlab.train.counter_rng import derived_seed
 from ckptlab.train.datasets.registry import DataShape
-from ckptlab.train.draws import derived_seed
 from ckptlab.train.models.registry import find_model
 from ckptlab.train.registry import resolve
 from ckptlab.train.sections import ModelConfig

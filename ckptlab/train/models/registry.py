@@ -1,7 +1,4 @@
-"""Which networks there are: names, patterns of names, and where each is built.
-
-Imports errors only; torch is never imported here.
-"""
+"""Which networks there are: names, patterns of names, and where each is built."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Residual networks for CIFAR, of depth 6n+2.
 
-Imports the data sets' registry only.
-
 References
 ----------
 He, Zhang, Ren & Sun (2016), Deep Residual Learning for Image Recognition, arXiv:1512.03385.

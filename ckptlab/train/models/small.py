@@ -1,7 +1,4 @@
-"""Two small networks: a fully connected one and LeNet-5.
-
-Imports the data sets' registry only.
-"""
+"""Two small networks: a fully connected one and LeNet-5."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """VGG for small images: convolutions with batch norm, and one linear layer.
 
-Imports the data sets' registry only.
-
 References
 ----------
 Simonyan & Zisserman (2015), Very Deep Convolutional Networks, arXiv:1409.1556.

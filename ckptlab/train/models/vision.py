@@ -1,7 +1,4 @@
-"""Networks that torchvision builds, untrained.
-
-Imports errors and the data sets' registry only.
-"""
+"""Networks that torchvision builds, untrained."""
 
 from __future__ import annotations
 

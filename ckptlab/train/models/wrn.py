@@ -1,7 +1,5 @@
 """Wide residual networks, with batch norm and ReLU before each convolution.
 
-Imports the data sets' registry only.
-
 References
 ----------
 Zagoruyko & Komodakis (2016), Wide Residual Networks, arXiv:1605.07146.

@@ -1,7 +1,5 @@
 """The task of predicting the label of a blurred image.
 
-Imports data, sections, seeds and task.
-
 References
 ----------
 Achille, Rovere & Soatto (2019), Critical Learning Periods in Deep Networks, arXiv:1711.08856;
@@ -14,8 +12,8 @@ from dataclasses import replace
 
 import torch
 
+from ckptlab.train.counter_rng import Counter
 from ckptlab.train.data import Data
-from ckptlab.train.draws import Counter
 from ckptlab.train.sections import TaskChoice
 from ckptlab.train.seeds import Seeds
 from ckptlab.train.tasks.registry import DEFAULT_FACTOR

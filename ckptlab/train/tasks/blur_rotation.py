@@ -1,7 +1,5 @@
 """The task of predicting by how much a blurred image was turned.
 
-Imports data, sections, seeds and the two tasks it is made of.
-
 References
 ----------
 Frankle, Schwab & Morcos (2020), arXiv:2002.10365, section 6.
@@ -11,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ckptlab.train.counter_rng import Counter
 from ckptlab.train.data import Data
-from ckptlab.train.draws import Counter
 from ckptlab.train.sections import TaskChoice
 from ckptlab.train.seeds import Seeds
 from ckptlab.train.tasks.blur import blur

@@ -1,7 +1,4 @@
-"""From the settings of a task to the task, and to the course of tasks over a run.
-
-Imports fit, registry, sections, seeds and task.
-"""
+"""From the settings of a task to the task, and to the course of tasks over a run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Whether tasks and stages fit the data, the run and each other; known before images are read.
-
-Imports errors, record's schedule, sections and the registries; torch is never imported here.
-"""
+"""Whether tasks and stages fit the data, the run and each other; known before images are read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """The task of learning by heart: labels that have nothing to do with the images.
 
-Imports data, draws, sections, seeds and task.
-
 References
 ----------
 Zhang et al. (2017), Understanding deep learning requires rethinking generalization,
@@ -12,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ckptlab.train.counter_rng import Counter, derived_seed, integers
 from ckptlab.train.data import Data
-from ckptlab.train.draws import Counter, derived_seed, integers
 from ckptlab.train.sections import TaskChoice
 from ckptlab.train.seeds import Seeds
 from ckptlab.train.tasks.task import Batch, Task, unchanged

@@ -1,7 +1,4 @@
-"""Which tasks there are, what the network must answer and which settings apply to them.
-
-Imports nothing of ckptlab; torch is never imported here.
-"""
+"""Which tasks there are, what the network must answer and which settings apply to them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """The self-supervised task of predicting by how much an image was turned.
 
-Imports data, draws, sections, seeds and task.
-
 References
 ----------
 Gidaris, Singh & Komodakis (2018), Unsupervised Representation Learning by Predicting Image
@@ -12,8 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from ckptlab.train.counter_rng import Counter, Key, derived_seed, integers
 from ckptlab.train.data import Data
-from ckptlab.train.draws import Counter, Key, derived_seed, integers
 from ckptlab.train.sections import TaskChoice
 from ckptlab.train.seeds import Seeds
 from ckptlab.train.tasks.registry import TURNS

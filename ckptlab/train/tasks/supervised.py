@@ -1,7 +1,4 @@
-"""The task of predicting the label.
-
-Imports data, sections, seeds and task.
-"""
+"""The task of predicting the label."""
 
 from __future__ import annotations
 

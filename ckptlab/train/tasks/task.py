@@ -1,7 +1,4 @@
-"""What a task is to the training step.
-
-Imports data and draws.
-"""
+"""What a task is to the training step."""
 
 from __future__ import annotations
 
@@ -10,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ckptlab.train.counter_rng import Counter
 from ckptlab.train.data import Data
-from ckptlab.train.draws import Counter
 
 
 @dataclass(frozen=True, slots=True, eq=False)

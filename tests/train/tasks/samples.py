@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from ckptlab.train.assemble import Training, build
 from ckptlab.train.config import load_config
 from ckptlab.train.data import Data, load_data
 from ckptlab.train.datasets.registry import DataShape
 from ckptlab.train.sections import DataConfig
 from ckptlab.train.seeds import Seeds
-from ckptlab.train.training import Training, build
 
 SHAPE = DataShape(channels=1, height=8, width=8, classes=10, train=1437, test=360)
 

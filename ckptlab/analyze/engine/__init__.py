@@ -1,0 +1,1 @@
+"""The one-pass engine: chunks of weights in, sums over weights out."""

@@ -1,0 +1,283 @@
+"""Which weights and steps a measurement takes, and how weights are pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptlab.analyze.engine.masks import Mask, load_mask
+from ckptlab.analyze.engine.source import Source
+from ckptlab.errors import LayoutError, MissingStepError, StepError, unknown_name
+from ckptlab.record.schedule import parse_schedule, parse_step
+from ckptlab.store.format.layout import DEFAULT_KINDS
+
+BY: tuple[str, ...] = ("network", "layer", "tensor")
+"""What weights are pooled over."""
+
+RELATIVE_TO: tuple[str, ...] = ("init", "final", "previous")
+"""Names that can stand for a reference step."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Steps and pooled weights.
+
+    Parameters
+    ----------
+    columns : ndarray of int64, shape (step,)
+        Positions of the selected steps among the recorded ones.
+    steps : ndarray of int64, shape (step,)
+        The steps themselves.
+    group : ndarray of int32, shape (param,)
+        Group each weight is pooled in, −1 where it is not selected.
+    tensor_group : ndarray of int32, shape (tensors,)
+        Group of each tensor, −1 where it is not selected.
+    names : tuple of str
+        Names of the groups: layers, tensors, or ``network``.
+    weights : ndarray of int64, shape (groups,)
+        How many weights each group has.
+    by : str
+        One of `BY`.
+    kinds : tuple of str
+        Kinds of tensors selected.
+    mask : str or None
+        What the mask was, for the attributes of results.
+    """
+
+    columns: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    group: npt.NDArray[np.int32]
+    tensor_group: npt.NDArray[np.int32]
+    names: tuple[str, ...]
+    weights: npt.NDArray[np.int64]
+    by: str
+    kinds: tuple[str, ...]
+    mask: str | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A resolved ``relative_to``.
+
+    Parameters
+    ----------
+    name : str
+        ``init``, ``final``, ``previous`` or the step.
+    column : int or None
+        Position among the recorded steps; None for ``previous``.
+    step : int or None
+        The step; None for ``previous``.
+    """
+
+    name: str
+    column: int | None
+    step: int | None
+
+
+def select(
+    source: Source,
+    *,
+    steps: Any = None,
+    by: str = "network",
+    kinds: str | Sequence[str] | None = None,
+    mask: Any = None,
+) -> Selection:
+    """Select steps and weights.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    steps : str, int or slice, optional
+        ``A:B[:stride]`` or whatever a schedule accepts; all recorded steps by default.
+    by : str
+        Pool weights over the network, each layer or each tensor.
+    kinds : str or sequence of str, optional
+        Kinds of tensors, comma-separated or as a list; convolutions and linear layers by default.
+    mask : ndarray of bool, DataArray, path, optional
+        True keeps; see `load_mask`.
+
+    Returns
+    -------
+    Selection
+        What they come to.
+
+    Raises
+    ------
+    StepError
+        If no recorded step is selected, or the range reaches beyond the run.
+    LayoutError
+        If no weight is selected, or the mask is of another model.
+    UnknownNameError
+        If `by` or a kind does not exist.
+    """
+    if by not in BY:
+        raise unknown_name("value of by", str(by), BY)
+    columns = select_columns(source, steps)
+    chosen_kinds = parse_kinds(kinds)
+    names, group_of_tensor = _groups(source, by, chosen_kinds)
+    group = group_of_tensor[source.tensor_index]
+    keep = load_mask(mask, source)
+    if keep is not None:
+        group = np.where(keep.values, group, np.int32(-1))
+    weights = np.bincount(group[group >= 0], minlength=len(names)).astype(np.int64)
+    if not weights.any():
+        raise _no_weight(keep, chosen_kinds)
+    return Selection(
+        columns=columns,
+        steps=source.steps[columns],
+        group=group,
+        tensor_group=group_of_tensor,
+        names=names,
+        weights=weights,
+        by=by,
+        kinds=chosen_kinds,
+        mask=None if keep is None else keep.label,
+    )
+
+
+def _no_weight(keep: Mask | None, kinds: tuple[str, ...]) -> LayoutError:
+    what = f"of kinds {','.join(kinds)}; use kinds=all"
+    if keep is None:
+        return LayoutError(f"the dataset holds no weight {what}")
+    if not keep.values.any():
+        return LayoutError(f"mask {keep.label!r} keeps no weight; True keeps one")
+    return LayoutError(f"mask {keep.label!r} keeps no weight {what}")
+
+
+def parse_kinds(kinds: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Read a list of kinds, comma-separated or not."""
+    if kinds is None:
+        return DEFAULT_KINDS
+    parts = kinds.split(",") if isinstance(kinds, str) else list(kinds)
+    return tuple(part.strip() for part in parts)
+
+
+def select_columns(source: Source, steps: Any = None) -> npt.NDArray[np.int64]:
+    """Find the positions of the recorded steps that a range holds.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    steps : str, int or slice, optional
+        All recorded steps by default.
+
+    Returns
+    -------
+    ndarray of int64, shape (step,)
+        Positions among `source.steps`.
+
+    Raises
+    ------
+    StepError
+        If there are none, or the range reaches beyond the last recorded step.
+    """
+    recorded = source.steps
+    if not len(recorded):
+        raise StepError(f"{source.path} holds no recorded step yet")
+    last = int(recorded[-1])
+    text = range_text(steps)
+    schedule = parse_schedule(text, steps_per_epoch(source))
+    if schedule.end is not None and schedule.end > last + 1:
+        raise StepError(
+            f"steps {text!r} reach beyond the last recorded step {last} of {source.path}; "
+            f"recorded: {_recorded(recorded)}. Use {recorded[0]}:{last + 1}, or leave the end open."
+        )
+    columns = np.flatnonzero(schedule.holds(recorded))
+    if not len(columns):
+        raise StepError(
+            f"steps {text!r} hold no recorded step; recorded: {_recorded(recorded)}. "
+            f"Use {recorded[0]}:{last + 1}, or leave the end open."
+        )
+    return columns.astype(np.int64)
+
+
+def find_reference(source: Source, relative_to: Any) -> Reference:
+    """Find the snapshot that ``relative_to`` means.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    relative_to : str or int
+        ``init`` (step 0, or where a branch begins), ``final`` (the last recorded step),
+        ``previous`` or a step.
+
+    Returns
+    -------
+    Reference
+        The recorded step.
+
+    Raises
+    ------
+    MissingStepError
+        If that step was not recorded.
+    UnknownNameError
+        If it is neither a name nor a step.
+    """
+    name = str(relative_to)
+    if name == "previous":
+        return Reference(name, None, None)
+    if name not in RELATIVE_TO and not name[:1].isdigit():
+        raise unknown_name("value of relative_to", name, (*RELATIVE_TO, "STEP"))
+    recorded = source.steps
+    if not len(recorded):
+        raise MissingStepError(f"{source.path} holds no recorded step yet")
+    if name == "final":
+        return Reference(name, len(recorded) - 1, int(recorded[-1]))
+    # A run that branched from another begins there.
+    first = int(source.attributes.get("start_step", 0))
+    step = first if name == "init" else parse_step(name, steps_per_epoch(source))
+    position = int(np.searchsorted(recorded, step))
+    if position < len(recorded) and recorded[position] == step:
+        return Reference(name, position, step)
+    nearest = int(recorded[np.argmin(np.abs(recorded - step))])
+    raise MissingStepError(
+        f"relative_to {name!r}: step {step} was not recorded; recorded: {_recorded(recorded)}. "
+        f"Use relative_to={nearest}, the nearest."
+    )
+
+
+def steps_per_epoch(source: Source) -> int | None:
+    """Return the length of an epoch in steps, where the run says it."""
+    value = source.attributes.get("steps_per_epoch")
+    return value if isinstance(value, int) else None
+
+
+def _groups(
+    source: Source, by: str, kinds: tuple[str, ...]
+) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
+    tensors = source.layout.tensors
+    chosen = source.layout.select(kinds)
+    present = np.zeros(len(tensors), bool)
+    present[np.unique(source.tensor_index)] = True
+    labels = [
+        {"network": "network", "layer": tensor.layer, "tensor": tensor.name}[by]
+        for tensor in tensors
+    ]
+    taken = [n for n, c, p in zip(labels, chosen, present, strict=True) if c and p]
+    names = tuple(dict.fromkeys(taken)) or ("network",)
+    position = {name: i for i, name in enumerate(names)}
+    group = [
+        position[n] if c and p else -1 for n, c, p in zip(labels, chosen, present, strict=True)
+    ]
+    return names, np.array(group, np.int32)
+
+
+def range_text(steps: Any) -> str:
+    """Write a range of steps as text: ``A:B:STRIDE`` for a slice, ``0:`` for None."""
+    if steps is None:
+        return "0:"
+    if isinstance(steps, slice):
+        parts = [steps.start, steps.stop, steps.step]
+        return ":".join("" if part is None else str(part) for part in parts)
+    return str(steps)
+
+
+def _recorded(steps: npt.NDArray[np.int64]) -> str:
+    return f"{len(steps)} steps from {steps[0]} to {steps[-1]}"

@@ -1,0 +1,15 @@
+"""Warnings about what was measured: they do not stop a measurement, but go to stderr."""
+
+from __future__ import annotations
+
+
+class AnalysisWarning(UserWarning):
+    """Base of the warnings of the analyze layer."""
+
+
+class NaNWarning(AnalysisWarning):
+    """Weights are NaN; the cells they belong to are NaN too."""
+
+
+class UnfinishedRunWarning(AnalysisWarning):
+    """The run is interrupted or still being recorded; what is committed was measured."""

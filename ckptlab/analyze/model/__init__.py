@@ -1,0 +1,1 @@
+"""Metrics that need the model, its loss and data."""

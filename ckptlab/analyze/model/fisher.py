@@ -1,0 +1,221 @@
+"""The trace of the Fisher information along a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+from torch.func import functional_call, grad, vmap
+
+from ckptlab.analyze.engine.labels import labelled
+from ckptlab.analyze.engine.progress import paced
+from ckptlab.analyze.engine.selection import select
+from ckptlab.analyze.engine.source import Source
+from ckptlab.analyze.model.examples import Subset, draw
+from ckptlab.analyze.model.parallel import spread
+from ckptlab.analyze.model.replay_model import Problem
+from ckptlab.errors import ConfigError, LayoutError, unknown_name
+
+Array = npt.NDArray[Any]
+
+LABELS: tuple[str, ...] = ("sampled", "exact", "empirical")
+"""Where the labels come from: the model's own distribution, all of it, or the data."""
+
+GRADIENT_BYTES = 2**28
+"""Bytes of the per-example gradients that are held at once."""
+
+
+def fisher_trace(
+    source: Source,
+    *,
+    model: Any,
+    data: Any,
+    loss: Any = None,
+    steps: Any = None,
+    by: str = "network",
+    kinds: Any = None,
+    labels: str = "sampled",
+    draws: int = 1,
+    samples: int = 512,
+    seed: int = 0,
+    batch_size: int = 256,
+    scheduler: Any = None,
+) -> xr.DataArray:
+    """Trace of the Fisher information, E‖∇ log p(y|x)‖².
+
+    Batch norm uses the running statistics as recorded.
+
+    Parameters
+    ----------
+    source : Source
+        The recording.
+    model : Module
+        The network that was recorded; copied. Its outputs are logits.
+    data : (inputs, targets) or Dataset
+        Training examples; the targets matter to ``labels="empirical"`` only.
+    loss : callable, optional
+        ``loss(outputs, targets)``, −log p(y|x); cross-entropy by default, and needed unless the
+        labels are the empirical ones.
+    steps, by, kinds : object
+        As `selection.select` takes them.
+    labels : str
+        ``sampled`` from the model's distribution; ``exact``, the expectation over all classes; or
+        ``empirical``, the labels of the data, which is another quantity.
+    draws : int
+        Labels sampled for each example.
+    samples, seed : int
+        Size of the fixed subset of the data, and the seed of its draw and of the labels. The same
+        uniform numbers choose the labels at every step.
+    batch_size : int
+        Examples at once; fewer if their gradients would not fit `GRADIENT_BYTES`.
+    scheduler : object
+        As `spread` takes it.
+
+    Returns
+    -------
+    DataArray, dims (step,) or (layer | tensor, step)
+        Sum over the selected trained parameters of the mean squared gradient.
+
+    Raises
+    ------
+    ConfigError
+        If the labels need a distribution that the loss does not give.
+    LayoutError
+        If the model is not the one recorded, or no trained parameter is selected.
+    """
+    if labels not in LABELS:
+        raise unknown_name("value of labels", str(labels), LABELS)
+    problem = Problem(source, model, loss)
+    if labels != "empirical" and not problem.loss.is_cross_entropy:
+        raise ConfigError(
+            f"labels={labels!r} needs cross-entropy, the loss is {problem.loss.name}; use "
+            "labels=empirical, or leave the loss out"
+        )
+    subset = draw(data, samples, seed, batch_size)
+    selection = select(source, steps=steps, by=by, kinds="all" if kinds is None else kinds)
+    rows = {name: i for i, name in enumerate(source.layout.names)}
+    group = selection.tensor_group[[rows[name] for name in problem.names]]
+    if (group < 0).all():
+        raise LayoutError(f"no trained parameter is of kinds {','.join(selection.kinds)}")
+    values = np.zeros((len(selection.names), len(selection.columns)))
+    measure = partial(_traces, labels=labels, draws=draws, seed=seed)
+    for k, traces in enumerate(spread(measure, problem, subset, selection.columns, scheduler)):
+        np.add.at(values[:, k], group[group >= 0], traces[group >= 0])
+    return labelled(
+        "fisher_trace",
+        values,
+        selection,
+        units="1 per weight^2",
+        long_name=f"Fisher trace ({labels} labels)",
+        labels=labels,
+        draws=draws if labels == "sampled" else None,
+        data=subset.name,
+        batch_norm=problem.batch_norm,
+        seed=seed,
+    )
+
+
+def _traces(
+    problem: Problem,
+    subset: Subset,
+    columns: Sequence[int],
+    before: int | None,
+    *,
+    labels: str,
+    draws: int,
+    seed: int,
+) -> list[Array]:
+    """Return the trace of each trained tensor at each step."""
+    del before
+    found = []
+    for column in paced(columns):
+        problem.load_step(column)
+        squares = _squared_gradients(problem, subset.batch_size)
+        # The same uniform numbers at every step.
+        rng = np.random.default_rng([seed, 1])
+        total = np.zeros(len(problem.parameters))
+        for inputs, targets in subset.batches(problem.device):
+            for chosen, weight in _labels(problem, inputs, targets, labels, draws, rng):
+                total += weight @ squares(inputs, chosen).double().cpu().numpy()
+        found.append(total / len(subset))
+    return found
+
+
+def _squared_gradients(problem: Problem, batch_size: int) -> Any:
+    """Return a function of inputs and labels: squared gradient norms, (examples, tensors)."""
+    live = dict(problem.model.named_parameters())
+    trained = {name: live[name].detach() for name in problem.names}
+
+    def one_loss(parameters: Any, inputs: torch.Tensor, target: torch.Tensor) -> Any:
+        outputs = functional_call(problem.model, parameters, (inputs[None],))
+        return problem.loss(outputs, target[None])
+
+    def one(inputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        gradients = grad(one_loss)(trained, inputs, target)
+        return torch.stack([gradients[name].square().sum() for name in problem.names])
+
+    def one_by_one(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        found = []
+        for example, target in zip(inputs, targets, strict=True):
+            loss = problem.loss(problem.model(example[None]), target[None])
+            parts = torch.autograd.grad(
+                loss, problem.parameters, allow_unused=True, materialize_grads=True
+            )
+            found.append(torch.stack([part.square().sum() for part in parts]))
+        return torch.stack(found)
+
+    chunk = max(1, min(batch_size, GRADIENT_BYTES // (4 * problem.size)))
+    together = vmap(one, chunk_size=chunk)
+    traceable = True
+
+    def squares(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nonlocal traceable
+        if traceable:
+            try:
+                found: torch.Tensor = together(inputs, targets)
+                return found
+            except RuntimeError:
+                # Such as a model that writes to its buffers, or branches on its data.
+                traceable = False
+        return one_by_one(inputs, targets)
+
+    return squares
+
+
+def _labels(
+    problem: Problem,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    labels: str,
+    draws: int,
+    rng: np.random.Generator,
+) -> Iterator[tuple[torch.Tensor, Array]]:
+    """Yield labels of a batch, and the weight of each example with that label."""
+    count = len(inputs)
+    if labels == "empirical":
+        yield targets, np.ones(count)
+        return
+    with torch.no_grad():
+        outputs = problem.model(inputs)
+    if outputs.ndim != 2:
+        raise ConfigError(
+            f"the model's outputs are of shape {tuple(outputs.shape)}; labels={labels!r} needs "
+            "logits of shape (examples, classes)"
+        )
+    probabilities = torch.softmax(outputs.double(), dim=1).cpu().numpy()
+    if labels == "exact":
+        for label in range(outputs.shape[1]):
+            chosen = torch.full((count,), label, device=inputs.device)
+            yield chosen, probabilities[:, label]
+        return
+    ends = probabilities.cumsum(axis=1)
+    # Drawn example by example, so that the labels do not depend on how batches are cut.
+    for uniform in rng.random((count, draws)).T:
+        above = ends <= uniform[:, None] * ends[:, -1:]
+        picked = np.minimum(above.sum(axis=1), outputs.shape[1] - 1)
+        yield torch.from_numpy(picked).to(inputs.device), np.full(count, 1 / draws)

@@ -1,0 +1,1 @@
+"""What a metric is: its entry, options and panels."""

@@ -1,0 +1,1 @@
+"""Metrics computed from the recorded weights and series."""

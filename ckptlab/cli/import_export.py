@@ -1,0 +1,54 @@
+"""``ckptlab import`` and ``ckptlab export``: from checkpoints to a run, and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ckptlab.cli.options import json_option, print_json
+
+
+@click.command("import")
+@click.argument("folder")
+@click.option("-o", "--output", required=True, help="The run to be written.")
+@click.option("--codec", default="dense", show_default=True, help="How it is compressed.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that is there.")
+@json_option
+def import_run(folder: str, output: str, codec: str, overwrite: bool, as_json: bool) -> None:
+    """Make a run of the .pt, .pth and .safetensors files in FOLDER, by the steps in their names.
+
+    Code in them is never run (torch.load with weights_only=True). The run can be measured like any
+    other; what checkpoints do not hold (losses, gradients, the optimizer) is not there.
+    """
+    from ckptlab.cli.progress import step_progress
+    from ckptlab.record.convert.import_checkpoints import import_checkpoints
+
+    with step_progress("import") as show:
+        done = import_checkpoints(folder, output, codec=codec, overwrite=overwrite, progress=show)
+    if as_json:
+        print_json(asdict(done))
+        return
+    click.echo(
+        f"{done.path}: {done.steps:,} checkpoints, steps {done.first}..{done.last}, "
+        f"{done.parameters:,} parameters"
+    )
+
+
+@click.command()
+@click.argument("run")
+@click.option("--step", type=click.IntRange(0, 2**63 - 1), help="Which; the last one by default.")
+@click.option("-o", "--output", required=True, help="File: .safetensors, .pt or .pth.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+def export(run: str, step: int | None, output: str, overwrite: bool) -> None:
+    """Write a recorded step of RUN as the state dict that model.load_state_dict takes."""
+    from ckptlab.errors import StepError
+    from ckptlab.record.convert.checkpoint_files import write_checkpoint
+    from ckptlab.run import open_run
+
+    opened = open_run(run)
+    if not len(opened.steps):
+        raise StepError(f"{run} holds no steps yet")
+    chosen = int(opened.steps[-1]) if step is None else step
+    write_checkpoint(opened.state_dict(chosen), output, overwrite=overwrite)
+    click.echo(output)

@@ -1,0 +1,1 @@
+"""Jobs: their specification, folder, workers and scheduler."""

@@ -1,0 +1,1 @@
+"""What an experiment does to a snapshot: perturbations, pruning, re-initialisation."""

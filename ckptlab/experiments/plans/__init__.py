@@ -1,0 +1,1 @@
+"""Plans: which jobs each experiment consists of."""

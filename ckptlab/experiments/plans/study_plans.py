@@ -1,0 +1,160 @@
+"""Plan a study: a dense training for each replicate, and the experiments that branch from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ckptlab.errors import ConfigError
+from ckptlab.experiments.jobs.job import MeasureJob, TrainJob
+from ckptlab.experiments.jobs.plan import Plan
+from ckptlab.experiments.plans.connect import plan_connect_levels
+from ckptlab.experiments.plans.critical import plan_critical
+from ckptlab.experiments.plans.imp import Pruner, plan_imp
+from ckptlab.experiments.plans.parent_run import Parent, made_parent
+from ckptlab.experiments.plans.perturb import plan_perturb_levels
+from ckptlab.experiments.plans.pretrain import plan_pretrain, plan_pretrain_sparse
+from ckptlab.experiments.plans.study_file import (
+    ConnectStudy,
+    CriticalStudy,
+    ImpStudy,
+    PerturbStudy,
+    PretrainStudy,
+    Pruned,
+    RecordStudy,
+    Study,
+)
+from ckptlab.train.config import Config, change, load_config
+
+
+def configs_of(study: Study, threads: int) -> list[Config]:
+    """Return the settings of the dense training of each replicate.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+    threads : int
+        Threads of each job, unless the study says so itself.
+
+    Returns
+    -------
+    list of Config
+        With seeds that count up.
+    """
+    config = load_config(preset=study.preset, base=None)
+    config = change(config, **study.config)
+    if config.train.threads is None:
+        config = change(config, train={"threads": threads})
+    seed = config.train.seed
+    return [change(config, train={"seed": seed + r}) for r in range(study.replicates)]
+
+
+def plan_record(plan: Plan, study: RecordStudy, threads: int) -> None:
+    """Record dense trainings, and measure each.
+
+    Parameters
+    ----------
+    plan : Plan
+        Gets jobs and cells, with the dim replicate besides those of the metrics.
+    study : RecordStudy
+        The study.
+    threads : int
+        Threads of each job.
+    """
+    for replicate, config in enumerate(configs_of(study, threads)):
+        run = plan.add(TrainJob(config=config))
+        for metric in study.metrics:
+            measure = MeasureJob(metric=metric, run=run, options=study.options)
+            plan.put(plan.add(measure), replicate=replicate)
+
+
+def plan_imp_study(plan: Plan, study: ImpStudy, threads: int) -> None:
+    """Prune iteratively; see `imp.plan_imp`."""
+    plan_imp(
+        plan,
+        _parents(plan, study, threads, [("rewind", study.rewind)]),
+        rewind=study.rewind,
+        pruner=_pruner(study, study.levels),
+        pruning=study.pruning,
+    )
+
+
+def plan_perturb_study(plan: Plan, study: PerturbStudy, threads: int) -> None:
+    """Perturb and train on; see `perturbing.plan_perturb_levels`."""
+    plan_perturb_levels(
+        plan,
+        _parents(plan, study, threads, [("rewind", study.rewind)]),
+        rewind=study.rewind,
+        perturbations=study.perturbations,
+        pruner=_pruner(study, max(study.at_levels)),
+        levels=study.at_levels,
+    )
+
+
+def plan_connect_study(plan: Plan, study: ConnectStudy, threads: int) -> None:
+    """Connect children; see `connect.plan_connect_levels`."""
+    plan_connect_levels(
+        plan,
+        _parents(plan, study, threads, [("rewind", study.rewind)]),
+        rewind=study.rewind,
+        options=study.options,
+        pruner=_pruner(study, max(study.at_levels)),
+        levels=study.at_levels,
+    )
+
+
+def plan_pretrain_study(plan: Plan, study: PretrainStudy, threads: int) -> None:
+    """Pre-train, train and prune; see `pretrain`."""
+    parents = _parents(plan, study, threads, [("rewind", (study.rewind,))])
+    if not study.sparse:
+        plan_pretrain(
+            plan,
+            parents,
+            tasks=study.tasks,
+            lengths=study.lengths,
+            pruner=_pruner(study, study.levels),
+            budget=study.budget,
+        )
+        return
+    plan_pretrain_sparse(
+        plan,
+        parents,
+        tasks=study.tasks,
+        lengths=study.lengths,
+        pruner=_pruner(study, max(study.at_levels)),
+        budget=study.budget,
+        rewind=study.rewind,
+        levels=study.at_levels,
+    )
+
+
+def plan_critical_study(plan: Plan, study: CriticalStudy, threads: int) -> None:
+    """Train with a deficit; see `critical.plan_critical`."""
+    plan_critical(
+        plan,
+        configs_of(study, threads),
+        deficit=study.deficit,
+        onsets=study.onsets,
+        durations=study.durations,
+        clean=study.clean,
+    )
+
+
+def _parents(
+    plan: Plan, study: Study, threads: int, points: Iterable[tuple[str, tuple[int | str, ...]]]
+) -> list[Parent]:
+    """Let the study record what it branches from: the initialisation and the steps it needs."""
+    steps = {"0"}
+    for name, given in points:
+        if "init" in map(str, given) or "final" in map(str, given):
+            raise ConfigError(f"{name} takes numbers of steps in a study, such as 0 or 500")
+        steps |= {str(step) for step in given}
+    record = ",".join(sorted(steps))
+    return [
+        made_parent(plan, config, record=record, replicate=replicate)
+        for replicate, config in enumerate(configs_of(study, threads))
+    ]
+
+
+def _pruner(study: Pruned, levels: int) -> Pruner:
+    return Pruner(levels=levels, fraction=study.fraction, scope=study.scope)

@@ -1,0 +1,1 @@
+"""Results of experiments: gathering, opening and summarising them."""

@@ -1,0 +1,124 @@
+"""The gathered results of an experiment, read back.
+
+What gathers them may be at work: `experiments.gather` replaces them as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Hashable
+from pathlib import Path
+
+import xarray as xr
+
+from ckptlab.errors import StoreError
+
+TRIES = 10
+"""How often results are read again that were replaced meanwhile."""
+
+PAUSE = 0.01
+"""Seconds between two tries."""
+
+
+def find_results(path: str | Path) -> Path | None:
+    """Find gathered results.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``results.zarr``, or the folder of the experiment.
+
+    Returns
+    -------
+    Path or None
+        Of ``results.zarr``; None if the path is neither.
+    """
+    if "://" in str(path):
+        return None
+    for found in (Path(path) / "results.zarr", Path(path)):
+        if _says_so(found):
+            return found
+    return None
+
+
+def open_results(path: str | Path) -> xr.Dataset:
+    """Open the gathered results of an experiment.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``results.zarr``, or the folder of the experiment.
+
+    Returns
+    -------
+    Dataset
+        Lazily.
+
+    Raises
+    ------
+    StoreError
+        If there are none.
+    """
+    found = find_results(path)
+    if found is None:
+        raise StoreError(f"{path} holds no results of an experiment")
+    try:
+        dataset: xr.Dataset = xr.open_zarr(found, consolidated=True)
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise StoreError(f"{path} holds no results of an experiment") from error
+    return dataset
+
+
+def load_results(path: str | Path) -> xr.Dataset:
+    """Read the gathered results of an experiment, but for its masks, which may be large.
+
+    Parameters
+    ----------
+    path : str or Path
+        As `open_results` takes it.
+
+    Returns
+    -------
+    Dataset
+        In memory, and of one moment: a reader would take chunks for missing that were just
+        replaced.
+
+    Raises
+    ------
+    StoreError
+        If there are none, or they change all the time.
+    """
+    for attempt in range(TRIES):
+        before = _stamp(path)
+        try:
+            dataset = open_results(path)
+            masks: list[Hashable] = [n for n, v in dataset.variables.items() if "param" in v.dims]
+            loaded = dataset.drop_vars(masks).load()
+        except (OSError, StoreError):
+            # For a moment between the old ones and the new there are none.
+            if _stamp(path) == before and (before is not None or attempt == TRIES - 1):
+                raise
+            time.sleep(PAUSE)
+            continue
+        if before is not None and _stamp(path) == before:
+            return loaded
+    raise StoreError(f"{path} is being written all the time; try again in a moment")
+
+
+def _says_so(path: Path) -> bool:
+    try:
+        attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return "kind" in attributes and "jobs" in attributes
+
+
+def _stamp(path: str | Path) -> tuple[int, int] | None:
+    """Return what tells one writing of the results from the next."""
+    found = find_results(path)
+    try:
+        status = None if found is None else (found / "zarr.json").stat()
+    except OSError:
+        return None
+    return None if status is None else (status.st_ino, status.st_mtime_ns)

@@ -1,0 +1,1 @@
+"""Turn a folder of checkpoints into a run."""

@@ -1,0 +1,179 @@
+"""Two buffers of one block each, filled step by step on the model's device.
+
+While one is compressed the other is filled; there is no third, so memory
+is bounded and the trainer waits rather than queueing more. On CUDA the buffers lie on the device
+and are copied to pinned memory on a side stream, a block at a time; the training stream never waits
+for the host.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ckptlab.errors import ConfigError
+from ckptlab.record.state.model_tensors import Capture
+from ckptlab.store.format.layout import Layout
+
+MAX_BLOCK = 32
+
+HOST_SERIES: dict[str, type] = {
+    "step": np.int64,
+    "wall_time": np.float64,
+    "stall_time": np.float64,
+    "skipped": np.bool_,
+}
+"""Small arrays whose values are known on the host, with their types."""
+
+SCALARS = ("loss", "batch_accuracy", "lr")
+"""Small arrays whose values may lie on the device."""
+
+BY_TENSOR = ("gradient_norm", "gradient_mean_abs")
+"""Small arrays with a value for each tensor."""
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def parse_memory(text: str | int) -> int:
+    """Read an amount of memory such as ``"1GiB"``, ``"512 MB"`` or a number of bytes."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", str(text).lower())
+    if match is None:
+        raise ConfigError(f"memory {text!r} is not an amount; accepted: 1GiB, 512MiB, or bytes")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def bytes_per_step(layout: Layout, *, gradients: bool) -> int:
+    """Return how many bytes of large arrays one step takes."""
+    total = 4 * layout.parameters * (2 if gradients else 1)
+    for array, size in layout.buffer_sizes.items():
+        dtype = array.removeprefix("buffers").removeprefix("_") or "float32"
+        total += size * np.dtype(dtype).itemsize
+    return total
+
+
+def block_size(step_bytes: int, memory: int) -> int:
+    """Return the largest power of two up to 32 whose three copies fit into `memory`.
+
+    Parameters
+    ----------
+    step_bytes : int
+        Bytes of large arrays a step.
+    memory : int
+        Bytes allowed: two buffers and what is being compressed.
+
+    Returns
+    -------
+    int
+        Steps of a block.
+
+    Raises
+    ------
+    ConfigError
+        If not even one step fits; it names the bytes needed.
+    """
+    block = MAX_BLOCK
+    while block >= 1 and 3 * block * step_bytes > memory:
+        block //= 2
+    if block < 1:
+        raise ConfigError(
+            f"memory {memory:,} bytes is too little: one step is {step_bytes:,} bytes and three "
+            f"are held. Give at least {3 * step_bytes:,} (record.memory)."
+        )
+    return block
+
+
+class Buffer:
+    """Room for one block.
+
+    Parameters
+    ----------
+    captured : Capture
+        What is recorded.
+    block : int
+        Steps.
+    gradients : bool
+        Whether gradients are kept.
+    """
+
+    def __init__(self, captured: Capture, block: int, *, gradients: bool) -> None:
+        device = captured.device
+        layout = captured.layout
+        self._device = device
+        self._cuda = device.type == "cuda"
+        sizes = {"weights": (layout.parameters, torch.float32)}
+        if gradients:
+            sizes["gradients"] = (layout.parameters, torch.float32)
+        for array, live in captured.buffers.items():
+            dtype = torch.float32 if array == "buffers" else live[0].dtype
+            sizes[array] = (layout.buffer_sizes[array], dtype)
+        sizes |= dict.fromkeys(BY_TENSOR, (len(layout.tensors), torch.float32))
+        sizes |= dict.fromkeys(SCALARS, (1, torch.float32))
+        sizes["lr"] = (1, torch.float64)
+        self.device_rows = {
+            name: torch.zeros((block, size), dtype=dtype, device=device)
+            for name, (size, dtype) in sizes.items()
+        }
+        self._host = (
+            {name: torch.zeros_like(r, device="cpu").pin_memory() for name, r in self._items()}
+            if self._cuda
+            else self.device_rows
+        )
+        # Rows by step, made once: an index into a tensor costs more than what is put there.
+        self.rows = {name: rows.unbind() for name, rows in self.device_rows.items()}
+        self._ready: torch.cuda.Event | None = None
+        self.start = 0
+        self.count = 0
+        self.sent = 0
+        self.series: dict[str, npt.NDArray[Any]] = {
+            name: np.zeros(block, dtype) for name, dtype in HOST_SERIES.items()
+        }
+        shapes = [p.shape for p in captured.parameters]
+        self.views = {"weights": self._views("weights", shapes)}
+        if gradients:
+            self.views["gradients"] = self._views("gradients", shapes)
+        for array, live in captured.buffers.items():
+            self.views[array] = self._views(array, [tensor.shape for tensor in live])
+
+    def _items(self) -> Any:
+        return self.device_rows.items()
+
+    def _views(self, name: str, shapes: list[torch.Size]) -> list[list[torch.Tensor]]:
+        """Make the destinations of every copy once: views cost more than small copies."""
+        views = []
+        for row in self.rows[name]:
+            parts, offset = [], 0
+            for shape in shapes:
+                parts.append(row[offset : offset + shape.numel()].view(shape))
+                offset += shape.numel()
+            views.append(parts)
+        return views
+
+    def send(self, count: int, side: torch.cuda.Stream | None) -> None:
+        """Start the copy of the first `count` steps to the host; nothing to do on the CPU."""
+        if side is None:
+            return
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side):
+            for name, rows in self.device_rows.items():
+                self._host[name][:count].copy_(rows[:count], non_blocking=True)
+            self._ready = torch.cuda.Event()
+            self._ready.record(side)
+
+    def reuse(self) -> None:
+        """Let the training stream, not the host, wait until the last copy has left."""
+        if self._ready is not None:
+            torch.cuda.current_stream(self._device).wait_event(self._ready)
+        self.count = self.sent = 0
+
+    def host(self, name: str, count: int) -> npt.NDArray[Any]:
+        """Return the first `count` steps of an array on the host, waiting for their copy."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        array: npt.NDArray[Any] = self._host[name][:count].numpy()
+        return array

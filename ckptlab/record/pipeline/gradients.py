@@ -1,0 +1,106 @@
+"""Gradients and their norms by tensor, taken where they are, without waiting for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ckptlab.record.pipeline.flatten import norms_at
+
+
+class GradientNorms:
+    """Writes L2 norm and mean absolute value of every parameter's gradient.
+
+    Parameters
+    ----------
+    parameters : sequence of Parameter
+        Those recorded.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self._parameters = parameters
+        device = parameters[0].device
+        # On the device once: copying them there at every step would wait for it.
+        self._sizes = torch.tensor([max(p.numel(), 1) for p in parameters], dtype=torch.float32)
+        self._sizes = self._sizes.to(device)
+        self._on_cpu = device.type == "cpu"
+        self._lengths = np.array([p.numel() for p in parameters], np.int64)
+        self._chosen: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def write(self, norm: torch.Tensor, mean_abs: torch.Tensor) -> bool:
+        """Write both, shape (tensor,) each; NaN where there is no gradient.
+
+        Returns
+        -------
+        bool
+            Whether any parameter had a gradient.
+        """
+        if self._on_cpu and (addresses := self._addresses()) is not None:
+            norms_at(addresses, self._lengths, norm.numpy(), mean_abs.numpy())
+            return True
+        gradients = [_values(p.grad) for p in self._parameters if p.grad is not None]
+        if len(gradients) == len(self._parameters):
+            torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32), out=norm)
+            torch.stack(torch._foreach_norm(gradients, 1, dtype=torch.float32), out=mean_abs)
+            mean_abs.div_(self._sizes)
+            return True
+        norm.fill_(torch.nan)
+        mean_abs.fill_(torch.nan)
+        if not gradients:
+            return False
+        index, sizes = self._index()
+        two = torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32))
+        one = torch.stack(torch._foreach_norm(gradients, 1, dtype=torch.float32))
+        norm.index_copy_(0, index, two)
+        mean_abs.index_copy_(0, index, one / sizes)
+        return True
+
+    def _addresses(self) -> npt.NDArray[np.uintp] | None:
+        """Return where the gradients lie; None unless each is float32 in one piece of memory."""
+        addresses = []
+        for parameter in self._parameters:
+            gradient = parameter.grad
+            if (
+                gradient is None
+                or gradient.dtype != torch.float32
+                or gradient.layout != torch.strided
+                # In whatever order: it is summed over.
+                or not (
+                    gradient.is_contiguous()
+                    or gradient.is_contiguous(memory_format=torch.channels_last)
+                )
+            ):
+                return None
+            addresses.append(gradient.data_ptr())
+        return np.array(addresses, np.uintp)
+
+    def _index(self) -> tuple[torch.Tensor, torch.Tensor]:
+        present = tuple(i for i, p in enumerate(self._parameters) if p.grad is not None)
+        if present not in self._chosen:
+            index = torch.tensor(present, device=self._sizes.device)
+            self._chosen[present] = index, self._sizes[index]
+        return self._chosen[present]
+
+
+def write_gradients(
+    parameters: Sequence[torch.nn.Parameter], destinations: Sequence[torch.Tensor]
+) -> None:
+    """Copy every gradient to its place; NaN where there is none."""
+    places, gradients = [], []
+    for parameter, place in zip(parameters, destinations, strict=True):
+        if parameter.grad is None:
+            place.fill_(torch.nan)
+        else:
+            places.append(place)
+            sparse = parameter.grad.is_sparse
+            gradients.append(parameter.grad.to_dense() if sparse else parameter.grad)
+    if places:
+        torch._foreach_copy_(places, gradients)
+
+
+def _values(gradient: torch.Tensor) -> torch.Tensor:
+    # The norm of a sparse gradient is that of its values.
+    return gradient.coalesce().values() if gradient.is_sparse else gradient

@@ -1,0 +1,1 @@
+"""What a recording captures of a model and its optimizer."""

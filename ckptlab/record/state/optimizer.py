@@ -1,0 +1,299 @@
+"""An optimizer's state as arrays and one byte row, and back, exactly.
+
+Parameter-shaped states become vectors over the parameters; everything
+else (step counts, odd shapes, hyperparameters) goes into safetensors with a JSON header.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from ckptlab.errors import CorruptError, LayoutError, UnsupportedTensorError
+from ckptlab.record.state.model_tensors import Capture
+from ckptlab.store.format.block import Anchor
+from ckptlab.store.format.schema import OPTIMIZER, is_optimizer_name
+
+_EXACT = {torch.float32, torch.float16, torch.bfloat16}
+_HEADER = "ckptlab"
+
+
+@dataclass
+class OptimizerState:
+    """A copy of an optimizer's state, still on its device.
+
+    Parameters
+    ----------
+    step : int
+        The step it belongs to.
+    vectors : dict of str to Tensor
+        Parameter-shaped states, float32, shape (param,); NaN where absent.
+    odd : dict of str to Tensor
+        Other tensors, by ``state/<parameter>/<key>`` or ``group/<index>/<key>``.
+    header : dict
+        JSON: which parameters have which state, their data types, plain values, groups.
+    copied : Event or None
+        On a GPU, when the copies are made.
+    """
+
+    step: int
+    vectors: dict[str, torch.Tensor] = field(default_factory=dict)
+    odd: dict[str, torch.Tensor] = field(default_factory=dict)
+    header: dict[str, Any] = field(default_factory=dict)
+    copied: torch.cuda.Event | None = None
+
+    def to_anchor(self) -> Anchor:
+        """Bring it to the host; on a GPU this waits for the copies."""
+        if self.copied is not None:
+            # Made on the stream that trains, of which the thread that calls this knows nothing.
+            self.copied.synchronize()
+        states = {key: vector.cpu().numpy() for key, vector in self.vectors.items()}
+        odd = {name: tensor.cpu().contiguous() for name, tensor in self.odd.items()}
+        # Safetensors needs a tensor; without one a header alone would not be written.
+        odd.setdefault("empty", torch.zeros(0))
+        row = save_safetensors(odd, {_HEADER: json.dumps(self.header)})
+        return Anchor(step=self.step, states=states, row=row)
+
+
+def copy_state(
+    optimizer: torch.optim.Optimizer | None, captured: Capture, step: int
+) -> OptimizerState:
+    """Copy an optimizer's state without waiting for the device.
+
+    Parameters
+    ----------
+    optimizer : Optimizer or None
+        None gives an empty state.
+    captured : Capture
+        The model's parameters.
+    step : int
+        The step it belongs to.
+
+    Returns
+    -------
+    OptimizerState
+        Sharing no memory with the optimizer.
+    """
+    result = OptimizerState(step)
+    if optimizer is None:
+        return result
+    present: dict[str, list[str]] = {}
+    dtypes: dict[str, dict[str, str]] = {}
+    plain: dict[str, dict[str, Any]] = {}
+    for tensor, parameter in zip(captured.layout.tensors, captured.parameters, strict=True):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            name = f"state/{tensor.name}/{key}"
+            if not isinstance(value, torch.Tensor) or "/" in key:
+                plain.setdefault(tensor.name, {})[key] = pack(value, name, result.odd)
+            elif _is_vector(value, parameter, key):
+                vector = result.vectors.get(key)
+                if vector is None:
+                    size, device = captured.layout.parameters, parameter.device
+                    vector = torch.full((size,), torch.nan, device=device)
+                    result.vectors[key] = vector
+                stretch = vector[tensor.offset : tensor.offset + tensor.size]
+                stretch.view(parameter.shape).copy_(value)
+                present.setdefault(key, []).append(tensor.name)
+                if value.dtype is not torch.float32:
+                    dtypes.setdefault(key, {})[tensor.name] = str(value.dtype)[6:]
+            else:
+                result.odd[name] = value.detach().clone()
+    groups = _copy_groups(optimizer, result.odd)
+    result.header = {"present": present, "dtypes": dtypes, "plain": plain, "groups": groups}
+    if captured.device.type == "cuda":
+        result.copied = torch.cuda.Event()
+        result.copied.record(torch.cuda.current_stream(captured.device))
+    return result
+
+
+def _copy_groups(
+    optimizer: torch.optim.Optimizer, odd: dict[str, torch.Tensor]
+) -> list[dict[str, Any]]:
+    """Return the hyperparameters that JSON holds; those that are tensors go to `odd`."""
+    groups = []
+    for index, group in enumerate(optimizer.param_groups):
+        options = {}
+        for key, value in group.items():
+            if isinstance(value, torch.Tensor):
+                odd[f"group/{index}/{key}"] = value.detach().clone()
+            elif key != "params" and _is_json(value):
+                options[key] = value
+        groups.append(options)
+    return groups
+
+
+def restore_state(
+    optimizer: torch.optim.Optimizer | None, captured: Capture, anchor: Anchor
+) -> None:
+    """Set an optimizer to the state of an anchor.
+
+    Parameters
+    ----------
+    optimizer : Optimizer or None
+        Of the same kind, over the same parameters; None is left alone.
+    captured : Capture
+        The model's parameters.
+    anchor : Anchor
+        As read from the store.
+
+    Raises
+    ------
+    LayoutError
+        If its parameters or groups are not those that were recorded.
+    """
+    if optimizer is None or not anchor.row:
+        return
+    header, odd = read_row(anchor.row)
+    if not header:
+        return
+    by_parameter = dict(zip(captured.parameters, captured.layout.tensors, strict=True))
+    groups = header["groups"]
+    if len(groups) != len(optimizer.param_groups):
+        raise LayoutError(
+            f"the optimizer has {len(optimizer.param_groups)} parameter groups, "
+            f"the recording {len(groups)}; build it as it was recorded"
+        )
+    state: dict[int, dict[str, Any]] = {}
+    packed = []
+    index = 0
+    for number, group in enumerate(optimizer.param_groups):
+        indices = []
+        for parameter in group["params"]:
+            tensor = by_parameter.get(parameter)
+            if tensor is None:
+                raise LayoutError(
+                    "the optimizer has a parameter that is not recorded; its state cannot be "
+                    "restored. Record all it trains to resume."
+                )
+            values = _values_of(tensor.name, parameter, tensor.offset, anchor, header, odd)
+            if values:
+                state[index] = values
+            indices.append(index)
+            index += 1
+        options = {key: value for key, value in group.items() if key != "params"}
+        for key, value in groups[number].items():
+            options[key] = tuple(value) if isinstance(value, list) else value
+        prefix = f"group/{number}/"
+        options |= {n.removeprefix(prefix): t for n, t in odd.items() if n.startswith(prefix)}
+        packed.append({**options, "params": indices})
+    optimizer.load_state_dict({"state": state, "param_groups": packed})
+    _undo_casts(optimizer, state)
+
+
+def _undo_casts(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
+    """Put back what torch cast to its parameter's type on loading, such as NAdam's `mu_product`."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, values in state.items():
+        loaded = optimizer.state[parameters[index]]
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor) and loaded[key].dtype != value.dtype:
+                loaded[key] = value.to(loaded[key].device)
+
+
+def read_row(row: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Split an anchor's byte row into its JSON header and its tensors."""
+    try:
+        length = int.from_bytes(row[:8], "little")
+        metadata: Mapping[str, str] = json.loads(row[8 : 8 + length]).get("__metadata__", {})
+        return json.loads(metadata.get(_HEADER, "{}")), load_safetensors(row)
+    except (ValueError, AttributeError, TypeError, SafetensorError) as error:
+        raise CorruptError(
+            f"the optimizer's byte row is no safetensors of ckptlab: {error}"
+        ) from error
+
+
+def _values_of(
+    name: str,
+    parameter: torch.Tensor,
+    offset: int,
+    anchor: Anchor,
+    header: Mapping[str, Any],
+    odd: Mapping[str, torch.Tensor],
+) -> dict[str, Any]:
+    plain = header["plain"].get(name, {})
+    values: dict[str, Any] = {key: unpack(value, odd) for key, value in plain.items()}
+    prefix = f"state/{name}/"
+    for key, tensor in odd.items():
+        if key.startswith(prefix) and "/" not in key.removeprefix(prefix):
+            values[key.removeprefix(prefix)] = tensor
+    for key, names in header["present"].items():
+        if name in names:
+            stretch = anchor.states[key][offset : offset + parameter.numel()]
+            vector = torch.from_numpy(np.array(stretch, np.float32)).view(parameter.shape)
+            dtype = header["dtypes"].get(key, {}).get(name, "float32")
+            values[key] = vector.to(getattr(torch, dtype))
+    return values
+
+
+def pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """Make JSON of a state that is no tensor; tensors within it go to `tensors`.
+
+    Parameters
+    ----------
+    value : object
+        Numbers, text, None, and lists, tuples and dicts of these and of tensors.
+    name : str
+        What tensors within it are called, and their place.
+    tensors : dict of str to Tensor
+        Gets copies of them.
+
+    Returns
+    -------
+    object
+        JSON; anything but a number, text or None is an object with one key that says what it is.
+
+    Raises
+    ------
+    UnsupportedTensorError
+        If there is anything else in it.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, torch.Tensor):
+        tensors[name] = value.detach().clone()
+        return {"tensor": name}
+    if isinstance(value, list | tuple):
+        items = [pack(item, f"{name}/{index}", tensors) for index, item in enumerate(value)]
+        return {"list" if isinstance(value, list) else "tuple": items}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: pack(v, f"{name}/{key}", tensors) for key, v in value.items()}}
+    raise UnsupportedTensorError(
+        f"the optimizer's {name!r} is a {type(value).__name__}, which cannot be stored; accepted: "
+        "tensors, numbers, text, None, and lists, tuples and dicts of these. Record without the "
+        "optimizer (weights only, no resume)."
+    )
+
+
+def unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Undo `pack`."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: unpack(item, tensors) for key, item in content.items()}
+    items = [unpack(item, tensors) for item in content]
+    return items if kind == "list" else tuple(items)
+
+
+def _is_vector(value: torch.Tensor, parameter: torch.Tensor, key: str) -> bool:
+    """Say whether a state goes into an array over the parameters."""
+    same = value.shape == parameter.shape and value.dtype in _EXACT and value.ndim > 0
+    return same and is_optimizer_name(OPTIMIZER + key)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,254 @@
+"""Registries: the named entries of one kind, which users extend without touching the package.
+
+An entry comes from the package itself or through one of three doors:
+
+1. a decorator such as ``@ckptlab.metric`` in a user's module or in a ``--plugin FILE.py``;
+2. an entry point such as ``ckptlab.metrics`` of an installed package;
+3. ``module:object``, wherever a name is asked for.
+
+Reading a run never imports code: a ``module:object`` name is imported only once the user has named
+it in this process (`allow`).
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from ckptlab.errors import PluginError, UntrustedNameError, unknown_name
+
+
+class PluginWarning(UserWarning):
+    """An installed package offers an entry that cannot be used."""
+
+
+class Named(Protocol):
+    """Anything with a name."""
+
+    @property
+    def name(self) -> str:
+        """What users write."""
+
+
+Entry = TypeVar("Entry", bound=Named)
+
+_allowed: set[str] = set()
+
+
+def allow(name: str) -> None:
+    """Let a ``module:object`` name be imported: the user wrote it, not a run."""
+    _allowed.add(name)
+
+
+def allowed() -> frozenset[str]:
+    """Return the ``module:object`` names that the user has written in this process."""
+    return frozenset(_allowed)
+
+
+def is_reference(name: str) -> bool:
+    """Say whether a name has the form ``module:object``."""
+    module, colon, attribute = name.partition(":")
+    parts = (*module.split("."), *attribute.split("."))
+    return bool(colon) and all(part.isidentifier() for part in parts)
+
+
+def resolve(reference: str) -> Any:
+    """Import what the package's own ``"module:object"`` string names."""
+    module, _, attribute = reference.partition(":")
+    found: Any = import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
+class Registry(Mapping[str, Entry], Generic[Entry]):
+    """The entries of one kind, by name and in the order of registration.
+
+    Parameters
+    ----------
+    kind : str
+        What an entry is, in errors: ``"metric"``.
+    entries : iterable of entries
+        Those of the package.
+    adapt : callable, optional
+        ``adapt(name, object)`` makes an entry of what an entry point or ``module:object`` names;
+        a TypeError or ValueError it raises says what is wrong with the object.
+    group : str, optional
+        The entry-point group, ``"ckptlab.metrics"``.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        entries: Iterable[Entry] = (),
+        *,
+        adapt: Callable[[str, Any], Entry] | None = None,
+        group: str | None = None,
+    ) -> None:
+        self.kind = kind
+        self._adapt = adapt
+        self._group = group
+        self._entries: dict[str, Entry] = {}
+        self._origins: dict[str, str] = {}
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: Entry, origin: str = "ckptlab") -> Entry:
+        """Register an entry.
+
+        Parameters
+        ----------
+        entry : entry
+            Its name must be free. The same origin may replace its own entry, so that a notebook
+            cell can run again.
+        origin : str
+            Where the entry comes from: ``"package.module:object"`` or a file.
+
+        Returns
+        -------
+        entry
+            The same entry.
+
+        Raises
+        ------
+        PluginError
+            If another origin has that name.
+        """
+        taken = self._origins.get(entry.name)
+        if taken is not None and (taken != origin or origin == "ckptlab"):
+            raise PluginError(
+                f"{origin} registers the {self.kind} {entry.name!r}, which {taken} has registered "
+                "already. Choose another name."
+            )
+        self._entries[entry.name] = entry
+        self._origins[entry.name] = origin
+        return entry
+
+    def find(self, name: str, parameter: str | None = None) -> Entry:
+        """Return the entry of a name, importing ``module:object`` if the user wrote it.
+
+        Parameters
+        ----------
+        name : str
+            A registered name or ``module:object``.
+        parameter : str, optional
+            The setting that was given the name, for the error: ``"model.name"``.
+
+        Returns
+        -------
+        entry
+            The entry.
+
+        Raises
+        ------
+        UnknownNameError
+            If no entry has that name; it suggests the nearest.
+        UntrustedNameError
+            If a run, not the user, names ``module:object``.
+        PluginError
+            If ``module:object`` cannot be imported or is not what is asked for.
+        """
+        if name in self._entries:
+            return self._entries[name]
+        if self._adapt is not None and is_reference(name):
+            return self._import(name, parameter or self.kind, self._adapt)
+        self._load_entry_points()
+        if name not in self._entries:
+            raise unknown_name(parameter or self.kind, name, self._entries)
+        return self._entries[name]
+
+    def knows(self, name: str) -> bool:
+        """Say whether `find` could find the name, without importing any ``module:object``."""
+        if name in self._entries or (self._adapt is not None and is_reference(name)):
+            return True
+        self._load_entry_points()
+        return name in self._entries
+
+    def __getitem__(self, name: str) -> Entry:
+        if name not in self._entries:
+            self._load_entry_points()
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._load_entry_points()
+        return iter(tuple(self._entries))
+
+    def __len__(self) -> int:
+        self._load_entry_points()
+        return len(self._entries)
+
+    def _import(self, name: str, parameter: str, adapt: Callable[[str, Any], Entry]) -> Entry:
+        if name not in _allowed:
+            raise UntrustedNameError(
+                f"the run names {parameter}={name}, code that is not part of ckptlab. If you trust "
+                f"it, allow it: ckptlab --allow {name} …, or ckptlab.allow({name!r}) in Python."
+            )
+        target = import_user(name, parameter)
+        try:
+            return adapt(name, target)
+        except (TypeError, ValueError) as error:
+            raise PluginError(f"{parameter}={name}: {error}") from error
+
+    def _load_entry_points(self) -> None:
+        """Register what installed packages offer; what fails is left out with one warning."""
+        if self._group is None or self._adapt is None:
+            return
+        group, self._group = self._group, None
+        for point in metadata.entry_points(group=group):
+            package = point.dist.name if point.dist else point.value
+            name = f"{package}.{point.name}" if point.name in self._entries else point.name
+            try:
+                self.add(self._adapt(name, point.load()), point.value)
+            # Whatever somebody else's module raises, the rest of ckptlab goes on.
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}".splitlines()[0]
+                warnings.warn(
+                    f"{package} offers the {self.kind} {point.name!r} ({point.value}), which is "
+                    f"left out: {problem}. Update or uninstall {package}.",
+                    PluginWarning,
+                    stacklevel=2,
+                )
+
+
+def import_user(reference: str, parameter: str) -> Any:
+    """Import a user's ``module:object``, also from the working directory.
+
+    Parameters
+    ----------
+    reference : str
+        ``"package.module:object"``.
+    parameter : str
+        The setting that was given it, for the error.
+
+    Returns
+    -------
+    object
+        What it names.
+
+    Raises
+    ------
+    PluginError
+        If the module fails to import or lacks the object.
+    """
+    # A console script has its own folder on the path where `python` has the working directory.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    module, _, attribute = reference.partition(":")
+    try:
+        found: Any = import_module(module)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise PluginError(
+            f"{parameter}={reference}: {module} cannot be imported ({problem}). Run where it can "
+            "be, or put its folder on PYTHONPATH."
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            names = [name for name in vars(found) if not name.startswith("_")]
+            raise unknown_name(f"{parameter}: object of {module}", part, names)
+        found = getattr(found, part)
+    return found

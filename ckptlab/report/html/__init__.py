@@ -1,0 +1,1 @@
+"""HTML of the report: markup, charts and number formats."""

@@ -1,0 +1,275 @@
+"""A plotly figure for each metric, from its result and the hints in the registry.
+
+Whatever comes from a run is
+escaped: plotly reads a little HTML in names and titles.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ckptlab.analyze.registry.metrics import Metric
+from ckptlab.errors import ConfigError
+from ckptlab.report.curves import STEP_AXES, Axes, Curve, axes_of
+from ckptlab.report.theme import COLOURS, DASHES, THEMES, evenly, template
+
+FORMATS: tuple[str, ...] = (".html", ".png", ".svg")
+"""Endings of figure files."""
+
+MARKERS_UP_TO = 40
+"""A line of so few points shows them."""
+
+LEGEND_ROW = 26
+"""Pixels that a line of the legend takes."""
+
+
+def require_format(path: str) -> None:
+    """Raise ConfigError unless a figure of this name can be written."""
+    if Path(path).suffix not in FORMATS:
+        raise ConfigError(f"{path!r}: the ending must be one of {', '.join(FORMATS)}")
+    if not path.endswith(".html"):
+        _require_kaleido(path)
+
+
+def figure(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
+    """Draw a result.
+
+    Parameters
+    ----------
+    result : DataArray or Dataset
+        Of the metric.
+    metric : Metric
+        Its entry in the registry, with hints.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        With our template; one panel for each variable of a Dataset.
+    """
+    draw = {"lines": _lines, "path": _path, "phases": _phases}[metric.plot.kind]
+    drawn = draw(result, metric)
+    drawn.update_layout(template=template(), title={"text": _title(result, metric)})
+    return drawn
+
+
+def write_figure(drawn: Any, path: str) -> str:
+    """Write a figure.
+
+    Parameters
+    ----------
+    drawn : plotly.graph_objects.Figure
+        What to write.
+    path : str
+        ``FILE.html`` holds plotly.js and works offline; ``FILE.png`` and ``.svg`` need kaleido.
+
+    Returns
+    -------
+    str
+        The path.
+    """
+    if path.endswith(".html"):
+        drawn.write_html(path, include_plotlyjs=True, full_html=True)
+    else:
+        drawn.write_image(path, scale=2, width=1100)
+    return path
+
+
+def _lines(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
+    from plotly.subplots import make_subplots
+
+    panels = axes_of(result, metric)
+    columns = 1 if len(panels) <= 2 else 2
+    rows = -(-len(panels) // columns)
+    drawn = make_subplots(
+        rows=rows, cols=columns, horizontal_spacing=0.12, vertical_spacing=0.4 / max(rows, 2)
+    )
+    for number, axes in enumerate(panels):
+        place = {"row": number // columns + 1, "col": number % columns + 1}
+        legend = f"legend{number + 1}" if number else "legend"
+        for curve, style in zip(axes.curves, _styles(len(axes.curves)), strict=True):
+            drawn.add_scatter(
+                **_line(curve, axes, style, metric),
+                showlegend=len(axes.curves) > 1,
+                legend=legend,
+                **place,
+            )
+        log_y = axes.panel.log_y and any(bool((curve.y > 0).any()) for curve in axes.curves)
+        drawn.update_yaxes(
+            title_text=_y_title(axes, alone=len(panels) == 1),
+            type="log" if log_y else "linear",
+            tickformat=".2~%" if axes.panel.percent else None,
+            **place,
+        )
+        # One step axis for all, so that zooming into one panel zooms into every panel.
+        drawn.update_xaxes(matches="x" if number else None, **place)
+        if len(panels) > 1:
+            _head(drawn, axes, legend, number)
+    drawn.update_xaxes(type="log" if metric.plot.log_x else "linear")
+    drawn.update_xaxes(title_text=_x_title(panels[-1], metric), title_font_size=12)
+    longest = max(len(axes.curves) for axes in panels) if len(panels) == 1 else 0
+    drawn.update_layout(
+        height=max(480, 130 + 300 * rows, 150 + LEGEND_ROW * longest),
+        margin_t=60 if len(panels) == 1 else 110,
+    )
+    return drawn
+
+
+def _head(drawn: Any, axes: Axes, legend: str, number: int) -> None:
+    """Write the title over a panel, and its own legend between the two."""
+    suffix = str(number + 1) if number else ""
+    left = drawn.layout[f"xaxis{suffix}"].domain[0]
+    top = drawn.layout[f"yaxis{suffix}"].domain[1]
+    place = {"x": left, "xanchor": "left", "y": top, "yanchor": "bottom"}
+    drawn.add_annotation(
+        text=_escaped(axes.panel.title),
+        font={"size": 15},
+        showarrow=False,
+        xref="paper",
+        yref="paper",
+        yshift=22 if len(axes.curves) > 1 else 6,
+        **place,
+    )
+    drawn.update_layout({legend: {"orientation": "h", "font": {"size": 11}, **place}})
+
+
+def _line(curve: Curve, axes: Axes, style: tuple[str, str], metric: Metric) -> dict[str, Any]:
+    dash, colour = style
+    faint = curve.variable in axes.panel.faint
+    return {
+        "x": positions(curve.x, metric.plot.log_x),
+        "y": np.where(np.isfinite(curve.y), curve.y, np.nan),
+        "name": _escaped(curve.name),
+        "mode": "lines+markers" if len(curve.x) <= MARKERS_UP_TO else "lines",
+        "line": {"color": colour, "dash": "solid" if faint else dash, "width": 1 if faint else 2},
+        "opacity": 0.45 if faint else 1,
+    }
+
+
+def _path(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
+    import plotly.graph_objects as go
+
+    del metric
+    parts = list(_by_run(result))
+    drawn = go.Figure()
+    for k, (run, part) in enumerate(parts):
+        projection, steps = part["projection"].values, part["step"].values
+        marker = {
+            "color": steps,
+            "colorscale": evenly(THEMES["light"].order),
+            "size": 7,
+            "colorbar": {"title": "step"},
+        }
+        alone = len(parts) == 1
+        drawn.add_scatter(
+            x=projection[0],
+            y=projection[1] if len(projection) > 1 else np.zeros(len(steps)),
+            mode="lines+markers",
+            name=_escaped(run),
+            line={"color": THEMES["light"].grid if alone else COLOURS[k % len(COLOURS)]},
+            # Of several runs colours tell one from another, of one they tell the time.
+            marker=marker if alone else {"size": 5},
+            customdata=steps,
+            hovertemplate="step %{customdata}<br>%{x:.4g}, %{y:.4g}<extra>%{fullData.name}</extra>",
+        )
+    shares = [part["explained_variance"].values for _, part in parts]
+    titles = [_component_title(k, [s[k] for s in shares]) for k in range(min(2, len(shares[0])))]
+    drawn.update_xaxes(title_text=titles[0])
+    drawn.update_yaxes(title_text=titles[-1] if len(titles) > 1 else "")
+    drawn.update_layout(hovermode="closest", height=620)
+    return drawn
+
+
+def _component_title(k: int, shares: list[float]) -> str:
+    low, high = (f"{100 * share:.1f}" for share in (min(shares), max(shares)))
+    span = low if low == high else f"{low} to {high}"
+    owner = "" if len(shares) == 1 else " of each run"
+    return f"component {k + 1}{owner} ({span} % of the variance) [weight]"
+
+
+def _phases(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
+    import plotly.graph_objects as go
+
+    del metric
+    drawn = go.Figure()
+    count = 0
+    for run, part in _by_run(result):
+        for k, phase in enumerate(part["phase"].values):
+            row = part.isel(phase=k)
+            drawn.add_bar(
+                x=[float(row["stop"]) - float(row["start"])],
+                base=[float(row["start"])],
+                y=[_escaped(", ".join(filter(None, (run, str(phase)))))],
+                orientation="h",
+                marker={"color": COLOURS[k % len(COLOURS)]},
+                hovertext=_escaped(str(row["text"].item())),
+                hoverinfo="text",
+                showlegend=False,
+                text=_escaped(f"here: {row['agrees'].item()}"),
+            )
+            count += 1
+    drawn.update_xaxes(title_text="step [optimizer updates]")
+    drawn.update_yaxes(autorange="reversed")
+    drawn.update_layout(hovermode="closest", height=140 + 80 * count)
+    return drawn
+
+
+def _by_run(result: xr.DataArray | xr.Dataset) -> Iterator[tuple[str, Any]]:
+    """Yield the result of each run with its name; of a single one without."""
+    if "run" not in result.dims:
+        yield "", result
+        return
+    for k, run in enumerate(result["run"].values):
+        yield str(run), result.isel(run=k)
+
+
+def _styles(count: int) -> list[tuple[str, str]]:
+    styles = list(product(DASHES, COLOURS))
+    return [styles[k % len(styles)] for k in range(count)]
+
+
+def positions(steps: Any, log: bool) -> Any:
+    """Return steps for the axis; a logarithmic one has no place for step 0, which goes to 1/2."""
+    steps = np.asarray(steps, float)
+    return np.where(steps == 0, 0.5, steps) if log else steps
+
+
+def _x_title(axes: Axes, metric: Metric) -> str:
+    if axes.axis not in STEP_AXES:
+        return _escaped(axes.axis_name)
+    zero = any(bool((curve.x == 0).any()) for curve in axes.curves)
+    note = ", step 0 drawn at 0.5" if metric.plot.log_x and zero else ""
+    return f"step [optimizer updates{note}]"
+
+
+def _y_title(axes: Axes, *, alone: bool) -> str:
+    units = "" if axes.units == "1" else f"[{axes.units}]"
+    against = axes.against if alone else None
+    parts = [axes.panel.title if alone else "", f"(to {against})" if against else "", units]
+    return _escaped(" ".join(part for part in parts if part))
+
+
+def _title(result: xr.DataArray | xr.Dataset, metric: Metric) -> str:
+    run = Path(str(result.attrs.get("run", ""))).name
+    relative = result.attrs.get("relative_to")
+    parts = [metric.name, f"relative to {relative}" if relative else "", run]
+    return _escaped(" · ".join(part for part in parts if part))
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text, quote=False)
+
+
+def _require_kaleido(path: str) -> None:
+    if importlib.util.find_spec("kaleido") is None:
+        raise ConfigError(
+            f"drawing a {Path(path).suffix} needs kaleido: pip install 'ckptlab[png]', or draw an "
+            ".html"
+        )

@@ -1,0 +1,1 @@
+"""The report on a study: bars, curves and tables over its results."""

@@ -1,0 +1,1 @@
+"""Where the files of a run are kept: local folders and object stores."""

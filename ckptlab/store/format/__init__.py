@@ -1,0 +1,1 @@
+"""Store format 1: layout, codecs, shards and metadata."""

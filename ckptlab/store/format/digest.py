@@ -1,0 +1,25 @@
+"""The digest of a snapshot, which tells it from any other whatever stored it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+
+def snapshot_digest(weights: npt.NDArray[Any]) -> int:
+    """Return xxh3_64 (seed 0) of the little-endian float32 bytes.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (param,)
+        One snapshot.
+
+    Returns
+    -------
+    int
+        As the array `digest` holds it.
+    """
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(weights, "<f4").data)

@@ -1,0 +1,222 @@
+"""Which arrays a run of format 1 has, and their metadata.
+
+Adding an array over the steps is one new row here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ckptlab.store.format import zarr_metadata
+from ckptlab.store.format.codecs import CODECS, find_codec
+from ckptlab.store.format.layout import Layout
+from ckptlab.store.format.zarr_metadata import Document
+
+FORMAT = 1
+"""Version of the format this code writes; it reads this and none newer."""
+
+OPTIMIZER = "optimizer_"
+"""Prefix of the arrays of optimizer states."""
+
+OPTIMIZER_ROW = "optimizer_state"
+"""Everything of the optimizer that is not parameter-shaped: one byte row an anchor."""
+
+OPTIMIZER_ROW_CHUNK = 65536
+
+MASK = "mask"
+"""Which weights a sparse training keeps; the others are zero at every step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """One small array along a step axis.
+
+    Parameters
+    ----------
+    name : str
+        Name of the array.
+    axis : str
+        Step axis.
+    dtype : str
+        Zarr data type.
+    fill : float, int, bool or str
+        Zarr fill value.
+    long_name : str
+        For people.
+    units : str
+        UDUNITS style; ``1`` is dimensionless.
+    by_tensor : bool
+        Whether it has a dimension ``tensor`` before the step axis.
+    """
+
+    name: str
+    axis: str = "step"
+    dtype: str = "float32"
+    fill: Any = "NaN"
+    long_name: str
+    units: str = "1"
+    by_tensor: bool = False
+
+
+SERIES: dict[str, Series] = {
+    series.name: series
+    for series in (
+        Series(name="step", dtype="int64", fill=-1, long_name="optimizer updates done"),
+        Series(name="loss", long_name="mini-batch loss of the update from step-1 to step"),
+        Series(name="batch_accuracy", long_name="mini-batch accuracy of the same update"),
+        Series(name="lr", dtype="float64", long_name="learning rate of the same update"),
+        Series(
+            name="wall_time",
+            dtype="float64",
+            long_name="time since recording began, pauses between resumes left out",
+            units="s",
+        ),
+        Series(
+            name="stall_time",
+            dtype="float64",
+            long_name="time training waited for recording since the previous recorded step",
+            units="s",
+        ),
+        Series(
+            name="skipped", dtype="bool", fill=False, long_name="update skipped by an AMP scaler"
+        ),
+        Series(name="digest", dtype="uint64", fill=0, long_name="xxh3_64 of the snapshot"),
+        Series(name="gradient_norm", by_tensor=True, long_name="L2 norm of the gradient"),
+        Series(name="gradient_mean_abs", by_tensor=True, long_name="mean |g| of the gradient"),
+        Series(
+            name="anchor",
+            axis="anchor",
+            dtype="int64",
+            fill=-1,
+            long_name="steps at which the optimizer state is stored",
+        ),
+        Series(
+            name="eval_step",
+            axis="eval_step",
+            dtype="int64",
+            fill=-1,
+            long_name="steps at which the test set was evaluated",
+        ),
+        Series(name="eval_loss", axis="eval_step", dtype="float64", long_name="test loss"),
+        Series(name="eval_accuracy", axis="eval_step", dtype="float64", long_name="test accuracy"),
+    )
+}
+
+
+def series_document(series: Series, layout: Layout) -> Document:
+    """Return the metadata of a small array.
+
+    Parameters
+    ----------
+    series : Series
+        Which one.
+    layout : Layout
+        Gives the number of tensors.
+
+    Returns
+    -------
+    dict
+        Of length 0 along the step axis.
+    """
+    attributes = {"long_name": series.long_name}
+    if series.name not in ("step", "anchor", "eval_step", "digest"):
+        attributes["units"] = series.units
+    if not series.by_tensor:
+        return zarr_metadata.small([series.axis], series.dtype, series.fill, attributes=attributes)
+    tensors = len(layout.tensors)
+    # About 1 MiB a chunk at most, since each block rewrites one.
+    chunk = zarr_metadata.STEP_CHUNK
+    while chunk > 32 and chunk * tensors > 2**18:
+        chunk //= 2
+    return zarr_metadata.small(
+        ["tensor", series.axis],
+        series.dtype,
+        series.fill,
+        inner=[tensors],
+        chunk=chunk,
+        attributes=attributes,
+    )
+
+
+def documents(
+    layout: Layout, *, block: int, codec: str, optional: Iterable[str] = (), masked: bool = False
+) -> dict[str, Document]:
+    """Return the metadata of all arrays of a new run.
+
+    Parameters
+    ----------
+    layout : Layout
+        The tensor table.
+    block : int
+        Steps of a block.
+    codec : str
+        Of weights, buffers and gradients.
+    optional : iterable of str
+        Optional large arrays, such as ``gradients``.
+    masked : bool
+        Whether it holds a mask.
+
+    Returns
+    -------
+    dict of str to dict
+        By array name; optimizer states come when they first appear.
+    """
+    chosen = find_codec(codec)
+    found = {
+        "weights": zarr_metadata.sharded(
+            layout.parameters, block, ("param", "step"), chosen, "float32"
+        )
+    }
+    for name in optional:
+        found[name] = zarr_metadata.sharded(
+            layout.parameters, block, ("param", "step"), chosen, "float32"
+        )
+    for name, size in layout.buffer_sizes.items():
+        dtype = name.removeprefix("buffers").removeprefix("_") or "float32"
+        stored = chosen if dtype == "float32" else CODECS["zstd"]
+        if size:
+            axis = name.replace("buffers", "buffer", 1)
+            found[name] = zarr_metadata.sharded(size, block, (axis, "step"), stored, dtype)
+    for series in SERIES.values():
+        found[series.name] = series_document(series, layout)
+    found["tensor"] = zarr_metadata.strings("tensor", len(layout.tensors))
+    found["tensor_index"] = zarr_metadata.constant(
+        ["param"], layout.parameters, "int32", CODECS["zstd"]
+    )
+    if masked:
+        found[MASK] = zarr_metadata.constant(
+            ["param"], layout.parameters, "bool", CODECS["zstd"], False
+        )
+    return found
+
+
+def is_optimizer_name(name: str) -> bool:
+    """Say whether a name can be that of an array of a parameter-shaped optimizer state."""
+    # It becomes the name of a folder or of an object, and must not be one elsewhere.
+    return (
+        name != OPTIMIZER_ROW and re.fullmatch(r"optimizer_[A-Za-z0-9_-]{1,100}", name) is not None
+    )
+
+
+def optimizer_document(parameters: int, codec: str) -> Document:
+    """Return the metadata of one parameter-shaped optimizer state, one anchor a shard."""
+    single = CODECS["dense-single"] if codec == "dense" else find_codec(codec)
+    return zarr_metadata.sharded(parameters, 1, ("param", "anchor"), single, "float32")
+
+
+def optimizer_row_document(width: int) -> Document:
+    """Return the metadata of the byte rows, wide enough for `width` bytes."""
+    columns = -(-max(width, 1) // OPTIMIZER_ROW_CHUNK) * OPTIMIZER_ROW_CHUNK
+    document = zarr_metadata.sharded(
+        OPTIMIZER_ROW_CHUNK, 1, ("byte", "anchor"), CODECS["zstd"], "uint8"
+    )
+    long_name = "length as uint64, then safetensors of what is not parameter-shaped"
+    return {**document, "shape": [columns, 0], "attributes": {"long_name": long_name}}
+
+
+def committed_lengths(metadata: Mapping[str, Document]) -> dict[str, int]:
+    """Return how long each step axis is in the consolidated view."""
+    return {axis: int(metadata[axis]["shape"][-1]) for axis in zarr_metadata.STEP_AXES}

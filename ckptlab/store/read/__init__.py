@@ -1,0 +1,1 @@
+"""Read a run: committed steps, snapshots and optimizer states."""

@@ -1,0 +1,1 @@
+"""Write a run: blocks, commits and recovery."""

@@ -1,0 +1,419 @@
+"""The one writer of a run: create or resume it, commit blocks, finish.
+
+The commit protocol (see docs/format.md): data files first, then `step`, which
+is the commit, then the root metadata, in which every step axis is cut at what is committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptlab.errors import StoreError
+from ckptlab.store.backends.base import Storage
+from ckptlab.store.backends.lock import Lock
+from ckptlab.store.format import schema
+from ckptlab.store.format.block import Block, Evaluation
+from ckptlab.store.format.constants import CONSTANTS, write_constants, write_mask
+from ckptlab.store.format.layout import Layout
+from ckptlab.store.format.zarr_metadata import STEP_AXES, Document
+from ckptlab.store.read.commits import read_markers
+from ckptlab.store.read.power_loss import (
+    SYNCED,
+    PowerLossWarning,
+    boot_id,
+    surviving_lengths,
+    synced_lengths,
+    unsynced_keys,
+)
+from ckptlab.store.read.reader import StoredRun
+from ckptlab.store.read.root import read_root
+from ckptlab.store.write.block_writer import Contents
+from ckptlab.store.write.metadata import MetadataWriter, as_json, new_attributes
+from ckptlab.store.write.recovery import delete_orphans
+from ckptlab.store.write.target import require_free
+
+IDLE_SYNC_SECONDS = 1.0
+"""A sync costs the cores milliseconds: for each block of short steps, a tenth of training."""
+
+
+class StoreWriter:
+    """Commits blocks to one run, made by `create` or `resume`; used by one thread at a time.
+
+    Attributes
+    ----------
+    steps : list of int
+        Committed steps.
+    anchors : list of int
+        Committed anchors.
+    evaluations : list of int
+        Steps of the committed evaluations.
+    shards : ShardWriter
+        Puts the large arrays.
+    sync_seconds : float
+        In a hurry, blocks committed sooner than this after a sync wait for the next one with
+        theirs: they survive the death of the process, but not yet a power loss. Without a hurry
+        they wait for a second at most.
+    hurried : callable
+        Says whether there is a hurry.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        lock: Lock,
+        attributes: dict[str, Any],
+        documents: dict[str, Document],
+    ) -> None:
+        self.layout = Layout.from_attributes(attributes)
+        self.steps: list[int] = []
+        self.anchors: list[int] = []
+        self.evaluations: list[int] = []
+        self.sync_seconds = 0.0
+        self.hurried: Callable[[], bool] = lambda: True
+        self._synced_at = -math.inf
+        self._synced = dict.fromkeys(STEP_AXES, 0)
+        self._is_cut = self._power_was_lost = False
+        self._storage = storage
+        self._lock = lock
+        self._metadata = MetadataWriter(storage, attributes, documents)
+        self._contents = Contents(storage, documents)
+        self.shards = self._contents.shards
+
+    @classmethod
+    def create(
+        cls,
+        storage: Storage,
+        layout: Layout,
+        *,
+        block: int,
+        codec: str,
+        attributes: Mapping[str, Any],
+        optional: Iterable[str] = (),
+        mask: npt.NDArray[np.bool_] | None = None,
+        capacity: int = 1,
+        overwrite: bool = False,
+    ) -> StoreWriter:
+        """Start a new run of no steps.
+
+        Parameters
+        ----------
+        storage : Storage
+            Where.
+        layout : Layout
+            The tensor table.
+        block : int
+            Steps of a block.
+        codec : str
+            Public codec name.
+        attributes : mapping
+            Further root attributes, JSON.
+        optional : iterable of str
+            Optional large arrays.
+        mask : ndarray of bool, shape (param,), optional
+            Which weights the training keeps.
+        capacity : int
+            Steps to allocate; more are allocated when it is full.
+        overwrite : bool
+            Whether what lies there may be deleted.
+
+        Returns
+        -------
+        StoreWriter
+            Holding the lock.
+
+        Raises
+        ------
+        RunExistsError
+            If something lies at the path and `overwrite` is not set.
+        LockedError
+            If another writer is at it.
+        """
+        # What cannot be stored must not cost the run that lies there.
+        root = new_attributes(attributes, layout, block=block, codec=codec, mask=mask)
+        documents = schema.documents(
+            layout, block=block, codec=codec, optional=optional, masked=mask is not None
+        )
+        require_free(storage, overwrite=overwrite)
+        lock = storage.lock()
+        try:
+            require_free(storage, overwrite=overwrite)  # another writer may have come first
+            writer = cls(storage, lock, root, documents)
+            writer._begin(capacity, mask)
+            return writer
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def resume(cls, storage: Storage) -> StoreWriter:
+        """Take an existing run up again, at its last committed step.
+
+        Parameters
+        ----------
+        storage : Storage
+            Where it lies.
+
+        Returns
+        -------
+        StoreWriter
+            Holding the lock; nothing is changed on disk yet but unfinished files.
+
+        Raises
+        ------
+        StoreError
+            If there is no run, or it is damaged.
+        LockedError
+            If another writer is at it.
+        """
+        attributes, documents = read_root(storage)
+        lock = storage.lock()
+        try:
+            storage.sweep()
+            attributes, documents = read_root(storage)
+            attributes.pop("metadata_digest")
+            writer = cls(storage, lock, {**attributes, "state": "recording"}, documents)
+            writer._load_markers()
+            return writer
+        except BaseException:
+            lock.release()
+            raise
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Root attributes."""
+        return self._metadata.attributes
+
+    @property
+    def block(self) -> int:
+        """Steps of a block."""
+        return int(self.attributes["block"])
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of all arrays."""
+        return tuple(self._metadata.documents)
+
+    @property
+    def unsynced(self) -> bool:
+        """Whether something committed waits to be synced."""
+        return self._in_groups() and self._synced != self._lengths()
+
+    @property
+    def sync_in(self) -> float:
+        """Seconds until what is committed is to be synced."""
+        wanted = self.sync_seconds if self.hurried() else min(self.sync_seconds, IDLE_SYNC_SECONDS)
+        return self._synced_at + wanted - time.monotonic()
+
+    def cut(self, steps: int, *, later: bool = False) -> None:
+        """Drop every committed step from position `steps` on, with what belongs to it.
+
+        Parameters
+        ----------
+        steps : int
+            How many steps stay.
+        later : bool
+            Leave the files as they are until the next commit: other ranks that take the run up may
+            still be reading where all of them go on.
+        """
+        self.steps = self.steps[:steps]
+        last = self.steps[-1] if self.steps else -1
+        self.anchors = [step for step in self.anchors if step <= last]
+        self.evaluations = [step for step in self.evaluations if step <= last]
+        self._contents.open(self._lengths())
+        self._is_cut = True
+        if not later:
+            self._settle()
+
+    def write_block(self, block: Block, encoded: Callable[[], None] | None = None) -> None:
+        """Commit a block: when this returns, its steps are seen, and survive a crash.
+
+        Parameters
+        ----------
+        block : Block
+            Starts at or before the committed end; steps already committed must be the same.
+        encoded : callable, optional
+            Called once the large arrays are encoded; what is left is small, or waits for a disk.
+
+        Raises
+        ------
+        WriteError
+            If the storage fails, or the lock is gone; what was committed stays.
+        """
+        self._settle()
+        # A partial block that is closed without a new step has its anchor already.
+        known = block.anchor and self.anchors and self.anchors[-1] >= block.anchor.step
+        block = replace(block, anchor=None) if known else block
+        self._make_room(block)
+        column = block.start // self.block
+        self._contents.write(block, column, len(self.anchors), len(self.evaluations), encoded)
+        durable = not self._in_groups() or self.sync_in <= 0
+        if durable:
+            self._storage.sync()
+        if block.evaluations:
+            # They count as soon as they are marked, so what they are must be there before.
+            self._mark_evaluations(block.evaluations)
+            if durable:
+                self._storage.sync()
+        self._lock.check()
+        steps = [int(step) for step in block.series["step"]]
+        self._contents.mark("step", block.start, steps)
+        self.steps[block.start :] = steps
+        self.anchors += [block.anchor.step] if block.anchor else []
+        if durable:
+            self._publish_synced()
+        else:
+            self._publish()
+
+    def write_evaluations(self, evaluations: list[Evaluation]) -> None:
+        """Commit evaluations alone, at steps that are committed."""
+        self._settle()
+        self._metadata.grow("eval_step", len(self.evaluations) + len(evaluations))
+        self._contents.write_evaluations(len(self.evaluations), evaluations)
+        self._storage.sync()
+        self._lock.check()
+        self._mark_evaluations(evaluations)
+        self._publish_synced()
+
+    def sync(self) -> None:
+        """Have everything committed survive a power loss."""
+        if self.unsynced:
+            self._lock.check()
+            self._publish_synced()
+
+    def set_attributes(self, **changes: Any) -> None:
+        """Change root attributes; they are written with the next commit."""
+        self.attributes.update(as_json(changes))
+
+    def finish(self, state: str) -> None:
+        """Trim to what is committed, set the state, release the lock.
+
+        Parameters
+        ----------
+        state : {"complete", "interrupted"}
+            Of the run.
+        """
+        try:
+            self.attributes["state"] = state
+            self._settle()
+            self._lock.check()
+            self._metadata.trim(self._lengths())
+            self._storage.sync()
+            self._publish()
+            self._storage.sync()
+        finally:
+            self._lock.release()
+
+    def abandon(self) -> None:
+        """Release the lock and leave everything as it is."""
+        self._lock.release()
+
+    def stored(self) -> StoredRun:
+        """Return what is committed, for reading."""
+        return StoredRun(self._storage, self.attributes, self._metadata.view(self._lengths()))
+
+    # How it is done.
+
+    def _begin(self, capacity: int, mask: npt.NDArray[np.bool_] | None) -> None:
+        """Write a run of no steps in place of what lies there, or leave nothing."""
+        try:
+            self._storage.clear()
+            write_constants(self._storage, self.layout)
+            if mask is not None:
+                write_mask(self._storage, mask)
+            self._metadata.write_documents(CONSTANTS if mask is None else (*CONSTANTS, schema.MASK))
+            self._metadata.grow("step", capacity)
+            self._metadata.grow("anchor", max(capacity // self.block, 1))
+            self._metadata.grow("eval_step", 1)
+            self._contents.open(self._lengths())
+            self._storage.sync()
+            self._publish()
+            self._storage.sync()
+        except BaseException:
+            with contextlib.suppress(StoreError):
+                self._storage.clear()
+            raise
+
+    def _lengths(self) -> dict[str, int]:
+        counts = len(self.steps), len(self.anchors), len(self.evaluations)
+        return dict(zip(STEP_AXES, counts, strict=True))
+
+    def _in_groups(self) -> bool:
+        """Say whether commits share syncs; not where nobody could tell a power loss afterwards."""
+        return self.sync_seconds > 0 and self._storage.syncs and boot_id() is not None
+
+    def _publish(self) -> None:
+        """Show readers what is committed."""
+        shared = self._in_groups() and self.attributes["state"] == "recording"
+        if not shared:
+            self._synced_at = -math.inf  # the next block waits for no other's sync
+        self._metadata.write_root(self.steps, self._lengths(), self._synced if shared else None)
+
+    def _publish_synced(self) -> None:
+        """Sync, then show it: after a power loss the view must not name what has no marker."""
+        self._storage.sync()
+        self._synced, self._synced_at = self._lengths(), time.monotonic()
+        self._publish()
+        if self._in_groups():
+            # How far it is synced must stand there before anything that is not.
+            self._storage.sync()
+
+    def _settle(self) -> None:
+        """Make the files what `cut` left of the run."""
+        if not self._is_cut:
+            return
+        self._lock.check()
+        self._metadata.mend()
+        if self._power_was_lost:
+            # Markers of what did not survive go while the root still says that they do not count.
+            self._contents.put_markers()
+        # View, markers, files: whenever a process or the power goes, nothing names what is gone.
+        self._publish_synced()
+        self._storage.sync()
+        self._contents.put_markers()
+        delete_orphans(self._storage, self._metadata.view(self._lengths()))
+        self._storage.sync()
+        self._is_cut = False
+
+    def _make_room(self, block: Block) -> None:
+        self._metadata.grow("step", block.stop)
+        self._metadata.grow("anchor", len(self.anchors) + (block.anchor is not None))
+        self._metadata.grow("eval_step", len(self.evaluations) + len(block.evaluations))
+        parameters = self.layout.parameters
+        if block.anchor is not None and self._metadata.add_states(block.anchor, parameters):
+            # Whoever resumes after the marker but before the view must know of them.
+            self._publish_synced()
+
+    def _mark_evaluations(self, evaluations: list[Evaluation]) -> None:
+        steps = [evaluation.step for evaluation in evaluations]
+        self._contents.mark("eval_step", len(self.evaluations), steps)
+        self.evaluations += steps
+
+    def _load_markers(self) -> None:
+        documents = self._metadata.documents
+        survived, synced = surviving_lengths(self.attributes), synced_lengths(self.attributes)
+        markers = read_markers(self._storage, documents, ahead=survived is None)
+        self.steps, self.anchors = markers.steps, markers.anchors
+        self.evaluations = markers.evaluations
+        self._metadata.look_up_capacity(self._lengths())
+        self.shards.count(len(self.steps))
+        self.attributes.pop(SYNCED, None)
+        self._power_was_lost = survived is not None
+        if survived is not None:
+            warnings.warn(
+                f"{self._storage.path}: the machine has booted since this was written; what was "
+                f"not synced before is left out, and {len(self.steps):,} steps are left",
+                PowerLossWarning,
+                stacklevel=3,
+            )
+        elif synced is not None:
+            # Its writer died before it synced them.
+            self._storage.unsure(unsynced_keys(documents, synced, self._lengths()))

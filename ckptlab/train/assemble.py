@@ -1,0 +1,223 @@
+"""A training put together from its settings, ready to be taken from any step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ckptlab.record.schedule import parse_step
+from ckptlab.train.augment import Augmentation
+from ckptlab.train.config import Config
+from ckptlab.train.cuda_graph import GraphedStep
+from ckptlab.train.data import Data, load_data
+from ckptlab.train.datasets.registry import DataShape
+from ckptlab.train.evaluate import Evaluation, evaluate
+from ckptlab.train.learning_rate import LearningRate
+from ckptlab.train.models.build import build_model, draws_randomness
+from ckptlab.train.numerics import numerics, resolve_device
+from ckptlab.train.optimizers import build_optimizer
+from ckptlab.train.order import Order
+from ckptlab.train.seeds import Seeds
+from ckptlab.train.sparse import Sparsity
+from ckptlab.train.step import StepResult, TrainingStep
+from ckptlab.train.tasks.build import build_task, with_stages
+from ckptlab.train.tasks.fit import count_answers, stage_schedules
+from ckptlab.train.tasks.task import Task
+
+EVALUATED = (256, 2048)
+"""Images evaluated at a time: what fits a CPU's cache, and what fills a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Training:
+    """Model, optimizer, data and step of one training.
+
+    Parameters
+    ----------
+    config : Config
+        What it was built from.
+    device : device
+        Where it runs.
+    seeds : Seeds
+        Resolved.
+    task : Task
+        With the data; the one outside the stages, which `evaluate` uses. That of `update` has them.
+    model : Module
+        At its initialisation when built.
+    optimizer : Optimizer
+        Without state when built.
+    update : TrainingStep
+        ``update(k)`` turns step k into k + 1.
+    run : callable
+        Does the same as `update`: on a GPU from CUDA graphs.
+    steps : int
+        Length of the run.
+    """
+
+    config: Config
+    device: torch.device
+    seeds: Seeds
+    task: Task
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    update: TrainingStep
+    run: Callable[[int], StepResult]
+    steps: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of updates an epoch."""
+        return self.update.order.steps_per_epoch
+
+    def numerics(self) -> AbstractContextManager[None]:
+        """Return the context in which `step` and `evaluate` give the recorded numbers."""
+        return numerics(self.config.train, self.device)
+
+    def step(self, step: int) -> StepResult:
+        """Do the update from `step` to `step` + 1.
+
+        Parameters
+        ----------
+        step : int
+            Number of updates the model has had.
+
+        Returns
+        -------
+        StepResult
+            Loss and accuracy of the mini-batch, on the device.
+        """
+        return self.run(step)
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate the model on the test set.
+
+        Returns
+        -------
+        Evaluation
+            Loss and accuracy.
+        """
+        size = self.config.eval.batch_size or EVALUATED[self.device.type == "cuda"]
+        return evaluate(self.model, self.task, size, self.update.autocast)
+
+
+def build(
+    config: Config, mask: npt.NDArray[np.bool_] | None = None, data: Data | None = None
+) -> Training:
+    """Put a training together: the model at its initialisation, nothing trained yet.
+
+    Parameters
+    ----------
+    config : Config
+        The settings.
+    mask : ndarray of bool, shape (param,), optional
+        Which weights are kept; the others are not zeroed yet (see `start.begin`).
+    data : Data, optional
+        The data set on the device, where it was read before.
+
+    Returns
+    -------
+    Training
+        On its device.
+
+    Raises
+    ------
+    DataError
+        If the data set is missing or incomplete.
+    ConfigError
+        If model, task, data and device do not fit together.
+    """
+    device = resolve_device(config.train)
+    seeds = Seeds.resolve(config.train)
+    found = load_data(config.data, device) if data is None else data
+    return assemble(config, found, device, seeds, mask)
+
+
+def assemble(
+    config: Config,
+    data: Data,
+    device: torch.device,
+    seeds: Seeds,
+    mask: npt.NDArray[np.bool_] | None = None,
+) -> Training:
+    """Put a training together around data that is there already.
+
+    Parameters
+    ----------
+    config : Config
+        The settings.
+    data : Data
+        The data set, on `device`.
+    device : device
+        Where it runs.
+    seeds : Seeds
+        Resolved.
+    mask : ndarray of bool, shape (param,), optional
+        Which weights are kept.
+
+    Returns
+    -------
+    Training
+        On its device.
+
+    Raises
+    ------
+    ConfigError
+        If model, task and data do not fit together.
+    """
+    shape = replace(data.shape, classes=count_answers(config.task, data.shape))
+    order = Order(
+        samples=shape.train, batch_size=config.train.batch_size, seed=seeds.order, device=device
+    )
+    steps = parse_step(config.train.steps, order.steps_per_epoch)
+    stages = stage_schedules(config.task, steps, order.steps_per_epoch)
+    task = build_task(config.task, data, seeds)
+    model = build_model(config.model, shape, seeds.init)
+    reseed = draws_randomness(model, shape, _smallest_batch(shape, order.batch_size))
+    model.to(device)
+    optimizer = build_optimizer(config.optim, model)
+    update = TrainingStep(
+        model=model,
+        optimizer=optimizer,
+        task=with_stages(task, config.task, stages, seeds),
+        order=order,
+        rate=_learning_rate(config, steps, order.steps_per_epoch),
+        augmentation=Augmentation(flip=data.flip, crop=data.crop, seed=seeds.augment),
+        autocast=torch.bfloat16 if config.train.precision == "bf16" else None,
+        reseed=reseed,
+        sparsity=None if mask is None else Sparsity(model, mask),
+    )
+    # Draws of the network itself, such as dropout's, are seeded by the host for each update.
+    graphed = config.train.graph and device.type == "cuda" and not reseed
+    return Training(
+        config=config,
+        device=device,
+        seeds=seeds,
+        task=task,
+        model=model,
+        optimizer=optimizer,
+        update=update,
+        run=GraphedStep(update) if graphed else update,
+        steps=steps,
+    )
+
+
+def _smallest_batch(shape: DataShape, batch_size: int) -> int:
+    """Return 1 if any batch is of one image, which batch norm may refuse, else 2."""
+    return 1 if 1 in (shape.train % batch_size, batch_size) else 2
+
+
+def _learning_rate(config: Config, steps: int, steps_per_epoch: int) -> LearningRate:
+    return LearningRate(
+        base=config.optim.lr,
+        schedule=config.optim.schedule,
+        steps=steps,
+        milestones=tuple(parse_step(step, steps_per_epoch) for step in config.optim.milestones),
+        gamma=config.optim.gamma,
+        warmup=parse_step(config.optim.warmup, steps_per_epoch),
+    )

@@ -1,0 +1,190 @@
+from pathlib import Path
+
+import pytest
+
+from ckptlab.errors import CkptlabError, ConfigError, UnknownNameError
+from ckptlab.experiments.jobs.job import MeasureJob, TrainJob
+from ckptlab.experiments.jobs.plan import Plan
+from ckptlab.experiments.plans.study_file import KINDS, load_study, planner
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "early_phase"
+FIGURES = [f"fig{number}" for number in range(1, 11)]
+
+STUDY = """
+kind = "imp"
+summary = "a test"
+rewind = [0, "1ep"]
+levels = 2
+replicates = 2
+
+[config.model]
+name = "mlp"
+
+[config.train]
+steps = 20
+
+[scales.one]
+levels = 1
+
+[scales.one.config.train]
+steps = 30
+
+[scales.two]
+rewind = [4]
+"""
+
+
+def written(tmp_path, text: str) -> Path:
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    return path
+
+
+def planned(path: Path, scale: str | None = None, *overrides: str) -> Plan:
+    study = load_study(path, scale, overrides)
+    plan = Plan(title=study.summary, kind=study.kind)
+    planner(study)(plan, study, 1)
+    return plan
+
+
+def test_scales_change_what_they_name_and_keep_the_rest(tmp_path):
+    path = written(tmp_path, STUDY)
+    first, two = load_study(path), load_study(path, "two")
+    assert (first.levels, first.config["train"], first.config["model"]) == (
+        1,
+        {"steps": 30},
+        {"name": "mlp"},
+    )
+    assert (two.levels, two.config["train"], two.rewind) == (2, {"steps": 20}, (4,))
+    changed = load_study(path, "two", ["train.steps=25", "optim.lr=0.2"])
+    assert changed.config["train"] == {"steps": 25}
+    assert changed.config["optim"] == {"lr": 0.2}
+
+
+def test_each_replicate_is_a_training_of_its_own(tmp_path):
+    plan = planned(written(tmp_path, STUDY), "two")
+    assert plan.dims == {
+        "pruning": ["imp"],
+        "rewind": [4],
+        "level": [0, 1, 2],
+        "replicate": [0, 1],
+    }
+    dense = [job for job in plan.jobs.values() if job.source is None]
+    assert [job.config.train.seed for job in dense] == [0, 1]
+    assert len(plan.jobs) == 2 * 3
+    # What is rewound to is recorded, and so is where a killed training is taken up again.
+    assert dense[0].config.record.steps.startswith("0,4,")
+    assert len(plan.cells) == 6
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_the_figures_of_the_paper_can_be_planned(name, scale):
+    path = EXAMPLES / f"{name}.toml"
+    study, plan = load_study(path, scale), planned(path, scale)
+    assert study.figure == name
+    assert name.removeprefix("fig") in study.summary.rpartition("figure ")[2]
+    for key in plan.jobs:
+        assert plan.needs(key) <= set(plan.jobs)
+    trainings = [job for job in plan.jobs.values() if isinstance(job, TrainJob)]
+    if scale == "paper":
+        assert {job.config.data.name for job in trainings} == {"cifar10"}
+        assert len(plan.dims["replicate"]) == 5
+    assert {cell.run for cell in plan.cells} <= set(plan.jobs)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.parent.glob("*.toml")), ids=lambda p: p.stem)
+def test_the_other_examples_can_be_planned_at_every_scale(path):
+    for scale in ("small", "paper"):
+        plan = planned(path, scale)
+        assert plan.jobs
+        assert {cell.run for cell in plan.cells} <= set(plan.jobs)
+
+
+def test_figures_share_what_they_have_in_common():
+    plans = [planned(EXAMPLES / f"fig{n}.toml", "small") for n in (4, 5, 6, 7)]
+    common = set.intersection(*(set(plan.jobs) for plan in plans))
+    # The dense training, both series of masks, and the weights as they are.
+    assert len(common) >= 3 * (1 + 2 * 4)
+
+
+def test_one_run_may_be_measured_more_than_once(tmp_path):
+    text = 'kind = "record"\nmetrics = ["cosine", "sign-flips"]\n[config.train]\nsteps = 4\n'
+    plan = planned(written(tmp_path, text))
+    measures = [job for job in plan.jobs.values() if isinstance(job, MeasureJob)]
+    assert [job.metric for job in measures] == ["cosine", "sign-flips"]
+    assert len({job.run for job in measures}) == 1
+
+
+def test_deficits_last_as_long_as_they_say(tmp_path):
+    text = (
+        'kind = "critical"\ndeficit = "random-labels"\nonsets = [0, 6]\ndurations = [0, "1ep"]\n'
+        "clean = 20\n[config.model]\nname = 'mlp'\n"
+    )
+    plan = planned(written(tmp_path, text))
+    by_place = {
+        (cell.at["onset"], cell.at["duration"]): plan.jobs[cell.run].config for cell in plan.cells
+    }
+    assert set(by_place) == {(0, 0), (0, 12), (6, 0), (6, 12)}
+    late = by_place[6, 12]
+    assert (late.train.steps, late.task.stages[0].steps) == (38, "6:18")
+    assert by_place[6, 0].task.stages == ()
+    with pytest.raises(ConfigError, match="outlasts the training of 500 steps"):
+        planned(written(tmp_path, text.replace("clean = 20\n", "").replace("6]", "495]")))
+
+
+def test_pre_training_shares_its_proxies_and_masks(tmp_path):
+    text = (
+        'kind = "pretrain"\ntasks = ["supervised", "rotation"]\nlengths = [0, 6]\nlevels = 1\n'
+        "[config.model]\nname = 'mlp'\n[config.train]\nsteps = 20\n"
+    )
+    plan = planned(written(tmp_path, text))
+    # The dense parent, a proxy for each task, and a series of two for each of three beginnings.
+    assert len(plan.jobs) == 1 + 2 + 2 * 3
+    assert plan.dims["length"] == [0, 6]
+    sparse = planned(written(tmp_path, "sparse = true\nat_levels = [1]\n" + text))
+    assert sparse.dims["level"] == [1]
+    masks = [job.mask for job in sparse.jobs.values() if job.mask is not None]
+    assert len({mask.model_dump_json() for mask in masks}) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            ("rewind = ", "rewinds = "),
+            r"unknown key of .*study\.toml: 'rewinds'. Did you mean 'rewind'",
+        ),
+        (("levels = 2", "levels = -1"), r"levels=-1 is not accepted \(how often is pruned\)"),
+        (('kind = "imp"', 'kind = "impp"'), "unknown kind of study 'impp'. Did you mean 'imp'"),
+        (('kind = "imp"', ""), "unknown kind of study"),
+        (("levels = 2", "levels = 2\nfraction = 1.5"), r"fraction=1\.5 is not accepted"),
+        (('name = "mlp"', 'name = "mlpp"'), "Did you mean 'mlp'"),
+        (("steps = 20", "stepz = 20"), r"train\.stepz"),
+        (('rewind = [0, "1ep"]', 'rewind = ["init"]'), "init"),
+        (('rewind = [0, "1ep"]', "rewind = [21]"), "accepted: 0 to 20"),
+        (('rewind = [0, "1ep"]', ""), "rewind is missing"),
+        (("[config.model]", "[config.model"), "is not TOML"),
+        (("[config.train]", "[scales]\ntwo = 3\n[config.train]"), "scales must be tables"),
+    ],
+)
+def test_what_is_no_study_is_said_in_a_line(tmp_path, change, said):
+    text = STUDY.partition("[scales.one]")[0]
+    assert change[0] in text
+    with pytest.raises(CkptlabError, match=said):
+        planned(written(tmp_path, text.replace(*change)))
+
+
+def test_scales_and_files_that_are_not_there(tmp_path):
+    with pytest.raises(UnknownNameError, match="one, two"):
+        load_study(written(tmp_path, STUDY), "three")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_study(tmp_path / "none.toml")
+
+
+def test_every_kind_has_a_planner():
+    for model, reference in KINDS.values():
+        assert model.__doc__
+        assert ":" in reference
+        for name, field in model.model_fields.items():
+            assert field.description or name == "kind"

@@ -1,0 +1,311 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ckptlab.errors import (
+    ConfigError,
+    DataError,
+    RunExistsError,
+    UnsupportedTensorError,
+    WriteError,
+)
+from ckptlab.record.convert.checkpoint_files import read_checkpoint, write_checkpoint
+from ckptlab.record.convert.import_checkpoints import find_checkpoints, import_checkpoints, step_of
+from ckptlab.record.convert.infer_layout import layout_of
+from ckptlab.record.state.model_tensors import capture
+from ckptlab.run import open_run
+from ckptlab.store.maintain.verify import verify
+from ckptlab.store.write.block_writer import Contents
+from ckptlab.train.assemble import build
+from ckptlab.train.config import load_config
+from tests.record.loops import Everything
+
+
+def walk(model, steps):
+    """Change every number of a model at each step, and give its states."""
+    for step in steps:
+        torch.manual_seed(step)
+        with torch.no_grad():
+            for value in model.state_dict().values():
+                if value.is_floating_point():
+                    value.add_(torch.randn(value.shape))
+                else:
+                    value.add_(1)
+        yield step, {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a, b):
+    assert list(a) == list(b)
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
+def test_every_bit_of_a_folder_of_checkpoints_comes_back(tmp_path, suffix):
+    model = Everything().eval()
+    states = dict(walk(model, [0, 7, 10, 100, 1000]))
+    save = save_file if suffix == ".safetensors" else torch.save
+    (tmp_path / "old").mkdir()
+    for step, state in states.items():
+        save(state, tmp_path / "old" / f"net_step{step}{suffix}")
+    (tmp_path / "old" / "readme.txt").write_text("not one of them")
+    seen = []
+    done = import_checkpoints(
+        tmp_path / "old", tmp_path / "run", progress=lambda *count: seen.append(count)
+    )
+    assert (done.steps, done.first, done.last) == (5, 0, 1000)
+    assert seen == [(i, 5) for i in range(1, 6)]
+    run = open_run(tmp_path / "run")
+    assert run.state == "complete"
+    assert run.steps.tolist() == list(states)
+    assert verify(tmp_path / "run", deep=True).ok
+    for step, state in states.items():
+        found = run.state_dict(step)
+        assert found.keys() == state.keys()
+        for name, value in state.items():
+            assert found[name].dtype == value.dtype
+            assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg11", "lenet", "mlp", "wrn-16-8"])
+def test_names_and_shapes_tell_what_the_modules_would(name):
+    pictures = ["data.name=synthetic", "data.image_size=32", "data.channels=3", "data.samples=64"]
+    model = build(load_config(overrides=[f"model.name={name}", *pictures])).model
+    expected, found = capture(model).layout, layout_of(model.state_dict())
+    assert found.tensors == expected.tensors
+    assert {b.name: (b.shape, b.dtype, b.array) for b in found.buffers} == {
+        b.name: (b.shape, b.dtype, b.array) for b in expected.buffers
+    }
+
+
+def test_transformers_are_told_apart_too():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.ModuleDict({"wte": nn.Embedding(50, 16), "layer": layer, "head": nn.Linear(16, 50)})
+    model["head"].weight = model["wte"].weight
+    expected = {t.name: t.kind for t in capture(model).layout.tensors}
+    layout = layout_of(model.state_dict())
+    assert {t.name: t.kind for t in layout.tensors} == expected
+    assert layout["wte.weight"].aliases == ("head.weight",)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
+def test_what_lies_beside_the_model_is_left_out_and_prefixes_of_wrappers_go(tmp_path, key):
+    model = nn.Linear(3, 2)
+    wrapped = {f"module._orig_mod.{name}": value for name, value in model.state_dict().items()}
+    optimizer = torch.optim.Adam(model.parameters())
+    content = {key: wrapped, "optimizer": optimizer.state_dict(), "step": torch.tensor(3)}
+    torch.save(content, tmp_path / "a.pt")
+    same(read_checkpoint(tmp_path / "a.pt"), dict(model.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("500.pt", 500),
+        ("step_000500.pt", 500),
+        ("resnet20-500.safetensors", 500),
+        ("Epoch3_step=40_acc0.91.pth", 40),
+        ("checkpoint-epoch12-loss0.5.pt", 12),
+        ("iter30-loss7.pt", 30),
+        ("model.ep4.best2.pt", 4),
+        ("deep2_500.pt", 500),
+        ("global_step7_rep3.pt", 7),
+    ],
+)
+def test_the_step_is_read_from_the_name(tmp_path, name, step):
+    assert step_of(tmp_path / "9" / name) == step
+
+
+def test_layers_of_files_without_an_order_are_counted(tmp_path):
+    names = [f"layers.{i}.weight" for i in (0, 2, 10, 11)]
+    save_file({name: torch.ones(2, 2) for name in names}, tmp_path / "1.safetensors")
+    assert list(read_checkpoint(tmp_path / "1.safetensors")) == names
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    (tmp_path / "old").mkdir()
+    torch.save({"weight": torch.ones(2), "x": Evil(str(tmp_path / "owned"))}, tmp_path / "old/1.pt")
+    with pytest.raises(DataError, match=r"1\.pt is damaged, or holds objects whose code"):
+        import_checkpoints(tmp_path / "old", tmp_path / "run")
+    (tmp_path / "old/1.pt").write_bytes(pickle.dumps(Evil(str(tmp_path / "owned"))))
+    with pytest.raises(DataError, match=r"1\.pt"):
+        import_checkpoints(tmp_path / "old", tmp_path / "run")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["old"]
+
+
+def fill(folder, **contents):
+    folder.mkdir()
+    for name, content in contents.items():
+        if isinstance(content, bytes):
+            (folder / f"{name}.pt").write_bytes(content)
+        else:
+            torch.save(content, folder / f"{name}.pt")
+    return folder
+
+
+ONE = {"weight": torch.ones(3, 2)}
+LOOP: dict = {}
+LOOP["model"] = LOOP
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        ({}, "holds no file that ends in .safetensors, .pt, .pth"),
+        ({"best": ONE}, r"best\.pt has no number in its name"),
+        ({"a5": ONE, "b05": ONE}, r"a5\.pt and b05\.pt both count as step 5"),
+        ({"a1": b"nonsense"}, r"a1\.pt"),
+        ({"a1": b""}, r"a1\.pt"),
+        ({"a1": {"epoch": 3}}, r"a1\.pt holds no tensors by name"),
+        ({"a1": [1, 2]}, r"a1\.pt holds no tensors by name"),
+        ({"a1": LOOP}, r"a1\.pt holds no tensors by name"),
+        ({"a1": {"w": torch.empty(3, device="meta")}}, r"a1\.pt: tensor 'w' holds no values"),
+        ({"a9999999999999999999": ONE}, "9999999999999999999 is no step; at most 15 digits"),
+        ({"a1": {"n": torch.ones(2, dtype=torch.int64)}}, "holds no parameter of type float32"),
+    ],
+)
+def test_folders_that_cannot_be_imported_leave_no_run(tmp_path, contents, said):
+    folder = fill(tmp_path / "old", **contents)
+    with pytest.raises(DataError, match=said) as error:
+        import_checkpoints(folder, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_folder_and_types_that_cannot_be_stored(tmp_path):
+    with pytest.raises(DataError, match="none is no folder"):
+        find_checkpoints(tmp_path / "none")
+    folder = fill(tmp_path / "old", a1={"w": torch.ones(2, dtype=torch.complex64)})
+    with pytest.raises(UnsupportedTensorError, match=r"'w' \(complex64\).*take it out"):
+        import_checkpoints(folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"weight": torch.ones(3, 3)}, r"'weight' is float32 of shape \(3, 3\), in the first"),
+        ({"weight": torch.ones(3, 2).half()}, r"'weight' is float16 of shape \(3, 2\)"),
+        ({"other": torch.ones(3, 2)}, "a3.*(has a tensor|lacks tensor)"),
+        ({**ONE, "more": torch.ones(1)}, "has a tensor 'more' that the first has not"),
+        (b"cut off", r"a3\.pt"),
+    ],
+)
+def test_a_file_that_differs_ends_it_and_what_came_before_is_kept(tmp_path, odd, said):
+    folder = fill(tmp_path / "old", a1=ONE, a2=ONE, a3=odd, a4=ONE)
+    with pytest.raises(DataError, match=said):
+        import_checkpoints(folder, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    assert run.steps.tolist() == [1, 2]
+    assert run.state == "interrupted"
+    assert verify(tmp_path / "run", deep=True).ok
+
+
+def test_more_checkpoints_than_a_block_holds(tmp_path):
+    states = {f"s{i}": {"weight": torch.full((3, 2), float(i))} for i in range(9)}
+    folder = fill(tmp_path / "old", **states)
+    import_checkpoints(folder, tmp_path / "run", memory=3 * 4 * 24, codec="fast")
+    run = open_run(tmp_path / "run")
+    assert (run.attributes["block"], run.attributes["codec"]) == (4, "fast")
+    weights = run["weight"].values
+    assert np.array_equal(weights, np.broadcast_to(np.arange(9)[:, None, None], (9, 3, 2)))
+    with pytest.raises(RunExistsError):
+        import_checkpoints(folder, tmp_path / "run")
+    assert import_checkpoints(folder, tmp_path / "run", overwrite=True).steps == 9
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
+def test_a_checkpoint_is_written_whole_and_loads_into_the_model(tmp_path, suffix):
+    state = Everything().state_dict()
+    path = tmp_path / "new" / f"out{suffix}"
+    write_checkpoint(state, path)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    found = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
+    Everything().load_state_dict(found)
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    with pytest.raises(RunExistsError, match="--overwrite"):
+        write_checkpoint(state, path)
+    write_checkpoint({"a": torch.ones(1)}, path, overwrite=True)
+    assert list(read_checkpoint(path)) == ["a"]
+
+
+def test_checkpoints_that_cannot_be_written(tmp_path):
+    with pytest.raises(ConfigError, match=r"out\.bin does not end in \.safetensors, \.pt, \.pth"):
+        write_checkpoint(ONE, tmp_path / "out.bin")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="cannot be written"):
+        write_checkpoint(ONE, tmp_path / "file" / "out.pt")
+
+
+def test_tensors_that_are_tied_in_the_first_file_only(tmp_path):
+    shared = torch.zeros(3, 2)
+    parted = {"a.weight": torch.ones(3, 2), "b.weight": torch.zeros(3, 2)}
+    still = {"a.weight": torch.full((3, 2), torch.nan), "b.weight": torch.full((3, 2), torch.nan)}
+    first = {"a.weight": shared, "b.weight": shared}
+    folder = fill(tmp_path / "old", s1=first, s2=still, s3=parted)
+    with pytest.raises(DataError, match=r"s3\.pt: tensors 'a\.weight' and 'b\.weight' differ"):
+        import_checkpoints(folder, tmp_path / "run")
+    assert open_run(tmp_path / "run").steps.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(7,), ()])
+def test_infinities_and_what_is_no_number_keep_their_bits(tmp_path, dtype, shape):
+    for step, value in enumerate([torch.nan, -torch.nan, torch.inf, -torch.inf, -0.0, 1.5]):
+        (tmp_path / "old").mkdir(exist_ok=True)
+        state = {"weight": torch.full(shape, value, dtype=dtype), "other": torch.ones(1)}
+        torch.save(state, tmp_path / "old" / f"s{step}.pt")
+    import_checkpoints(tmp_path / "old", tmp_path / "run")
+    for step in range(6):
+        expected = torch.load(tmp_path / "old" / f"s{step}.pt")["weight"]
+        found = open_run(tmp_path / "run").state_dict(step)["weight"]
+        assert (found.dtype, found.shape) == (dtype, expected.shape)
+        whole = torch.int32 if dtype == torch.float32 else torch.int16
+        assert torch.equal(found.view(whole), expected.view(whole)), step
+
+
+def test_an_interrupt_within_a_commit_leaves_a_whole_run(tmp_path, monkeypatch):
+    folder = fill(tmp_path / "old", **{f"s{i}": ONE for i in range(5)})
+    mark = Contents.mark
+
+    def interrupted(self, axis, start, steps):
+        mark(self, axis, start, steps)
+        if start == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Contents, "mark", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_checkpoints(folder, tmp_path / "run", memory=3 * 2 * 24)
+    assert verify(tmp_path / "run", deep=True).ok
+    run = open_run(tmp_path / "run")
+    assert (run.steps.tolist(), run.state) == ([0, 1, 2, 3], "interrupted")
+
+
+def test_what_is_no_file_is_passed_over_or_refused(tmp_path):
+    folder = fill(tmp_path / "old", s1=ONE)
+    import_checkpoints(folder, folder / "run2.pt")
+    assert import_checkpoints(folder, tmp_path / "run").steps == 1
+    assert open_run(tmp_path / "run").attributes["block"] == 1
+    os.mkfifo(folder / "s3.pt")
+    with pytest.raises(DataError, match=r"s3\.pt is no file that can be read"):
+        import_checkpoints(folder, tmp_path / "run")
+
+
+def test_steps_far_apart_are_measured_without_counting_up_to_them(tmp_path):
+    names = ("s1700000000000", "s1700000600000")
+    import_checkpoints(fill(tmp_path / "old", **dict.fromkeys(names, ONE)), tmp_path / "run")
+    found = open_run(tmp_path / "run").analyze("weight-distance")
+    assert found.values.tolist() == [0, 0]

@@ -1,0 +1,127 @@
+import pytest
+import torch
+from torch import nn
+
+from ckptlab.errors import ConfigError, UnsupportedTensorError
+from ckptlab.record.state.model_tensors import capture, unwrap
+from tests.record.loops import Everything
+
+
+def rows(captured):
+    return {t.name: t for t in captured.layout.tensors}
+
+
+def test_the_table_describes_the_model():
+    model = Everything()
+    captured = capture(model)
+    table = rows(captured)
+    assert list(table) == [name for name, _ in model.named_parameters()]
+    assert captured.layout.parameters == sum(p.numel() for p in model.parameters())
+    assert table["embedding.weight"].aliases == ("head.weight",)
+    assert not table["frozen.weight"].trainable
+    assert table["first.weight"].trainable
+    assert table["low.weight"].dtype == "bfloat16"
+    assert table["scale"].shape == ()
+    kinds = {name: tensor.kind for name, tensor in table.items()}
+    assert kinds == {
+        "scale": "other",
+        "embedding.weight": "embedding",
+        "first.weight": "linear",
+        "first.bias": "bias",
+        "frozen.weight": "linear",
+        "frozen.bias": "bias",
+        "norm.weight": "norm",
+        "norm.bias": "norm",
+        "low.weight": "linear",
+        "low.bias": "bias",
+    }
+    assert [t.prunable for t in captured.layout.tensors] == [
+        t.kind in ("conv", "linear") for t in captured.layout.tensors
+    ]
+    arrays = {b.name: (b.array, b.dtype, b.shape) for b in captured.layout.buffers}
+    assert arrays == {
+        "big": ("buffers_int64", "int64", (1,)),
+        "norm.running_mean": ("buffers", "float32", (16,)),
+        "norm.running_var": ("buffers", "float32", (16,)),
+        "norm.num_batches_tracked": ("buffers_int64", "int64", ()),
+    }
+    assert captured.complete
+
+
+def test_kinds_of_other_modules():
+    model = nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(1, 2, 3),
+            "up": nn.ConvTranspose1d(1, 2, 3),
+            "layer": nn.LayerNorm(3),
+            "group": nn.GroupNorm(1, 2),
+            "attention": nn.MultiheadAttention(4, 2),
+            "rnn": nn.GRU(2, 3),
+            "bag": nn.EmbeddingBag(3, 2),
+            "prelu": nn.PReLU(),
+        }
+    )
+    kinds = {t.name: t.kind for t in capture(model).layout.tensors}
+    assert kinds["conv.weight"] == kinds["up.weight"] == "conv"
+    assert kinds["conv.bias"] == kinds["rnn.bias_ih_l0"] == "bias"
+    assert kinds["layer.weight"] == kinds["layer.bias"] == kinds["group.weight"] == "norm"
+    assert kinds["attention.in_proj_weight"] == kinds["rnn.weight_hh_l0"] == "linear"
+    assert kinds["bag.weight"] == "embedding"
+    assert kinds["prelu.weight"] == "other"
+
+
+def test_wrappers_leave_no_trace_in_names():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    names = [t.name for t in capture(model).layout.tensors]
+    compiled = torch.compile(model)
+    for wrapped in (compiled, nn.DataParallel(model), nn.DataParallel(compiled)):
+        assert unwrap(wrapped) is model
+        assert [t.name for t in capture(wrapped).layout.tensors] == names
+
+
+def test_include_and_exclude_are_patterns():
+    model = Everything()
+
+    def names(**options):
+        captured = capture(model, **options)
+        return [t.name for t in captured.layout.tensors], captured.complete
+
+    assert names(include=["first.*"]) == (["first.weight", "first.bias"], False)
+    kept, complete = names(exclude=["*.bias", "norm.*", "scale", "low.*", "frozen.*"])
+    assert kept == ["embedding.weight", "first.weight"]
+    assert not complete
+    # What is not trained may be left out of a run that can be resumed.
+    assert names(exclude=["frozen.*"])[1]
+    captured = capture(model, include=["norm.*"])
+    assert {b.name for b in captured.layout.buffers} == {
+        f"norm.{n}" for n in ("running_mean", "running_var", "num_batches_tracked")
+    }
+    with pytest.raises(ConfigError, match=r"no parameter of Everything.*include= and exclude="):
+        capture(model, include=["nothing"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.int32])
+def test_parameters_float32_cannot_hold_are_refused_by_name(dtype):
+    model = nn.Module()
+    model.odd = nn.Parameter(torch.zeros(3, dtype=dtype), requires_grad=False)
+    model.fine = nn.Parameter(torch.zeros(3))
+    with pytest.raises(UnsupportedTensorError, match=r"'odd' \(.*exclude=\['odd'\]"):
+        capture(model)
+    assert [t.name for t in capture(model, exclude=["odd"]).layout.tensors] == ["fine"]
+
+
+def test_buffers_that_no_array_holds_are_refused_by_name():
+    model = nn.Linear(1, 1)
+    model.register_buffer("odd", torch.zeros(2, dtype=torch.complex64))
+    with pytest.raises(UnsupportedTensorError, match="buffer 'odd'"):
+        capture(model)
+    model = nn.Linear(1, 1)
+    model.register_buffer("odd", torch.zeros(2, 2).to_sparse())
+    with pytest.raises(UnsupportedTensorError, match="not dense"):
+        capture(model)
+
+
+def test_parameters_on_two_devices_are_refused():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1, device="meta"))
+    with pytest.raises(ConfigError, match=r"\(cpu, meta\)"):
+        capture(model)
