@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 
 import click
 import numpy as np
@@ -11,14 +10,11 @@ import pytest
 import xarray as xr
 
 import ckptlab
-from ckptlab.analyze.document import metrics_page
 from ckptlab.analyze.registry.metrics import METRICS, compute
 from ckptlab.analyze.registry.options import OPTIONS
 from ckptlab.cli.analyze import analyze
 from ckptlab.errors import ConfigError
 from tests.analyze.recordings import RUN_IS_ENOUGH, Made
-
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def test_commands_methods_and_registry_agree(wide: Made) -> None:
@@ -62,10 +58,6 @@ def test_results_are_as_the_entry_says(made: Made, name: str) -> None:
             assert variable.dtype == object or {"units", "long_name"} <= set(variable.attrs)
     from_dataset = getattr(xr.open_zarr(made.path).ckpt, metric.python_name)()
     xr.testing.assert_allclose(from_dataset, result)
-
-
-def test_the_documentation_is_current() -> None:
-    assert DOCS.read_text() == metrics_page()
 
 
 def test_whole_numbers_may_be_numpys(made: Made) -> None:

@@ -7,7 +7,7 @@ from ckptlab.experiments.jobs.job import MeasureJob, TrainJob
 from ckptlab.experiments.jobs.plan import Plan
 from ckptlab.experiments.plans.study_file import KINDS, load_study, planner
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "early_phase"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "early_phase"
 FIGURES = [f"fig{number}" for number in range(1, 11)]
 
 STUDY = """

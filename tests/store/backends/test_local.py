@@ -79,7 +79,7 @@ def test_folders_are_synced_with_those_above_them_once(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", SYNCS],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
         check=True,
