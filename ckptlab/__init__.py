@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wrapt import when_imported
 
 from ckptlab._version import __version__
+from ckptlab.extras import explained
 
 if TYPE_CHECKING:
     from ckptlab.record.recorder import Recorder
@@ -32,7 +33,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for, so that `import ckptlab` stays light."""
     if name not in _LAZY:
         raise AttributeError(f"module 'ckptlab' has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    with explained(f"ckptlab.{name}"):
+        return getattr(import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

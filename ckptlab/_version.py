@@ -1,3 +1,3 @@
 """The version, alone, so that packaging and lazy imports can read it."""
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.2.0"

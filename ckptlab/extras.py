@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +13,7 @@ EXTRAS: dict[str, str] = {
     "torch": "train",
     "torchvision": "train",
     "sklearn": "train",
+    "safetensors": "train",
     "distributed": "cluster",
     "obstore": "cloud",
     "netCDF4": "files",
@@ -43,15 +46,21 @@ def require(module: str, purpose: str) -> Any:
     MissingExtraError
         If it is not installed; names the command that installs it.
     """
-    package = module.partition(".")[0]
-    try:
+    with explained(purpose):
         return import_module(module)
+
+
+@contextlib.contextmanager
+def explained(purpose: str = "this") -> Iterator[None]:
+    """Name the extra where an optional dependency turns out to be missing."""
+    try:
+        yield
     except ModuleNotFoundError as error:
-        # A module that is there but lacks one of its own is another fault.
-        if error.name != package:
+        package = (error.name or "").partition(".")[0]
+        # A package that is there but lacks a module of its own is another fault.
+        if package not in EXTRAS or error.name != package:
             raise
-        extra = EXTRAS[package]
         raise MissingExtraError(
             f"{purpose} needs {package}, which is not installed. "
-            f"Install it: pip install 'ckptlab[{extra}]'"
+            f"Install it: pip install 'ckptlab[{EXTRAS[package]}]'"
         ) from error

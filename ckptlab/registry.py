@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from ckptlab.errors import PluginError, UntrustedNameError, unknown_name
+from ckptlab.extras import explained
 
 
 class PluginWarning(UserWarning):
@@ -59,7 +60,8 @@ def is_reference(name: str) -> bool:
 def resolve(reference: str) -> Any:
     """Import what the package's own ``"module:object"`` string names."""
     module, _, attribute = reference.partition(":")
-    found: Any = import_module(module)
+    with explained(attribute.replace("_", " ")):
+        found: Any = import_module(module)
     for part in attribute.split("."):
         found = getattr(found, part)
     return found

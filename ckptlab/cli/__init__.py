@@ -13,6 +13,7 @@ import click
 
 from ckptlab._version import __version__
 from ckptlab.errors import CkptlabError
+from ckptlab.extras import explained
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("ckptlab.cli.record:record", "Train a network and record every step."),
@@ -81,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(arguments: list[str], debug: bool) -> int:
     try:
-        result = cli.main(args=arguments, prog_name="ckptlab", standalone_mode=False)
+        with explained(" ".join(["ckptlab", *arguments[:1]])):
+            result = cli.main(args=arguments, prog_name="ckptlab", standalone_mode=False)
     except CkptlabError as error:
         if debug:
             raise

@@ -16,7 +16,7 @@ from ckptlab.report.page import write_page
 from ckptlab.report.runs.measure import measure
 from ckptlab.report.runs.page import overview
 from tests.analyze.recordings import Made, record
-from tests.report.browser import OFFLINE, Opened, find_chromium, opened
+from tests.report.browser import OFFLINE, Opened, chromium, opened
 
 HOSTILE = "</script><script>pwned=1</script><img src=x onerror=pwned=2><b>bold"
 """What a name would be that wants to be more than text."""
@@ -24,10 +24,11 @@ HOSTILE = "</script><script>pwned=1</script><img src=x onerror=pwned=2><b>bold"
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
+    path = chromium()
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=find_chromium(), args=list(OFFLINE))
-        yield chromium
-        chromium.close()
+        launched = playwright.chromium.launch(executable_path=path, args=list(OFFLINE))
+        yield launched
+        launched.close()
 
 
 @pytest.fixture(scope="session")
