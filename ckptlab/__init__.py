@@ -14,16 +14,29 @@ from ckptlab._version import __version__
 from ckptlab.extras import explained
 
 if TYPE_CHECKING:
+    from ckptlab.plugins import load_plugin
     from ckptlab.record.recorder import Recorder
+    from ckptlab.registry import allow
     from ckptlab.run import Run, open_run
     from ckptlab.runs import Runs, open_runs
 
-__all__ = ["Recorder", "Run", "Runs", "__version__", "open_run", "open_runs"]
+__all__ = [
+    "Recorder",
+    "Run",
+    "Runs",
+    "__version__",
+    "allow",
+    "load_plugin",
+    "open_run",
+    "open_runs",
+]
 
 _LAZY = {
     "Recorder": "ckptlab.record.recorder",
     "Run": "ckptlab.run",
     "Runs": "ckptlab.runs",
+    "allow": "ckptlab.registry",
+    "load_plugin": "ckptlab.plugins",
     "open_run": "ckptlab.run",
     "open_runs": "ckptlab.runs",
 }

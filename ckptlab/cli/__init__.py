@@ -14,6 +14,8 @@ import click
 from ckptlab._version import __version__
 from ckptlab.errors import CkptlabError
 from ckptlab.extras import explained
+from ckptlab.plugins import load_plugin, load_plugins
+from ckptlab.registry import allow
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("ckptlab.cli.record:record", "Train a network and record every step."),
@@ -65,11 +67,30 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ckptlab")
-def cli() -> None:
+@click.option(
+    "--plugin",
+    "plugins",
+    metavar="FILE.py",
+    multiple=True,
+    help="Load a file that registers metrics, models and the like; also CKPTLAB_PLUGINS.",
+)
+@click.option(
+    "--allow",
+    "allowed",
+    metavar="MODULE:OBJECT",
+    multiple=True,
+    help="Let this code be imported where a run names it.",
+)
+def cli(plugins: tuple[str, ...], allowed: tuple[str, ...]) -> None:
     """Record every step of a neural network's training, and measure it.
 
     Add --debug to any command to see the traceback of an error.
     """
+    for name in allowed:
+        allow(name)
+    load_plugins()
+    for file in plugins:
+        load_plugin(file)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
