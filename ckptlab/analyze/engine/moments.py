@@ -149,21 +149,22 @@ def compute_moments(
     NaNWarning
         If weights are NaN; names tensor and step.
     """
-    columns = {r.step: r.column for r in references if r.step is not None and r.column is not None}
-    snapshots = np.empty((len(columns), len(selection.group)), np.float32)
+    known = {r.step: r for r in references if r.step is not None}
+    snapshots = np.empty((len(known), len(selection.group)), np.float32)
     with ThreadPoolExecutor(2) as pool:
-        read = pool.map(lambda column: source.column(array, column), columns.values())
+        read = pool.map(lambda reference: reference.read(source, array), known.values())
         for k, snapshot in enumerate(read):
             snapshots[k] = snapshot
     wanted = selection.columns
     if previous:
         wanted = np.union1d(wanted, np.maximum(wanted - 1, 0))
     piece = _one_pass(source, selection, snapshots, wanted, array, signed, scheduler)
-    moments = _assemble(source, selection, piece, list(columns), snapshots, previous)
+    moments = _assemble(source, selection, piece, list(known), snapshots, previous)
     if array == "weights":
         spots = piece.spots
-        for column, snapshot in zip(columns.values(), snapshots, strict=True):
-            if column not in piece.columns:
+        for reference, snapshot in zip(known.values(), snapshots, strict=True):
+            column = reference.column
+            if column is not None and column not in piece.columns:
                 rows = np.flatnonzero(np.isnan(snapshot) & (selection.group >= 0))
                 spots = merge_spots(spots, spots_of(source.tensor_index[rows], column))
         warn_of_nan(source, spots)

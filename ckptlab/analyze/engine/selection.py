@@ -14,6 +14,8 @@ from ckptlab.analyze.engine.source import Source
 from ckptlab.errors import LayoutError, MissingStepError, StepError, unknown_name
 from ckptlab.record.schedule import parse_schedule, parse_step
 from ckptlab.store.format.layout import DEFAULT_KINDS
+from ckptlab.store.read.ancestry import find_ancestor, is_branch
+from ckptlab.store.read.reader import StoredRun
 
 BY: tuple[str, ...] = ("network", "layer", "tensor")
 """What weights are pooled over."""
@@ -71,11 +73,22 @@ class Reference:
         Position among the recorded steps; None for ``previous``.
     step : int or None
         The step; None for ``previous``.
+    ancestor : StoredRun or None
+        The run that holds the step, where the measured one branched from it later.
     """
 
     name: str
     column: int | None
     step: int | None
+    ancestor: StoredRun | None = None
+
+    def read(self, source: Source, array: str) -> npt.NDArray[Any]:
+        """Read the snapshot, shape (param,)."""
+        if self.ancestor is not None and self.step is not None:
+            return self.ancestor.snapshot(self.step, array)
+        if self.column is None:
+            raise MissingStepError(f"{self.name!r} names no single step")
+        return source.column(array, self.column)
 
 
 def select(
@@ -205,8 +218,8 @@ def find_reference(source: Source, relative_to: Any) -> Reference:
     source : Source
         The recording.
     relative_to : str or int
-        ``init`` (step 0, or where a branch begins), ``final`` (the last recorded step),
-        ``previous`` or a step.
+        ``init`` (step 0, which a branch shares with the run it left), ``final`` (the last recorded
+        step), ``previous`` or a step.
 
     Returns
     -------
@@ -216,7 +229,7 @@ def find_reference(source: Source, relative_to: Any) -> Reference:
     Raises
     ------
     MissingStepError
-        If that step was not recorded.
+        If that step was not recorded, or the run that a branch left is gone.
     UnknownNameError
         If it is neither a name nor a step.
     """
@@ -230,8 +243,10 @@ def find_reference(source: Source, relative_to: Any) -> Reference:
         raise MissingStepError(f"{source.path} holds no recorded step yet")
     if name == "final":
         return Reference(name, len(recorded) - 1, int(recorded[-1]))
-    # A run that branched from another begins there.
+    # An imported run may begin later.
     first = int(source.attributes.get("start_step", 0))
+    if name == "init" and is_branch(source.attributes):
+        return _initial_of_branch(source, first)
     step = first if name == "init" else parse_step(name, steps_per_epoch(source))
     position = int(np.searchsorted(recorded, step))
     if position < len(recorded) and recorded[position] == step:
@@ -241,6 +256,22 @@ def find_reference(source: Source, relative_to: Any) -> Reference:
         f"relative_to {name!r}: step {step} was not recorded; recorded: {_recorded(recorded)}. "
         f"Use relative_to={nearest}, the nearest."
     )
+
+
+def _initial_of_branch(source: Source, first: int) -> Reference:
+    if len(source.tensor_index) != source.layout.parameters:
+        raise MissingStepError(
+            "relative_to 'init' of a branch is step 0 of the run it left, which is read whole; "
+            f"measure the whole dataset, or use relative_to={first}, where this run branched off."
+        )
+    try:
+        weights = source.column("weights", 0) if source.steps[0] == first else None
+        run = find_ancestor(source.path, source.attributes, source.layout, weights)
+    except MissingStepError as error:
+        raise MissingStepError(
+            f"relative_to 'init': {error}. Use relative_to={first}, where this run branched off."
+        ) from error
+    return Reference("init", None, 0, run)
 
 
 def steps_per_epoch(source: Source) -> int | None:

@@ -13,3 +13,7 @@ class NaNWarning(AnalysisWarning):
 
 class UnfinishedRunWarning(AnalysisWarning):
     """The run is interrupted or still being recorded; what is committed was measured."""
+
+
+class MissingInitWarning(AnalysisWarning):
+    """Step 0 of a branch is not known, so nothing is compared with the initialisation."""

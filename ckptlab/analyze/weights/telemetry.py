@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ckptlab.analyze.engine.labels import labelled, share
 from ckptlab.analyze.engine.moments import Moments, compute_moments
 from ckptlab.analyze.engine.selection import Reference, Selection, find_reference, select
 from ckptlab.analyze.engine.source import Source
+from ckptlab.analyze.engine.warnings import MissingInitWarning
 from ckptlab.analyze.weights.distance import (
     cosine_of,
     distance_of,
@@ -23,6 +24,7 @@ from ckptlab.analyze.weights.distance import (
 from ckptlab.analyze.weights.gradients import pooled_gradients
 from ckptlab.analyze.weights.recorded import recorded_series
 from ckptlab.errors import MissingStepError
+from ckptlab.store.read.ancestry import is_branch
 
 
 def telemetry(
@@ -73,8 +75,11 @@ def ends(source: Source) -> dict[str, Reference]:
     """
     references = {"final": find_reference(source, "final")}
     # A recording that starts later has no init; everything else can still be measured.
-    with suppress(MissingStepError):
-        references = {"init": find_reference(source, "init"), **references}
+    try:
+        return {"init": find_reference(source, "init"), **references}
+    except MissingStepError as error:
+        if is_branch(source.attributes):
+            warnings.warn(f"left out: {error}", MissingInitWarning, stacklevel=2)
     return references
 
 
