@@ -47,7 +47,7 @@ lint: install
 
 docs: install
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
 	@echo "The site: build/site/index.html"
 
 # The wheel and the sdist, each installed bare in an environment of its own and used there.

@@ -99,7 +99,18 @@ class Run:
         )
 
     def snapshot(self, step: int) -> npt.NDArray[np.float32]:
-        """Return the parameter vector at a recorded step, shape (param,)."""
+        """Return the parameter vector at a recorded step.
+
+        Parameters
+        ----------
+        step : int
+            A recorded step.
+
+        Returns
+        -------
+        ndarray of float32, shape (param,)
+            All parameters, in the order of the layout.
+        """
         return self.stored.snapshot(step)
 
     def state_dict(self, step: int) -> dict[str, torch.Tensor]:

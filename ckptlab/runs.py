@@ -98,7 +98,20 @@ class Runs:
         return joined
 
     def mean(self, name: str, **options: Any) -> xr.DataArray | xr.Dataset:
-        """Compute a metric on every run, and take the mean over runs; see `analyze`."""
+        """Compute a metric on every run, and take the mean over runs.
+
+        Parameters
+        ----------
+        name : str
+            Name of the metric.
+        **options
+            As `Run.analyze` takes them.
+
+        Returns
+        -------
+        DataArray or Dataset
+            Without the dim ``run``.
+        """
         return self.analyze(name, **options).mean("run", keep_attrs=True, skipna=False)
 
     def std(self, name: str, *, ddof: int = 0, **options: Any) -> xr.DataArray | xr.Dataset:

@@ -6,6 +6,7 @@ reported; what needs them says how to install it.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,9 @@ READING = (
 
 TRAINING = (["record", "-o", "other.zarr"], ["export", "RUN", "-o", "step.pt"])
 
+# Only what is installed counts, not a checkout that the caller's path names.
+ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
 ABSENT = ("torch", "torchvision", "distributed", "sklearn")
 
 
@@ -49,9 +53,10 @@ def check(archive: Path, place: Path) -> None:
     """Install one archive and use it."""
     venv.create(place, with_pip=True)
     python = place / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", archive], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", archive], env=ALONE, check=True)
     for module in ABSENT:
-        found = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
+        command = [python, "-c", f"import {module}"]
+        found = subprocess.run(command, env=ALONE, capture_output=True, check=False)
         assert found.returncode == 1, f"the bare {archive.name} brought {module}"
     for command in READING:
         done = use(place, command)
@@ -70,6 +75,7 @@ def use(place: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [place / "bin" / "ckptlab", *arguments],
         cwd=place,
+        env=ALONE,
         capture_output=True,
         text=True,
         check=False,
