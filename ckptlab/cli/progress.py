@@ -1,12 +1,14 @@
-"""Progress on stderr of recordings and whatever takes long: a live line, on a terminal only."""
+"""Progress on stderr: a live bar on a terminal, elsewhere a line every 30 s."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,88 +25,40 @@ from ckptlab.store.read.info import human_bytes
 if TYPE_CHECKING:
     from ckptlab.train.trainer import Progress as TrainingProgress
 
-
-@contextlib.contextmanager
-def metric_progress(name: str) -> Iterator[None]:
-    """Show how far a measurement that goes step by step has come.
-
-    Parameters
-    ----------
-    name : str
-        Of the metric.
-
-    Yields
-    ------
-    None
-        While it is shown.
-    """
-    with step_progress(name) as show, watching(show):
-        yield
+LINE_SECONDS = 30.0
+"""Without a terminal, a line is printed this often."""
 
 
-@contextlib.contextmanager
-def step_progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how far something has come that goes step by step.
+class ProgressDisplay:
+    """Shows how many of how many are done, with time left and a few facts.
 
     Parameters
     ----------
     name : str
-        Of what is done.
-
-    Yields
-    ------
-    callable
-        Takes the steps that are done, and all steps.
-    """
-    console = Console(stderr=True)
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True
-    ) as progress:
-        task: list[TaskID] = []
-
-        def show(done: int, total: int) -> None:
-            if not task:
-                task.append(progress.add_task(name, total=total))
-            progress.update(task[0], completed=done, total=total)
-
-        yield show
-
-
-class RecordProgress:
-    """Shows what `train` reports: speed, loss, accuracy, bytes and ratio, stall time.
-
-    Parameters
-    ----------
-    path : str
-        Of the run.
+        What is in progress.
+    transient : bool
+        Whether the bar vanishes at the end.
     """
 
-    def __init__(self, path: str) -> None:
-        self._console = Console(stderr=True)
-        self._path = path
-        self._last: TrainingProgress | None = None
+    def __init__(self, name: str, *, transient: bool = True) -> None:
+        self.console = Console(stderr=True)
+        self._name = name
+        self._started = self._printed = time.monotonic()
+        self._first: int | None = None
         self._task: TaskID | None = None
-        self._progress = Progress(
-            TextColumn("recording"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
+        self._bar = Progress(
+            TextColumn(name),
+            *columns,
             TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=transient,
         )
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._bar.start()
         return self
-
-    def __call__(self, report: TrainingProgress) -> None:
-        """Take a report."""
-        self._last = report
-        if self._task is None:
-            self._task = self._progress.add_task("recording", total=report.steps, facts="")
-        self._progress.update(self._task, completed=report.step, facts=self._facts(report))
 
     def __exit__(
         self,
@@ -112,23 +66,79 @@ class RecordProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._progress.stop()
-        if self._console.is_terminal and self._last is not None:
-            note = "stopped" if error is not None else "done"
-            self._console.print(
-                f"{note} at step {self._last.step:,}: {self._facts(self._last)}", highlight=False
-            )
+        self._bar.stop()
 
-    def _facts(self, report: TrainingProgress) -> str:
-        recording = report.recording
-        evaluation = report.evaluation
-        parts = [
-            f"{report.steps_per_second:.1f} step/s",
-            f"loss {report.loss:.3f}",
-            f"acc {report.accuracy:.3f}"
-            if evaluation is None
-            else f"test {evaluation.accuracy:.3f}",
-            f"{human_bytes(recording.stored_bytes)} ({recording.ratio:.2f}x)",
-            f"stall {recording.stall_seconds:.1f} s",
-        ]
-        return "  ".join(parts)
+    def show(self, done: int, total: int, facts: str = "") -> None:
+        """Show that `done` of `total` are done."""
+        if self._first is None:
+            self._first = done
+            self._task = self._bar.add_task(self._name, total=total, facts=facts)
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, facts=facts)
+        now = time.monotonic()
+        if self.console.is_terminal or now - self._printed < LINE_SECONDS:
+            return
+        self._printed = now
+        speed = (done - self._first) / (now - self._started)
+        left = f", {human_seconds((total - done) / speed)} left" if speed > 0 else ""
+        click.echo(f"{self._name}: {done:,} of {total:,}{left}  {facts}".rstrip(), err=True)
+
+
+@contextlib.contextmanager
+def step_progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callable that takes the steps done and all steps, and shows them."""
+    with ProgressDisplay(name) as display:
+        yield display.show
+
+
+@contextlib.contextmanager
+def metric_progress(name: str) -> Iterator[None]:
+    """Show the progress of a metric that goes step by step."""
+    with step_progress(name) as show, watching(show):
+        yield
+
+
+class RecordProgress(ProgressDisplay):
+    """Shows what `train` reports: speed, loss, accuracy, bytes and ratio, stall time."""
+
+    def __init__(self) -> None:
+        super().__init__("recording", transient=False)
+        self._last: TrainingProgress | None = None
+
+    def __call__(self, report: TrainingProgress) -> None:
+        """Show a report."""
+        self._last = report
+        self.show(report.step, report.steps, training_facts(report))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        if self.console.is_terminal and self._last is not None:
+            note = "stopped" if error is not None else "done"
+            facts = training_facts(self._last)
+            self.console.print(f"{note} at step {self._last.step:,}: {facts}", highlight=False)
+
+
+def training_facts(report: TrainingProgress) -> str:
+    """Return speed, loss, accuracy, stored bytes and stall time as text."""
+    recording, evaluation = report.recording, report.evaluation
+    parts = [f"{report.steps_per_second:.1f} step/s", f"loss {report.loss:.3f}"]
+    if evaluation is None:
+        parts.append(f"acc {report.accuracy:.3f}")
+    else:
+        parts.append(f"test {evaluation.accuracy:.3f}")
+    if recording.stored_bytes:
+        parts.append(f"{human_bytes(recording.stored_bytes)} ({recording.ratio:.2f}x)")
+    return "  ".join([*parts, f"stall {recording.stall_seconds:.1f} s"])
+
+
+def human_seconds(seconds: float) -> str:
+    """Return a duration as people read it, such as ``2 h 05 min``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -186,7 +186,7 @@ def _train(
     from ckptlab.train.trainer import train
 
     start = None if branch is None else branch.start()
-    with RecordProgress(path) as progress:
+    with RecordProgress() as progress:
         train(
             settings,
             path,
