@@ -14,6 +14,7 @@ from ckptlab._version import __version__
 from ckptlab.extras import explained
 
 if TYPE_CHECKING:
+    from ckptlab.analyze.registry.metrics import metric
     from ckptlab.plugins import load_plugin
     from ckptlab.record.recorder import Recorder
     from ckptlab.registry import allow
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "allow",
     "load_plugin",
+    "metric",
     "open_run",
     "open_runs",
 ]
@@ -37,6 +39,7 @@ _LAZY = {
     "Runs": "ckptlab.runs",
     "allow": "ckptlab.registry",
     "load_plugin": "ckptlab.plugins",
+    "metric": "ckptlab.analyze.registry.metrics",
     "open_run": "ckptlab.run",
     "open_runs": "ckptlab.runs",
 }

@@ -5,6 +5,8 @@ Registered as soon as both ckptlab and xarray are imported.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import xarray as xr
@@ -23,23 +25,25 @@ class CkptAccessor:
     def __init__(self, dataset: xr.Dataset) -> None:
         self._dataset = dataset
 
-    def analyze(self, name: str, **options: Any) -> xr.DataArray | xr.Dataset:
+    def analyze(self, name: str | Callable[..., Any], **options: Any) -> xr.DataArray | xr.Dataset:
         """Compute a metric, as `Run.analyze` does."""
-        from ckptlab.analyze.registry.metrics import compute, metric_named
+        from ckptlab.analyze.registry.metrics import compute, find_metric
         from ckptlab.builtin import inputs_for
 
-        with inputs_for(metric_named(name), self._dataset.attrs, options) as inputs:
-            return compute(self._dataset, name, **{**options, **inputs})
+        metric = find_metric(name)
+        with inputs_for(metric, self._dataset.attrs, options) as inputs:
+            return compute(self._dataset, metric, **{**options, **inputs})
 
     def __getattr__(self, name: str) -> Any:
         from ckptlab.analyze.registry.metrics import METRICS
 
-        metric = name.replace("_", "-")
-        if name.startswith("_") or metric not in METRICS:
-            raise AttributeError(f"ds.ckpt has no metric {name!r}")
-        return lambda **options: self.analyze(metric, **options)
+        if not name.startswith("_"):
+            for metric in METRICS.values():
+                if metric.python_name == name:
+                    return partial(self.analyze, metric.name)
+        raise AttributeError(f"ds.ckpt has no metric {name!r}")
 
     def __dir__(self) -> list[str]:
         from ckptlab.analyze.registry.metrics import METRICS
 
-        return ["analyze", *(name.replace("-", "_") for name in METRICS)]
+        return ["analyze", *(metric.python_name for metric in METRICS.values())]

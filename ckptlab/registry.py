@@ -96,6 +96,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         self._group = group
         self._entries: dict[str, Entry] = {}
         self._origins: dict[str, str] = {}
+        self._loading = False
         for entry in entries:
             self.add(entry)
 
@@ -120,6 +121,9 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         PluginError
             If another origin has that name.
         """
+        if self._loading:
+            # A decorator in a module that an entry point names: the entry point registers it.
+            return entry
         taken = self._origins.get(entry.name)
         if taken is not None and (taken != origin or origin == "ckptlab"):
             raise PluginError(
@@ -202,9 +206,11 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         group, self._group = self._group, None
         for point in metadata.entry_points(group=group):
             package = point.dist.name if point.dist else point.value
-            name = f"{package}.{point.name}" if point.name in self._entries else point.name
+            taken = self._origins.get(point.name) not in (None, point.value)
+            name = f"{package}.{point.name}" if taken else point.name
             try:
-                self.add(self._adapt(name, point.load()), point.value)
+                target = self._load(point)
+                self.add(self._adapt(name, target), point.value)
             # Whatever somebody else's module raises, the rest of ckptlab goes on.
             except Exception as error:
                 problem = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -214,6 +220,13 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
                     PluginWarning,
                     stacklevel=2,
                 )
+
+    def _load(self, point: metadata.EntryPoint) -> Any:
+        self._loading = True
+        try:
+            return point.load()
+        finally:
+            self._loading = False
 
 
 def import_user(reference: str, parameter: str) -> Any:

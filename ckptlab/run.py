@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -149,13 +150,14 @@ class Run:
             state |= dict.fromkeys((row.name, *row.aliases), value)
         return state
 
-    def analyze(self, name: str, **options: Any) -> xr.DataArray | xr.Dataset:
+    def analyze(self, name: str | Callable[..., Any], **options: Any) -> xr.DataArray | xr.Dataset:
         """Compute a metric.
 
         Parameters
         ----------
-        name : str
-            As ``ckptlab analyze list`` shows it.
+        name : str or callable
+            A name that ``ckptlab analyze list`` shows, ``module:function``, or a function decorated
+            with ``@ckptlab.metric``.
         **options
             As on the command line, with underscores: ``steps``, ``relative_to``, ``by``,
             ``kinds``, ``mask``, ``scheduler`` … A metric that needs a model also takes
@@ -166,11 +168,12 @@ class Run:
         DataArray or Dataset
             With units and reference in its attributes.
         """
-        from ckptlab.analyze.registry.metrics import compute, metric_named
+        from ckptlab.analyze.registry.metrics import compute, find_metric
         from ckptlab.builtin import inputs_for
 
-        with inputs_for(metric_named(name), self.attributes, options) as inputs:
-            return compute(self.stored, name, **{**options, **inputs})
+        metric = find_metric(name)
+        with inputs_for(metric, self.attributes, options) as inputs:
+            return compute(self.stored, metric, **{**options, **inputs})
 
     def __repr__(self) -> str:
         span = f"steps {self.steps[0]}..{self.steps[-1]}" if len(self.steps) else "no steps"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -73,13 +73,13 @@ class Runs:
         joined: xr.Dataset = self._joined(parts)
         return joined
 
-    def analyze(self, name: str, **options: Any) -> xr.DataArray | xr.Dataset:
+    def analyze(self, name: str | Callable[..., Any], **options: Any) -> xr.DataArray | xr.Dataset:
         """Compute a metric on every run.
 
         Parameters
         ----------
-        name : str
-            As ``ckptlab analyze list`` shows it.
+        name : str or callable
+            As `Run.analyze` takes it.
         **options
             As `Run.analyze` takes them.
 
@@ -97,7 +97,7 @@ class Runs:
         joined: xr.DataArray | xr.Dataset = self._joined(results)
         return joined
 
-    def mean(self, name: str, **options: Any) -> xr.DataArray | xr.Dataset:
+    def mean(self, name: str | Callable[..., Any], **options: Any) -> xr.DataArray | xr.Dataset:
         """Compute a metric on every run, and take the mean over runs.
 
         Parameters
@@ -114,7 +114,9 @@ class Runs:
         """
         return self.analyze(name, **options).mean("run", keep_attrs=True, skipna=False)
 
-    def std(self, name: str, *, ddof: int = 0, **options: Any) -> xr.DataArray | xr.Dataset:
+    def std(
+        self, name: str | Callable[..., Any], *, ddof: int = 0, **options: Any
+    ) -> xr.DataArray | xr.Dataset:
         """Compute a metric on every run, and take the standard deviation over runs.
 
         Parameters

@@ -51,17 +51,17 @@ def metrics() -> dict[str, str]:
             dims += "; with `--by`: layer or tensor, " + dims
         needs = code(metric.needs)
         if metric.inputs:
-            flags = " or ".join(f"`{OPTIONS[name].flag}`" for name in metric.inputs_for)
+            flags = " or ".join(f"`{metric.options[name].flag}`" for name in metric.inputs_for)
             needs += "; a model" + (f" with {flags}" if flags else "")
         rows.append((code([metric.name]), metric.summary, metric.unit, dims, needs))
     options = []
     for option in OPTIONS.values():
         takers = [m for m in METRICS.values() if option.name in m.options]
         of = "all" if len(takers) == len(METRICS) else code(m.name for m in takers)
-        taken = "–" if option.switch else code([option.metavar])
+        taken = code([option.metavar]) if option.metavar else "–"
         found = {m.default(option.name) for m in takers} - {None}
         default = " or ".join(f"`{d}`" for d in sorted(found, key=str)) or "all"
-        default = defaults.get(option.name, "no" if option.switch else default)
+        default = defaults.get(option.name, default if option.metavar else "no")
         options.append((code([option.flag]), taken, default, option.help, of))
     return {
         "metrics": table(("metric", "what", "unit", "dims", "needs"), rows),

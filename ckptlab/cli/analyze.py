@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from ckptlab.analyze.registry.metrics import METRICS, Metric, metric_named
-from ckptlab.analyze.registry.options import OPTIONS, Option
+from ckptlab.analyze.registry.metrics import METRICS, Metric, find_metric
+from ckptlab.analyze.registry.options import Option
 from ckptlab.cli.options import json_option, print_json
 from ckptlab.errors import CkptlabError, ConfigError, RunExistsError
 
@@ -26,7 +26,7 @@ class MetricGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Make the command of a metric; suggests the nearest for an unknown one."""
         own = super().get_command(ctx, cmd_name)
-        return own or metric_command(metric_named(cmd_name))
+        return own or metric_command(find_metric(cmd_name))
 
 
 @click.group(cls=MetricGroup)
@@ -76,7 +76,7 @@ def metric_command(metric: Metric) -> click.Command:
     parameters: list[click.Parameter] = [
         click.Argument(["runs"], nargs=-1, required=True, metavar="RUN...")
     ]
-    parameters += [_flag(metric, OPTIONS[name]) for name in metric.options]
+    parameters += [_flag(option) for option in metric.options.values()]
     command = click.Command(
         metric.name,
         callback=run,
@@ -96,16 +96,24 @@ _plot = click.option("--plot", metavar="FILE", help="Draw a figure: .html (offli
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 
 
-def _flag(metric: Metric, option: Option) -> click.Option:
-    default = metric.default(option.name)
+def _flag(option: Option) -> click.Option:
+    names = [option.flag, option.name]
+    if option.switch and not option.default:
+        return click.Option(names, is_flag=True, help=option.help)
+    kind: Any = option.type
     if option.switch:
-        return click.Option([option.flag, option.name], is_flag=True, help=option.help)
+        names[0] += f"/--no-{option.flag[2:]}"
+    elif option.choices:
+        kind = click.Choice(option.choices)
+    elif option.least is not None:
+        kind = click.IntRange(min=option.least)
+    shown = "" if option.default in (None, "") else f" [default: {option.default}]"
     return click.Option(
-        [option.flag, option.name],
-        type=click.IntRange(min=option.least) if option.least is not None else str,
-        metavar=option.metavar,
+        names,
+        type=kind,
+        metavar=option.metavar or None,
         default=None,
-        help=option.help + (f" [default: {default}]" if default is not None else ""),
+        help=(option.help + shown).strip(),
     )
 
 
@@ -132,7 +140,7 @@ def _measure(
 
         require_format(plot)
     with metric_progress(metric.name), _spoken_in_flags(metric):
-        result = _open(runs).analyze(metric.name, **options)
+        result = _open(runs).analyze(metric, **options)
     written = []
     if output is not None:
         written.append(results.save(result, output))
@@ -157,7 +165,7 @@ def _spoken_in_flags(metric: Metric) -> Iterator[None]:
     except CkptlabError as error:
         text = str(error)
         for name in metric.options:
-            text = re.sub(rf"(?<!\S){name}(=| (?='))", f"{OPTIONS[name].flag} ", text)
+            text = re.sub(rf"(?<!\S){name}(=| (?='))", f"{metric.options[name].flag} ", text)
         raise type(error)(text) from error
 
 

@@ -47,7 +47,7 @@ def connectivity(
     batch_size: int = 256,
     scheduler: Any = None,
 ) -> xr.Dataset:
-    """Loss and error of α W₁ + (1 − α) W₂ on evenly spaced α.
+    """Loss and error on the line between two snapshots, and the instability.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ def hessian_spectrum(
     model: Any,
     data: Any,
     loss: Any = None,
-    steps: Any = None,
+    steps: Any = "log:2",
     eigenvalues: int | None = None,
     samples: int = 512,
     seed: int = 0,
@@ -114,7 +114,7 @@ def gradient_subspace(
     model: Any,
     data: Any,
     loss: Any = None,
-    steps: Any = None,
+    steps: Any = "log:2",
     eigenvalues: int | None = None,
     samples: int = 512,
     seed: int = 0,
@@ -122,7 +122,7 @@ def gradient_subspace(
     batch_norm: str = "eval",
     scheduler: Any = None,
 ) -> xr.Dataset:
-    """Share of the gradient in the span of the top Hessian eigenvectors, and how that drifts.
+    """Share of the gradient in the top Hessian subspace, and its drift.
 
     Parameters
     ----------

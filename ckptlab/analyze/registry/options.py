@@ -1,47 +1,110 @@
-"""The options of metrics: flags of the command line and keyword arguments of the same names."""
+"""Options of metrics: flags of the command line and keyword arguments of the same names."""
 
 from __future__ import annotations
 
+import contextlib
+import operator
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any, TypedDict
+
+from ckptlab.analyze.registry.signature import REQUIRED, Argument, Signature
+from ckptlab.errors import ConfigError, PluginError, unknown_name
+
+TYPES: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+"""Types that an option of a user's metric may have, beside ``Literal[…]`` of strings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Option:
-    """An option of metrics: a flag of the command line and a keyword argument.
+    """An option of metrics.
 
     Parameters
     ----------
     name : str
-        With underscores, as the keyword argument is called.
+        The keyword argument, with underscores.
     metavar : str
-        What it takes, for the help.
+        What the flag takes, for help; empty for a switch.
     help : str
         One line.
-    default : str or int, optional
-        Unless a metric has its own.
+    default : object
+        The default of the keyword argument.
     least : int, optional
-        It takes a whole number, at least this.
+        The smallest whole number accepted.
     word : str, optional
-        Of the flag, where it is not the keyword.
-    switch : bool
-        It takes nothing: given, it is True.
+        The flag's word where it is not the keyword's.
+    type : type
+        ``str``, ``int``, ``float``, or ``bool`` for a switch.
+    choices : tuple of str
+        The only values accepted, if any.
     """
 
     name: str
-    metavar: str
-    help: str
-    default: str | int | None = None
+    metavar: str = ""
+    help: str = ""
+    default: Any = None
     least: int | None = None
     word: str | None = None
-    switch: bool = False
+    type: type = str
+    choices: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
         """How it is written on the command line."""
         return "--" + (self.word or self.name.replace("_", "-"))
 
+    @property
+    def switch(self) -> bool:
+        """Whether the flag takes no value."""
+        return self.type is bool
+
+    def accept(self, value: Any, metric: str) -> Any:
+        """Return a value as the metric takes it; ConfigError if it is not accepted."""
+        if value is None:
+            return None
+        if self.choices and value not in self.choices:
+            raise unknown_name(f"value of {self.name}", str(value), self.choices)
+        if self.least is not None or self.type is int:
+            with contextlib.suppress(TypeError):
+                number = operator.index(value)
+                if self.least is None or number >= self.least:
+                    return number
+            limit = "" if self.least is None else f" >= {self.least}"
+            raise ConfigError(
+                f"{self.name} {value!r} of {metric} must be a whole number{limit}",
+                parameter=self.name,
+            )
+        if self.type is float:
+            with contextlib.suppress(TypeError, ValueError):
+                return float(value)
+            raise ConfigError(
+                f"{self.name} {value!r} of {metric} must be a number", parameter=self.name
+            )
+        return value
+
+
+class Pooled(TypedDict, total=False):
+    """Options of a metric over pooled weights, as ``**selection: Unpack[Pooled]`` takes them."""
+
+    steps: Any
+    by: str
+    kinds: Any
+    mask: Any
+    scheduler: Any
+
+
+class Selected(TypedDict, total=False):
+    """Options of a metric over the selected weights together."""
+
+    steps: Any
+    kinds: Any
+    mask: Any
+    scheduler: Any
+
+
+BUNDLES: Mapping[str, type] = {"Unpack[Pooled]": Pooled, "Unpack[Selected]": Selected}
 
 OPTIONS: Mapping[str, Option] = MappingProxyType(
     {
@@ -81,42 +144,25 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
             ),
             Option(
                 name="full",
-                metavar="",
-                switch=True,
                 help="Take the gradient over the training data, not that of the mini-batch.",
             ),
-            Option(
-                name="count",
-                metavar="N",
-                default=10,
-                least=1,
-                help="How many weights to draw.",
-            ),
-            Option(
-                name="seed",
-                metavar="N",
-                default=0,
-                least=0,
-                help="Seed of the draw (NumPy's PCG64).",
-            ),
+            Option(name="count", metavar="N", least=1, help="How many weights to draw."),
+            Option(name="seed", metavar="N", least=0, help="Seed of the draw (NumPy's PCG64)."),
             Option(
                 name="window",
                 metavar="N",
-                default=10,
                 least=2,
                 help="Consecutive recorded gradients taken as one sample of the noise.",
             ),
             Option(
                 name="components",
                 metavar="N",
-                default=10,
                 least=1,
                 help="How many principal components to return.",
             ),
             Option(
                 name="points",
                 metavar="N",
-                default=500,
                 least=2,
                 help="At most so many steps, evenly spaced among the selected ones, are used.",
             ),
@@ -126,77 +172,105 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
                 least=1,
                 help="How many of the largest Hessian eigenvalues; default: the number of classes.",
             ),
-            Option(
-                name="vectors",
-                metavar="",
-                switch=True,
-                help="Return the eigenvectors too.",
-            ),
+            Option(name="vectors", help="Return the eigenvectors too."),
             Option(
                 name="labels",
                 metavar="sampled|exact|empirical",
-                default="sampled",
                 help="Labels drawn from the model, all of them weighted, or those of the data.",
             ),
-            Option(
-                name="draws",
-                metavar="N",
-                default=1,
-                least=1,
-                help="Labels sampled for each example.",
-            ),
+            Option(name="draws", metavar="N", least=1, help="Labels sampled for each example."),
             Option(
                 name="other",
                 word="with",
                 metavar="RUN[@STEP]|@STEP",
                 help="The other snapshot, of another run or of this one; its last unless a STEP.",
             ),
-            Option(
-                name="at",
-                metavar="init|final|STEP",
-                default="final",
-                help="The snapshot of this run.",
-            ),
+            Option(name="at", metavar="init|final|STEP", help="The snapshot of this run."),
             Option(
                 name="alphas",
                 metavar="N",
-                default=30,
                 least=2,
                 help="Points on the line, both ends included.",
             ),
             Option(
                 name="statistics",
                 metavar="recompute|average",
-                default="recompute",
                 help="Batch norm's running statistics on the line: recomputed, or averaged.",
             ),
             Option(
                 name="samples",
                 metavar="N",
-                default=512,
                 least=1,
                 help="Size of the fixed subset of the training examples.",
             ),
             Option(
                 name="batch_size",
                 metavar="N",
-                default=256,
                 least=1,
                 help="Examples that go through the model at once.",
             ),
             Option(
                 name="batch_norm",
                 metavar="eval|train",
-                default="eval",
                 help="Batch norm's statistics: running ones as recorded, or those of each batch.",
             ),
-            Option(
-                name="correct",
-                metavar="",
-                switch=True,
-                help="Say of every test example whether it was answered right.",
-            ),
+            Option(name="correct", help="Record for every test example whether it was right."),
         )
     }
 )
-"""Every option any metric takes, by keyword."""
+"""Texts of the package's own options, by keyword; defaults stand in the signatures."""
+
+
+def package_options(signature: Signature, inputs: Mapping[str, Any]) -> dict[str, Option]:
+    """Return the options of a function of the package: those of its keywords that `OPTIONS` has."""
+    found = {name: OPTIONS[name] for name in _bundle(signature.rest)}
+    for argument in signature.arguments:
+        if argument.name not in inputs:
+            known = OPTIONS[argument.name]
+            kind = bool if argument.annotation.startswith("bool") else str
+            default = known.default if argument.default is None else argument.default
+            found[argument.name] = replace(known, default=default, type=kind)
+    # The order of `OPTIONS` is the order of help.
+    return {name: found[name] for name in OPTIONS if name in found}
+
+
+def user_options(signature: Signature, taken: Mapping[str, Option]) -> dict[str, Option]:
+    """Return the options of a user's function; PluginError names the parameter, file and fix."""
+    found = {}
+    for argument in signature.arguments:
+        if argument.name in taken:
+            raise PluginError(
+                f"{signature.place}: the option {argument.name!r} belongs to every metric of this "
+                "kind; rename the parameter"
+            )
+        found[argument.name] = _user_option(argument, signature.place)
+    return found
+
+
+def _user_option(argument: Argument, place: str) -> Option:
+    name, fix = argument.name, f"write {argument.name}: TYPE = DEFAULT"
+    if argument.default is REQUIRED:
+        raise PluginError(f"{place}: the option {name!r} has no default; {fix}")
+    written = re.sub(r"\s*\|\s*None$|^Optional\[(.*)\]$", r"\1", argument.annotation).strip()
+    literal = re.fullmatch(r"(?:\w+\.)*Literal\[(.*)\]", written)
+    choices = tuple(re.findall(r"""['"]([^'"]*)['"]""", literal[1])) if literal else ()
+    kind = str if choices else TYPES.get(written)
+    if kind is None:
+        given = f"the type {argument.annotation}" if argument.annotation else "no type"
+        raise PluginError(
+            f"{place}: the option {name!r} has {given}; {fix}, TYPE one of "
+            f"{', '.join(TYPES)}, Literal['a', 'b']"
+        )
+    metavar = "|".join(choices) or {bool: "", int: "N", float: "X", str: "TEXT"}[kind]
+    return Option(
+        name=name,
+        metavar=metavar,
+        help=argument.help,
+        default=argument.default,
+        type=kind,
+        choices=choices,
+    )
+
+
+def _bundle(rest: str) -> tuple[str, ...]:
+    return tuple(BUNDLES[rest].__annotations__) if rest in BUNDLES else ()

@@ -129,3 +129,32 @@ TELEMETRY: tuple[Panel, ...] = (
     ),
 )
 """The paper's figure 3, and what is had for nothing beside it."""
+
+HESSIAN_SPECTRUM: tuple[Panel, ...] = (
+    Panel(
+        variables=("eigenvalues",),
+        title="Largest Hessian eigenvalues",
+        about="Of the training loss on a fixed subset, algebraically largest first.",
+    ),
+    Panel(
+        variables=("sharpness", "two_over_lr"),
+        title="Sharpness",
+        about="The largest eigenvalue, and 2 / learning rate, beyond which plain gradient descent "
+        "is unstable.",
+    ),
+)
+
+GRADIENT_SUBSPACE: tuple[Panel, ...] = (
+    Panel(
+        variables=("gradient_share",),
+        title="Gradient within the top Hessian subspace",
+        about="Share of the squared gradient that lies in the span of the top eigenvectors.",
+        percent=True,
+    ),
+    Panel(
+        variables=("overlap_previous", "overlap_last"),
+        title="How the top subspace turns",
+        about="Overlap of the span of the top eigenvectors with the previous and with the last "
+        "one; 1 is the same subspace.",
+    ),
+)

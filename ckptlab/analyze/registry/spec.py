@@ -1,14 +1,16 @@
-"""What the registry of metrics holds: one entry describes one metric."""
+"""Define what the registry of metrics holds: one entry describes one metric."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib import import_module
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from ckptlab.analyze.registry.options import OPTIONS
+from ckptlab.analyze.registry.options import OPTIONS, Option, package_options, user_options
 from ckptlab.analyze.registry.panels import Panel
+from ckptlab.analyze.registry.signature import Signature, read_signature
+from ckptlab.registry import resolve
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,29 +48,75 @@ class Plot:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """What a user's function of one kind is given, and what runs it.
+
+    Parameters
+    ----------
+    run : str
+        ``"module:function"``, called with the metric, the recording and the options.
+    options : tuple of str
+        Keys of `OPTIONS` that every metric of the kind takes.
+    positional : int
+        How many arguments the function is given; the rest are its own options.
+    inputs : mapping
+        As `Metric.inputs`.
+    """
+
+    run: str
+    options: tuple[str, ...]
+    positional: int = 1
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+KINDS: Mapping[str, Kind] = {
+    "snapshot": Kind(
+        run="ckptlab.analyze.engine.own_metrics:run_snapshot",
+        options=("steps", "by", "kinds", "mask", "scheduler"),
+    ),
+    "reduce": Kind(
+        run="ckptlab.analyze.engine.own_metrics:run_reduce",
+        options=("steps", "by", "kinds", "mask", "scheduler"),
+    ),
+    "model": Kind(
+        run="ckptlab.analyze.model.own_metrics:run_model",
+        options=("steps", "scheduler", "seed", "samples", "batch_size", "batch_norm"),
+        positional=3,
+        inputs={"model": "model", "loss": "loss", "data": "train"},
+    ),
+}
+"""What a user's metric can be computed from."""
+
+DEFAULTS: Mapping[str, Any] = {
+    "seed": 0,
+    "samples": 512,
+    "batch_size": 256,
+    "batch_norm": "train",
+}
+"""Defaults of the options of `KINDS` where `OPTIONS` has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metric:
     """One measurement over a recording.
 
     Parameters
     ----------
     name : str
-        On the command line.
-    compute : str
-        ``"module:function"``, called with a Source and the options.
-    summary : str
-        One line, ends in a period.
+        The name on the command line.
+    compute : callable or str
+        A function, or ``"module:function"`` that is imported when it is used. Its first line of
+        documentation is the summary, its keyword arguments are the options.
+    kind : str, optional
+        A key of `KINDS`; without one `compute` is called with a Source and the options.
     long_name : str
         For axes.
     unit : str
-        Of the values; ``1`` for none. Those of a Dataset stand in its variables.
+        The unit of the values, ``1`` for none. Variables of a Dataset carry their own.
     dims : tuple of str
         Of the result for the whole network; `by` adds a dim before.
     needs : tuple of str
         Arrays of the run.
-    options : tuple of str
-        Keys of `OPTIONS`.
-    defaults : mapping
-        Where they differ from those in `OPTIONS`.
     inputs : mapping
         What only Python can pass, by keyword, and which of `INPUTS` a built-in training offers
         for it; empty for a metric that the recording is enough for.
@@ -78,40 +126,69 @@ class Metric:
         Where the measurement comes from.
     plot : Plot
         Hints for the figure.
+    combine, finalize : object
+        Of a ``reduce`` metric: how partial results are put together, and what is made of them.
+    shaped : bool
+        Whether a ``snapshot`` metric is given whole tensors in their own shape.
     """
 
     name: str
-    compute: str
-    summary: str
-    long_name: str
-    unit: str
+    compute: Callable[..., Any] | str
+    kind: str | None = None
+    long_name: str = ""
+    unit: str = "1"
     dims: tuple[str, ...] = ("step",)
     needs: tuple[str, ...] = ("weights",)
-    options: tuple[str, ...] = ("steps", "by", "kinds", "mask", "scheduler")
-    defaults: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     inputs_for: tuple[str, ...] = ()
     reference: str = FRANKLE
     plot: Plot = Plot()
+    combine: Any = "sum"
+    finalize: Callable[..., Any] | None = None
+    shaped: bool = False
+
+    @cached_property
+    def signature(self) -> Signature:
+        """Keyword arguments and documentation of the function, which is not imported for it."""
+        return read_signature(self.compute, KINDS[self.kind].positional if self.kind else 1)
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        return self.signature.summary
+
+    @cached_property
+    def options(self) -> Mapping[str, Option]:
+        """Its options, by keyword."""
+        if self.kind is None:
+            return package_options(self.signature, self.inputs)
+        names = [n for n in KINDS[self.kind].options if n != "by" or not self.shaped]
+        shared = {
+            n: replace(OPTIONS[n], default=DEFAULTS.get(n, OPTIONS[n].default)) for n in names
+        }
+        return {**shared, **user_options(self.signature, shared)}
 
     @property
     def python_name(self) -> str:
         """Name of the method and of the result: with underscores."""
-        return self.name.replace("-", "_")
+        return self.name.replace("-", "_").replace(".", "_")
 
     def default(self, option: str) -> Any:
         """Return the default of one of its options."""
-        return self.defaults.get(option, OPTIONS[option].default)
+        return self.options[option].default
 
     def wants_inputs(self, options: Mapping[str, Any]) -> bool:
-        """Say whether, with these options, it is measured on a model and data."""
+        """Return whether, with these options, it is measured on a model and data."""
         if not self.inputs or not self.inputs_for:
             return bool(self.inputs)
         return any(options.get(name) not in (None, False) for name in self.inputs_for)
 
     @property
     def function(self) -> Callable[..., xr.DataArray | xr.Dataset]:
-        """The function that computes it, imported now."""
-        module, _, name = self.compute.partition(":")
-        function: Callable[..., Any] = getattr(import_module(module), name)
+        """What computes it from a Source and the options, imported now."""
+        if self.kind is not None:
+            return partial(resolve(KINDS[self.kind].run), self)
+        function: Callable[..., Any] = (
+            resolve(self.compute) if isinstance(self.compute, str) else self.compute
+        )
         return function

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -12,10 +12,13 @@ from ckptlab.analyze.engine.moments import Moments, compute_moments
 from ckptlab.analyze.engine.selection import Reference, find_reference, select
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.registry.metrics import METRICS
+from ckptlab.analyze.registry.options import Pooled
 
 
-def weight_distance(source: Source, *, relative_to: Any = "init", **options: Any) -> xr.DataArray:
-    """Euclidean distance from a snapshot.
+def weight_distance(
+    source: Source, *, relative_to: Any = "init", **options: Unpack[Pooled]
+) -> xr.DataArray:
+    """Euclidean distance of the weights from a snapshot, ‖w − r‖₂.
 
     Parameters
     ----------
@@ -35,8 +38,8 @@ def weight_distance(source: Source, *, relative_to: Any = "init", **options: Any
     return distance_of(moments, reference)
 
 
-def weight_change(source: Source, **options: Any) -> xr.DataArray:
-    """Distance moved since the previous recorded step.
+def weight_change(source: Source, **options: Unpack[Pooled]) -> xr.DataArray:
+    """Distance moved since the previous recorded step, ‖w − w_prev‖₂.
 
     Parameters
     ----------
@@ -55,9 +58,9 @@ def weight_change(source: Source, **options: Any) -> xr.DataArray:
 
 
 def relative_change(
-    source: Source, *, relative_to: Any = "previous", **options: Any
+    source: Source, *, relative_to: Any = "previous", **options: Unpack[Pooled]
 ) -> xr.DataArray:
-    """Distance from a snapshot as a share of the norm.
+    """Distance moved as a share of the norm, ‖w − r‖₂ / ‖w‖₂.
 
     Parameters
     ----------
@@ -77,8 +80,8 @@ def relative_change(
     return relative_change_of(moments, reference)
 
 
-def weight_magnitude(source: Source, **options: Any) -> xr.DataArray:
-    """Mean absolute value.
+def weight_magnitude(source: Source, **options: Unpack[Pooled]) -> xr.DataArray:
+    """Mean absolute value of the weights.
 
     Parameters
     ----------
@@ -96,8 +99,8 @@ def weight_magnitude(source: Source, **options: Any) -> xr.DataArray:
     return magnitude_of(moments)
 
 
-def cosine(source: Source, *, relative_to: Any = "init", **options: Any) -> xr.DataArray:
-    """Cosine of the angle to a snapshot.
+def cosine(source: Source, *, relative_to: Any = "init", **options: Unpack[Pooled]) -> xr.DataArray:
+    """Cosine of the angle between the weights and a snapshot.
 
     Parameters
     ----------
@@ -117,8 +120,10 @@ def cosine(source: Source, *, relative_to: Any = "init", **options: Any) -> xr.D
     return cosine_of(moments, reference)
 
 
-def effective_std(source: Source, *, relative_to: Any = "init", **options: Any) -> xr.DataArray:
-    """Spread of the difference to a snapshot.
+def effective_std(
+    source: Source, *, relative_to: Any = "init", **options: Unpack[Pooled]
+) -> xr.DataArray:
+    """Standard deviation of the difference to a snapshot, std(w − r).
 
     Parameters
     ----------
@@ -264,7 +269,9 @@ def _compared(name: str, values: Any, moments: Moments, reference: Reference) ->
     return compared(name, values, moments, reference, units=metric.unit, long_name=metric.long_name)
 
 
-def sign_flips(source: Source, *, relative_to: Any = "previous", **options: Any) -> xr.DataArray:
+def sign_flips(
+    source: Source, *, relative_to: Any = "previous", **options: Unpack[Pooled]
+) -> xr.DataArray:
     """Share of weights whose sign is opposite to a snapshot's.
 
     Parameters

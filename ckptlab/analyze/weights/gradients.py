@@ -29,10 +29,14 @@ def gradient_magnitude(
     kinds: Any = None,
     mask: Any = None,
     scheduler: Any = None,
-    full: bool | None = None,
-    **settings: Any,
+    full: bool = False,
+    samples: int | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    batch_norm: str = "train",
+    **inputs: Any,
 ) -> xr.Dataset:
-    """L2 norm and mean absolute value of the gradient: of the mini-batch, or of all the data.
+    """L2 norm and mean absolute value of the mini-batch or the full gradient.
 
     Parameters
     ----------
@@ -45,8 +49,10 @@ def gradient_magnitude(
     full : bool, optional
         Not the recorded mini-batch gradients, but those over the training data at each step; needs
         a model, and is meant where one is given. ``log:2`` are the steps unless others are given.
-    **settings : object
-        Of the full gradient, as `full_gradients` takes them.
+    samples, seed, batch_size, batch_norm : object
+        Of the full gradient, as `full_gradients` takes them; by default of all of the data.
+    **inputs : object
+        `model`, `data` and `loss`, as `full_gradients` takes them.
 
     Returns
     -------
@@ -62,16 +68,25 @@ def gradient_magnitude(
     StoreError
         If a mask, or a dataset of some parameters only, needs `gradients` and the run has none.
     """
-    if settings.get("samples") is not None and not (full or "model" in settings):
+    if samples is not None and not (full or "model" in inputs):
         raise ConfigError(
-            f"samples={settings['samples']} is of the full gradient; ask for it: full"
+            f"samples={samples} is of the full gradient; ask for it: full", parameter="samples"
         )
-    if full or "model" in settings:
+    if full or "model" in inputs:
         from ckptlab.analyze.model.full_gradient import full_gradients
 
         steps = "log:2" if steps is None else steps
         selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
-        norm, mean, about = full_gradients(source, selection, scheduler=scheduler, **settings)
+        norm, mean, about = full_gradients(
+            source,
+            selection,
+            samples=samples,
+            seed=seed,
+            batch_size=batch_size,
+            batch_norm=batch_norm,
+            scheduler=scheduler,
+            **inputs,
+        )
         return xr.Dataset(_variables(norm, mean, selection, "full"), attrs=about)
     selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
     if mask is None and _whole_tensors(source, selection):
@@ -131,7 +146,7 @@ def gradient_noise(
     scheduler: Any = None,
     window: int = 10,
 ) -> xr.Dataset:
-    """Gradient noise scale from windows of consecutive mini-batch gradients.
+    """Gradient noise scale tr(Σ) / |G|², from recorded mini-batch gradients.
 
     Parameters
     ----------

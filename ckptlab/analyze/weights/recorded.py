@@ -26,12 +26,12 @@ def evaluation(
     source: Source,
     *,
     steps: Any = None,
-    correct: bool | None = None,
+    correct: bool = False,
     batch_size: int = 256,
     scheduler: Any = None,
     **inputs: Any,
 ) -> xr.Dataset:
-    """Loss and accuracy on the test set: as recorded, or with a model of any steps afterwards.
+    """Loss and accuracy on the test set, as recorded or of any step afterwards.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ def telemetry(
     mask: Any = None,
     scheduler: Any = None,
 ) -> xr.Dataset:
-    """Compute every cheap metric from one read of the recording.
+    """Every cheap metric at once, from one read of the run.
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ PHASES: tuple[Phase, ...] = (
 def timeline(
     source: Source, *, kinds: Any = None, mask: Any = None, scheduler: Any = None
 ) -> xr.Dataset:
-    """Say for each phase of early training what this run shows.
+    """The phases of early training, with the evidence for each.
 
     Parameters
     ----------

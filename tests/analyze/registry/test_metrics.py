@@ -32,13 +32,17 @@ def test_commands_methods_and_registry_agree(wide: Made) -> None:
 def test_functions_take_the_options_of_their_entry(name: str) -> None:
     metric = METRICS[name]
     parameters = inspect.signature(metric.function).parameters.values()
-    named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    named = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     accepted = set(metric.options) | set(metric.inputs)
-    assert named <= accepted
+    assert set(named) <= accepted
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        assert named == accepted
+        assert set(named) == accepted
     assert set(metric.options) <= set(OPTIONS)
-    assert set(metric.defaults) <= set(metric.options)
+    # What help reads from the source file is what Python sees.
+    for option, default in named.items():
+        if option in metric.options and default is not None:
+            assert metric.default(option) == default, option
+    assert metric.summary == inspect.getdoc(metric.function).splitlines()[0]
     assert metric.summary.endswith(".")
 
 
