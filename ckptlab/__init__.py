@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ckptlab.registry import allow
     from ckptlab.run import Run, open_run
     from ckptlab.runs import Runs, open_runs
+    from ckptlab.train.decorators import dataset, model, optimizer, schedule, task
 
 __all__ = [
     "Recorder",
@@ -27,10 +28,15 @@ __all__ = [
     "Runs",
     "__version__",
     "allow",
+    "dataset",
     "load_plugin",
     "metric",
+    "model",
     "open_run",
     "open_runs",
+    "optimizer",
+    "schedule",
+    "task",
 ]
 
 _LAZY = {
@@ -42,6 +48,9 @@ _LAZY = {
     "metric": "ckptlab.analyze.registry.metrics",
     "open_run": "ckptlab.run",
     "open_runs": "ckptlab.runs",
+    **dict.fromkeys(
+        ("dataset", "model", "optimizer", "schedule", "task"), "ckptlab.train.decorators"
+    ),
 }
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def inputs_for(
-    metric: Metric, attributes: Mapping[str, Any], options: Mapping[str, Any]
+    metric: Metric, attributes: Mapping[str, Any], options: Mapping[str, Any], run: str = "."
 ) -> Iterator[dict[str, Any]]:
     """Rebuild what a metric needs beyond the recording, as far as the caller does not give it.
 
@@ -31,6 +31,8 @@ def inputs_for(
         Root attributes of the run.
     options : mapping
         What the caller gives.
+    run : str
+        Path of the run: images are read from a folder beside it, or one that the user names.
 
     Yields
     ------
@@ -47,7 +49,7 @@ def inputs_for(
     if not missing or not metric.wants_inputs(options) or not is_builtin(attributes):
         yield {}
         return
-    training = rebuild(attributes)
+    training = rebuild(attributes, run)
     import torch
 
     from ckptlab.train.numerics import numerics
@@ -83,30 +85,27 @@ def is_builtin(attributes: Mapping[str, Any]) -> bool:
     )
 
 
-def rebuild(attributes: Mapping[str, Any]) -> Training:
-    """Put the training of a run together again, on whatever device there is.
+def rebuild(attributes: Mapping[str, Any], run: str = ".") -> Training:
+    """Build the training of a run again, at its initialisation, on whatever device there is.
 
-    Parameters
-    ----------
-    attributes : mapping
-        Root attributes of the run.
-
-    Returns
-    -------
-    Training
-        The model at its initialisation.
+    Nothing is downloaded, and a folder of images outside that of the run is read only if the user
+    names it (see `ckptlab.train.data_root`).
 
     Raises
     ------
     DataError
-        If the data set is not there.
+        If the data set is not there, or not named.
     """
     from ckptlab.train.assemble import build
-    from ckptlab.train.resume import stored_config
+    from ckptlab.train.data import load_data
+    from ckptlab.train.numerics import resolve_device
+    from ckptlab.train.resume import run_config
 
-    config = stored_config(attributes)
+    config = run_config(attributes, run)
     anywhere = config.train.model_copy(update={"device": "auto"})
-    return build(config.model_copy(update={"train": anywhere}))
+    config = config.model_copy(update={"train": anywhere})
+    data = load_data(config.data, resolve_device(config.train), download=False)
+    return build(config, data=data)
 
 
 class TaskExamples:

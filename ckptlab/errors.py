@@ -56,6 +56,12 @@ class UnknownNameError(ConfigError, KeyError):
         return str(self.args[0])
 
 
+class StoppedError(CkptlabError):
+    """Ctrl-C stopped the command; what was committed stays."""
+
+    exit_code = 130
+
+
 class PluginError(ConfigError):
     """A plug-in, an entry point or a ``module:object`` cannot be used."""
 

@@ -172,7 +172,7 @@ class Run:
         from ckptlab.builtin import inputs_for
 
         metric = find_metric(name)
-        with inputs_for(metric, self.attributes, options) as inputs:
+        with inputs_for(metric, self.attributes, options, self.path) as inputs:
             return compute(self.stored, metric, **{**options, **inputs})
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jinja2
 
@@ -111,13 +111,13 @@ def experiments() -> dict[str, str]:
 def training() -> dict[str, str]:
     """Tables of docs/training.md."""
     from ckptlab.train.config import Config
-    from ckptlab.train.datasets.registry import DATA_SOURCES
+    from ckptlab.train.datasets.registry import DATA_SOURCES, DataConfig, DataSet
     from ckptlab.train.learning_rate import RATE_SCHEDULES
     from ckptlab.train.models.registry import MODELS
-    from ckptlab.train.optimizers import OPTIMIZERS
+    from ckptlab.train.optimizers import OPTIMIZERS, Optim, OptimConfig
     from ckptlab.train.presets import PRESETS
-    from ckptlab.train.sections import StageConfig
-    from ckptlab.train.tasks.registry import TASKS
+    from ckptlab.train.settings import models_in
+    from ckptlab.train.tasks.registry import TASKS, AnyTask, Stage, TaskConfig
 
     def size(source: Any) -> str:
         shape = source.shape
@@ -126,26 +126,52 @@ def training() -> dict[str, str]:
         image = f"{shape.height} x {shape.width} x {shape.channels}"
         return f"{image}, {shape.train:,} and {shape.test:,}"
 
-    def section(name: str, kind: Any) -> str:
-        rows = []
-        for key, field in kind.model_fields.items():
-            extra = field.json_schema_extra
-            accepted = extra["accepted"] if isinstance(extra, dict) else ""
-            default = "required" if field.is_required() else toml(field.default, "–")
-            rows.append((code([f"{name}.{key}"]), default, accepted, field.description))
-        summary = str(inspect.getdoc(kind)).replace("``", "`")
-        return f"### {name}\n\n{summary}\n\n" + table(
-            ("setting", "default", "accepted", "what"), rows
+    def section(name: str, holds: Any) -> str:
+        kinds = [kind for _, kind in models_in(holds)]
+        # What all variants of a section share says what the section is.
+        base = next(c for c in kinds[0].__mro__ if all(issubclass(k, c) for k in kinds))
+        takers: dict[tuple[str, ...], list[Any]] = {}
+        for kind in kinds:
+            for key, field in {**kind.model_fields, "name": base.model_fields.get("name")}.items():
+                if field is not None:
+                    accepted = (field.json_schema_extra or {}).get("accepted", "")
+                    default = "required" if field.is_required() else toml(field.default, "–")
+                    row = (code([f"{name}.{key}"]), default, accepted, str(field.description))
+                    takers.setdefault(row, []).append(kind)
+        rows: list[tuple[str, ...]] = list(takers)
+        if len(kinds) > 1:
+            names = {k: get_args(k.model_fields["name"].annotation) for k in kinds}
+            rows = [
+                (
+                    *row,
+                    "all"
+                    if found == kinds
+                    else ", ".join(code(names[k]) or "yours" for k in found),
+                )
+                for row, found in takers.items()
+            ]
+        summary = str(inspect.getdoc(base)).replace("``", "`")
+        columns = ("setting", "default", "accepted", "what", "of")[: len(rows[0])]
+        return f"### {name}\n\n{summary}\n\n" + table(columns, rows)
+
+    def own(kinds: Any, name: str, besides: Any) -> str:
+        """Return the settings that one name takes besides those that all take."""
+        kind = next(
+            k for _, k in models_in(kinds) if name in get_args(k.model_fields["name"].annotation)
         )
+        return code(key for key in kind.model_fields if key not in besides.model_fields) or "–"
 
     sections = [(name, field.annotation) for name, field in Config.model_fields.items()]
     # The settings of a list's entries come after the section that holds the list.
     after = [name for name, _ in sections].index("task") + 1
-    sections.insert(after, ("task.stages[…]", StageConfig))
+    sections.insert(after, ("task.stages[…]", Stage))
     return {
         "networks": table(
             ("`model.name`", "network", "`model.width`"),
-            [(code(m.examples), m.summary, "–" if m.width is None else m.width) for m in MODELS],
+            [
+                (code(m.examples), m.summary, "–" if m.width is None else m.width)
+                for m in MODELS.values()
+            ],
         ),
         "data_sets": table(
             ("`data.name`", "images", "size, training and test", "mirrored", "crop", "takes"),
@@ -156,9 +182,9 @@ def training() -> dict[str, str]:
                     size(source),
                     "yes" if source.flip else "no",
                     "side / 8" if source.crop is None else source.crop,
-                    code(source.options) or "–",
+                    own(DataSet, source.name, DataConfig),
                 )
-                for source in DATA_SOURCES
+                for source in DATA_SOURCES.values()
             ],
         ),
         "tasks": table(
@@ -170,21 +196,24 @@ def training() -> dict[str, str]:
                     task.training,
                     task.evaluation,
                     "classes" if task.answers is None else ", ".join(task.answers),
-                    code(task.options) or "–",
+                    own(AnyTask, task.name, TaskConfig),
                 )
-                for task in TASKS
+                for task in TASKS.values()
             ],
         ),
         "optimizers": table(
-            ("`optim.name`", "optimizer", "takes"),
-            [(code([e.name]), e.summary, code(["lr", *e.options])) for e in OPTIMIZERS],
+            ("`optim.name`", "optimizer", "takes besides"),
+            [
+                (code([e.name]), e.summary, own(Optim, e.name, OptimConfig))
+                for e in OPTIMIZERS.values()
+            ],
         ),
         "schedules": table(
             ("`optim.schedule`", "learning rate"),
-            [(code([entry.name]), entry.summary) for entry in RATE_SCHEDULES],
+            [(code([entry.name]), entry.summary) for entry in RATE_SCHEDULES.values()],
         ),
         "presets": table(
-            ("`--preset`", "settings"), [(code([p.name]), p.summary) for p in PRESETS]
+            ("`--preset`", "settings"), [(code([p.name]), p.summary) for p in PRESETS.values()]
         ),
         "settings": "\n".join(section(name, kind) for name, kind in sections),
     }

@@ -10,7 +10,7 @@ import click
 
 from ckptlab.cli.options import json_option, print_json
 from ckptlab.cli.record_from import Branch, parse_branch, require_branch
-from ckptlab.errors import ConfigError, RunExistsError
+from ckptlab.errors import ConfigError, RunExistsError, StoppedError
 from ckptlab.store.read.info import human_bytes
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "--preset", metavar="NAME", help="Start from a network of the paper; `list` shows all."
 )
 @click.option("-o", "--output", metavar="RUN.zarr", help="Where the run goes: a path or a URL.")
-@click.option("--resume", metavar="RUN.zarr", help="Take a run up again where it was committed.")
+@click.option("--resume", metavar="RUN.zarr", help="Go on with a run from its last commit.")
 @click.option("--from", "origin", metavar="RUN@STEP", help="Begin from any step of another run.")
 @click.option(
     "--at", metavar="STEP", help="With --from: number the step has in the new run [default: STEP]."
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace the run at the output path.")
 @click.option("--arrays", metavar="NAMES", help="weights (default) or weights,gradients.")
 @click.option("--memory", metavar="SIZE", help="Memory of the recording buffers, such as 2GiB.")
+@click.option(
+    "--data-root", metavar="DIR", help="Folder of the images, in place of the one a run names."
+)
 @click.option("--no-fsync", is_flag=True, help="Do not wait for the disk: faster, not power-safe.")
 @click.option("--allow-inexact", is_flag=True, help="Resume on another machine or thread count.")
 @click.option("--dry-run", is_flag=True, help="Print sizes and time, and train nothing.")
@@ -113,6 +116,7 @@ def _shorthands(options: Mapping[str, Any]) -> list[str]:
     arrays, memory = options["arrays"], options["memory"]
     found = [f"record.arrays={arrays!r}"] if arrays else []
     found += [f"record.memory={memory!r}"] if memory else []
+    found += [f"data.root={options['data_root']!r}"] if options["data_root"] else []
     return found + (["record.fsync=false"] if options["no_fsync"] else [])
 
 
@@ -148,7 +152,7 @@ def _require_free(path: str, settings: Config) -> None:
         raise
     if attributes.get("state") != "complete" and _is_same(attributes.get("config"), settings):
         raise RunExistsError(
-            f"{path} holds this recording, unfinished; take it up with: ckptlab record "
+            f"{path} holds this recording, unfinished; go on with: ckptlab record "
             f"--resume {path} (or start again with --overwrite)"
         )
     raise RunExistsError(
@@ -159,10 +163,10 @@ def _require_free(path: str, settings: Config) -> None:
 
 def _is_same(recorded: Any, settings: Config) -> bool:
     """Compare settings; one that a run is too old to name had its default."""
-    from ckptlab.train.config import parse_config
+    from ckptlab.train.config import as_written, parse_config
 
     try:
-        return parse_config(recorded or {}) == settings
+        return parse_config(as_written(recorded or {})) == settings
     except ConfigError:
         return False
 
@@ -186,25 +190,44 @@ def _train(
     from ckptlab.train.trainer import train
 
     start = None if branch is None else branch.start()
-    with RecordProgress() as progress:
-        train(
-            settings,
-            path,
-            start=start,
-            mask=None if branch is None else branch.mask,
-            resume=resume,
-            overwrite=overwrite,
-            allow_inexact=inexact,
-            on_progress=progress,
-        )
+    try:
+        with RecordProgress() as progress:
+            train(
+                settings,
+                path,
+                start=start,
+                mask=None if branch is None else branch.mask,
+                resume=resume,
+                overwrite=overwrite,
+                allow_inexact=inexact,
+                on_progress=progress,
+            )
+    except KeyboardInterrupt:
+        raise StoppedError(f"interrupted{_how_to_go_on(path)}") from None
+    except SystemExit:
+        # SIGTERM: the recorder has committed what there was, and the exit code stays 143.
+        click.echo(f"Stopped{_how_to_go_on(path)}", err=True)
+        raise
+
+
+def _how_to_go_on(path: str) -> str:
+    """Return the command that resumes a run, where one was begun."""
+    from ckptlab.errors import StoreError
+    from ckptlab.store.read.reader import open_store
+
+    try:
+        open_store(path)
+    except StoreError:
+        return ""
+    return f"; go on with: ckptlab record --resume {path}"
 
 
 def _print_plan(settings: Config, path: str, as_json: bool) -> None:
     import shutil
 
-    from ckptlab.train.estimate import measure_step, plan
+    from ckptlab.train.estimate import measure_step, training_size
 
-    sizes = plan(settings)
+    sizes = training_size(settings)
     seconds = measure_step(settings) * sizes.steps
     folder = Path(path)
     while not folder.exists() and folder != folder.parent:
@@ -240,5 +263,5 @@ def _print_plan(settings: Config, path: str, as_json: bool) -> None:
 def _print_presets() -> None:
     from ckptlab.train.presets import PRESETS
 
-    for preset in PRESETS:
+    for preset in PRESETS.values():
         click.echo(f"{preset.name:24}{preset.summary}")

@@ -102,18 +102,22 @@ def parse_branch(
     from ckptlab.analyze.engine.source import as_source
     from ckptlab.record.schedule import parse_step
     from ckptlab.store.read.reader import open_store
-    from ckptlab.train.branch import Point, branch_config
+    from ckptlab.train.branch import Point, branch_config, require_exact, require_network
 
     parsed = Point.parse(point)
     stored = open_store(parsed.path)
     step = parsed.resolve(stored)
     at, fresh = options["at"], bool(options["fresh_optimizer"])
     mask = load_mask(options["mask"], as_source(stored))
+    settings = branch_config(stored, file, overrides, as_parent=not fresh)
+    require_network(stored, settings)
+    if not fresh and not options["allow_inexact"]:
+        require_exact(stored, settings)
     return Branch(
         point=point,
         step=step,
         at=step if at is None else parse_step(at, stored.attributes.get("steps_per_epoch")),
-        config=branch_config(stored, file, overrides, as_parent=not fresh),
+        config=settings,
         mask=None if mask is None else mask.values,
         mask_name=options["mask"],
         fresh_optimizer=fresh,

@@ -18,10 +18,9 @@ from ckptlab.train.cuda_graph import GraphedStep
 from ckptlab.train.data import Data, load_data
 from ckptlab.train.datasets.registry import DataShape
 from ckptlab.train.evaluate import Evaluation, evaluate
-from ckptlab.train.learning_rate import LearningRate
 from ckptlab.train.models.build import build_model, draws_randomness
 from ckptlab.train.numerics import numerics, resolve_device
-from ckptlab.train.optimizers import build_optimizer
+from ckptlab.train.optimizers import OtherOptimConfig, build_optimizer, learning_rate
 from ckptlab.train.order import Order
 from ckptlab.train.seeds import Seeds
 from ckptlab.train.sparse import Sparsity
@@ -186,14 +185,16 @@ def assemble(
         optimizer=optimizer,
         task=with_stages(task, config.task, stages, seeds),
         order=order,
-        rate=_learning_rate(config, steps, order.steps_per_epoch),
+        rate=learning_rate(config.optim, steps, order.steps_per_epoch),
         augmentation=Augmentation(flip=data.flip, crop=data.crop, seed=seeds.augment),
         autocast=torch.bfloat16 if config.train.precision == "bf16" else None,
         reseed=reseed,
         sparsity=None if mask is None else Sparsity(model, mask),
     )
     # Draws of the network itself, such as dropout's, are seeded by the host for each update.
+    # An optimizer of a user may wait for the host, which a graph cannot.
     graphed = config.train.graph and device.type == "cuda" and not reseed
+    graphed = graphed and not isinstance(config.optim, OtherOptimConfig)
     return Training(
         config=config,
         device=device,
@@ -210,14 +211,3 @@ def assemble(
 def _smallest_batch(shape: DataShape, batch_size: int) -> int:
     """Return 1 if any batch is of one image, which batch norm may refuse, else 2."""
     return 1 if 1 in (shape.train % batch_size, batch_size) else 2
-
-
-def _learning_rate(config: Config, steps: int, steps_per_epoch: int) -> LearningRate:
-    return LearningRate(
-        base=config.optim.lr,
-        schedule=config.optim.schedule,
-        steps=steps,
-        milestones=tuple(parse_step(step, steps_per_epoch) for step in config.optim.milestones),
-        gamma=config.optim.gamma,
-        warmup=parse_step(config.optim.warmup, steps_per_epoch),
-    )

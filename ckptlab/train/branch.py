@@ -1,7 +1,7 @@
-"""Branching from a recorded run: any of its steps as the start of a new training.
+"""Branch from a recorded run: start a new training from any of its steps.
 
-At the end of a block the optimizer's
-state is stored; elsewhere the training is repeated from the nearest one before.
+At the end of a block the optimizer's state is stored; elsewhere the training is repeated from the
+nearest stored state before.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from ckptlab.record.state.model_tensors import capture
 from ckptlab.record.state.optimizer import copy_state
 from ckptlab.store.read.reader import StoredRun, open_store
 from ckptlab.train.assemble import build
-from ckptlab.train.config import Config, load_config
-from ckptlab.train.initial_state import Start, begin
+from ckptlab.train.config import Config, change, load_config
+from ckptlab.train.estimate import task_shape
+from ckptlab.train.initial_state import Start, begin, fresh_tensors
+from ckptlab.train.models.build import build_model
 from ckptlab.train.numerics import resolve_device
 from ckptlab.train.resume import (
     INEXACT,
@@ -30,6 +32,7 @@ from ckptlab.train.resume import (
     differences,
     has_settings,
     require_same_machine,
+    run_config,
     stored_config,
 )
 
@@ -61,23 +64,7 @@ class Point:
         return cls(path=path, step=step)
 
     def resolve(self, stored: StoredRun) -> int:
-        """Return the step's number.
-
-        Parameters
-        ----------
-        stored : StoredRun
-            The run at `path`.
-
-        Returns
-        -------
-        int
-            Whether or not it was recorded.
-
-        Raises
-        ------
-        StepError
-            If it is no step, or lies outside the run.
-        """
+        """Return the step's number, whether or not it was recorded; StepError if outside."""
         if not len(stored.steps):
             raise StepError(f"{stored.path} holds no recorded step yet")
         first, last = int(stored.attributes.get("start_step", 0)), int(stored.steps[-1])
@@ -98,15 +85,15 @@ def branch_config(
     *,
     as_parent: bool = True,
 ) -> Config:
-    """Take the settings of a run and change some of them.
+    """Read the settings of a run and change some of them.
 
     Parameters
     ----------
     stored : StoredRun
-        The run that is branched from; one recorded from a loop of one's own has no settings, and
-        the defaults are taken.
+        The run that is branched from. One without settings (imported, or recorded from a training
+        loop outside ckptlab) needs ``model.name`` in `path` or `overrides`.
     path : Path, optional
-        A TOML file with what is to be other.
+        A TOML file with settings that differ.
     overrides : sequence of str
         Each ``section.key=value``.
     as_parent : bool
@@ -120,12 +107,20 @@ def branch_config(
     Raises
     ------
     ConfigError
-        If a key is unknown or a value is not accepted.
+        If a key is unknown, a value is not accepted, or the run does not say which network it is.
     """
-    builtin = has_settings(stored.attributes)
-    base = stored.attributes["config"] if builtin else None
-    config = load_config(path, overrides, base=base)
-    return as_before(stored.attributes, config) if as_parent and builtin else config
+    if has_settings(stored.attributes):
+        config = run_config(stored.attributes, stored.path, path, overrides)
+        return as_before(stored.attributes, config) if as_parent else config
+    unnamed = load_config(path, overrides, base={"model": {"name": "mlp"}})
+    config = load_config(path, overrides)
+    if unnamed.model.name != config.model.name:
+        raise ConfigError(
+            f"{stored.path} holds no settings of the built-in trainer (it was imported, or "
+            "recorded from a training loop outside ckptlab), so it does not say which network to "
+            "train; name network and data: -S model.name=... -S data.name=..."
+        )
+    return config
 
 
 def take(
@@ -178,7 +173,7 @@ def take(
         state = _read(stored, step, anchored=anchored and not fresh_optimizer)
         how = "fresh" if fresh_optimizer or not anchored else "stored"
     else:
-        state = _replay(stored, step, allow_inexact=allow_inexact, recorded=recorded)
+        state = _replay(stored, step, config, allow_inexact=allow_inexact, recorded=recorded)
         how = "replayed"
         if fresh_optimizer:
             state, how = replace(state, anchor=None), "fresh"
@@ -188,35 +183,21 @@ def take(
 
 
 def start_of(attributes: Mapping[str, Any], config: Config, *, allow_inexact: bool) -> Start | None:
-    """Take the state a recorded run began from, to begin it again.
-
-    Parameters
-    ----------
-    attributes : mapping
-        Root attributes of the run.
-    config : Config
-        Its settings.
-    allow_inexact : bool
-        As `take` has it.
-
-    Returns
-    -------
-    Start or None
-        None if it began at its initialisation.
+    """Return the state a recorded run began from; None if that is its initialisation.
 
     Raises
     ------
     ConfigError
-        If it did not, and does not say from where.
+        If the run does not say where it began.
     StoreError
-        If the run it branched from is not there any more.
+        If the run it branched from is gone.
     """
     origin = attributes.get("branch")
     if not origin:
         if int(attributes.get("start_step", 0)):
             raise ConfigError(
-                "the run does not begin at its initialisation, and no snapshot of it was "
-                "committed to take it up from; start it again with what made it"
+                "the run does not begin at its initialisation, and none of its snapshots was "
+                "committed to resume from; start it again with what made it"
             )
         return None
     return take(
@@ -229,26 +210,19 @@ def start_of(attributes: Mapping[str, Any], config: Config, *, allow_inexact: bo
     )
 
 
+def require_network(stored: StoredRun, config: Config) -> None:
+    """Raise LayoutError unless a run has the network of the settings, but for its output layer."""
+    shape = task_shape(config)
+    live = capture(build_model(config.model, shape, init_seed=0))
+    fresh_tensors(live.layout, stored.layout, shape.classes)
+
+
 def require_exact(stored: StoredRun, config: Config) -> None:
-    """Check that a branch computes as the run it leaves did.
-
-    Parameters
-    ----------
-    stored : StoredRun
-        The run that is left.
-    config : Config
-        Of the branch.
-
-    Raises
-    ------
-    ConfigError
-        If the run was recorded from a loop of one's own, or device, threads, torch or determinism
-        differ.
-    """
+    """Raise ConfigError unless a branch computes as the run it leaves did."""
     if not has_settings(stored.attributes):
         raise ConfigError(
-            f"{stored.path} was imported, or recorded from a loop of one's own: not repeated here; "
-            "begin with a fresh optimizer."
+            f"{stored.path} was imported, or recorded from a training loop outside ckptlab, which "
+            "can not be repeated here; begin with a fresh optimizer (--fresh-optimizer)."
         )
     before = as_before(stored.attributes, stored_config(stored.attributes))
     here = as_before(stored.attributes, config)
@@ -278,9 +252,17 @@ def _read(stored: StoredRun, step: int, *, anchored: bool) -> Start:
     )
 
 
-def _replay(stored: StoredRun, step: int, *, allow_inexact: bool, recorded: bool) -> Start:
+def _replay(
+    stored: StoredRun, step: int, branch: Config, *, allow_inexact: bool, recorded: bool
+) -> Start:
     """Repeat the training of a run from the last state that is stored before a step."""
     config = as_before(stored.attributes, stored_config(stored.attributes))
+    if branch.data.name == config.data.name and hasattr(config.data, "root"):
+        # Where the data lie is the user's to say, and was asked for the branch.
+        config = change(config, data={"root": getattr(branch.data, "root", None)})
+    else:
+        config = run_config(stored.attributes, stored.path)
+        config = as_before(stored.attributes, config)
     if not allow_inexact:
         require_same_machine(stored.attributes, resolve_device(config.train))
     earlier = [int(anchor) for anchor in stored.anchors if anchor <= step]

@@ -1,47 +1,29 @@
-"""The settings of a training: one frozen model, and where its values come from.
-
-Later sources win: defaults, preset,
-file, overrides.
-"""
+"""Combine the settings of a training: defaults, preset, file, overrides; later ones win."""
 
 from __future__ import annotations
 
-import datetime
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import xxhash
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
-from ckptlab.errors import ConfigError, unknown_name
-from ckptlab.train.datasets.registry import DATA_SOURCES
-from ckptlab.train.models.registry import find_model
+from ckptlab.registry import allow, is_reference
+from ckptlab.train.datasets.registry import DataSet, DigitsConfig
+from ckptlab.train.learning_rate import RATE_SCHEDULES
+from ckptlab.train.models.registry import ModelConfig
+from ckptlab.train.optimizers import SCHEDULED, Optim, SgdConfig
 from ckptlab.train.presets import PRESETS
-from ckptlab.train.registry import find
-from ckptlab.train.sections import (
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    OptimConfig,
-    RecordConfig,
-    Section,
-    TaskConfig,
-    TrainConfig,
-)
+from ckptlab.train.sections import EvalConfig, RecordConfig, Section, TrainConfig
+from ckptlab.train.settings import explain, merge, models_in, parse_override, read_toml
+from ckptlab.train.tasks.registry import AnyTask, BlurTask, PlainTaskConfig
 
 __all__ = [
     "Config",
-    "DataConfig",
-    "EvalConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "RecordConfig",
-    "TaskConfig",
-    "TrainConfig",
+    "as_written",
+    "canonical",
     "change",
     "config_hash",
     "default_path",
@@ -55,34 +37,12 @@ class Config(Section):
     """Everything that decides a training."""
 
     model: ModelConfig = Field(default=ModelConfig(), description="the network")
-    data: DataConfig = Field(default=DataConfig(), description="the data set")
-    task: TaskConfig = Field(default=TaskConfig(), description="what it learns")
-    optim: OptimConfig = Field(default=OptimConfig(), description="the optimizer")
+    data: DataSet = Field(default=DigitsConfig(), description="the data set")
+    task: AnyTask = Field(default=PlainTaskConfig(), description="what it learns")
+    optim: Optim = Field(default=SgdConfig(), description="the optimizer")
     train: TrainConfig = Field(default=TrainConfig(), description="length, seeds, numerics")
     record: RecordConfig = Field(default=RecordConfig(), description="what is recorded")
     eval: EvalConfig = Field(default=EvalConfig(), description="when it is evaluated")
-
-    @model_validator(mode="after")
-    def _settings_apply(self) -> Config:
-        source = find(DATA_SOURCES, "data.name", self.data.name)
-        for key in ("root", "image_size", "channels", "classes", "samples", "seed"):
-            value = getattr(self.data, key)
-            if value is not None and key not in source.options:
-                raise ConfigError(
-                    f"data.{key}={value!r} does not apply to data {source.name!r}; "
-                    f"it takes {', '.join(source.options) or 'none of these'}."
-                )
-            if value is None and key in source.required:
-                raise ConfigError(f"data {source.name!r} needs data.{key}; set data.{key}=...")
-        family, _ = find_model(self.model.name)
-        if self.model.width is not None and family.width is None:
-            raise ConfigError(
-                f"model.width={self.model.width}: the width of {self.model.name!r} is fixed; "
-                "leave it out."
-            )
-        if self.optim.nesterov and self.optim.momentum == 0:
-            raise ConfigError("optim.nesterov=true needs optim.momentum above 0.")
-        return self
 
 
 def parse_config(settings: Mapping[str, Any]) -> Config:
@@ -106,7 +66,7 @@ def parse_config(settings: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(settings))
     except ValidationError as error:
-        raise _explain(error) from error
+        raise explain(error, Config, settings) from error
 
 
 def load_config(
@@ -116,6 +76,8 @@ def load_config(
     base: Mapping[str, Any] | None = None,
 ) -> Config:
     """Read the settings of a training.
+
+    What the file and the overrides name as ``module:object`` may be imported from then on.
 
     Parameters
     ----------
@@ -138,199 +100,127 @@ def load_config(
     ConfigError
         If one of them cannot be read, a key is unknown or a value is not accepted.
     """
-    settings: dict[str, Any] = dict(base or {})
+    layers: list[Mapping[str, Any]] = []
     if preset is not None:
-        settings = merged(settings, find(PRESETS, "preset", preset).settings)
+        layers.append(PRESETS.find(preset).settings)
     if path is not None:
-        settings = merged(settings, _read_toml(path))
+        layers.append(read_toml(path, "config file"))
+    given: dict[str, Any] = {}
     for text in overrides:
-        settings = merged(settings, parse_override(text))
+        given = merge(given, parse_override(text))
+    settings: Mapping[str, Any] = as_written(base or {})
+    for layer in [*layers, given]:
+        settings = _overlay(settings, layer)
     return parse_config(settings)
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
-    """Change single settings.
-
-    Parameters
-    ----------
-    config : Config
-        The settings to start from.
-    overrides : sequence of str
-        Each ``section.key=value``.
-
-    Returns
-    -------
-    Config
-        The changed and checked settings.
-
-    Raises
-    ------
-    ConfigError
-        If a key is unknown or a value is not accepted.
-    """
+    """Change single settings, each given as ``section.key=value``."""
     return load_config(overrides=overrides, base=config.model_dump(mode="json"))
 
 
 def change(config: Config, **sections: Mapping[str, Any]) -> Config:
-    """Change settings given as values.
-
-    Parameters
-    ----------
-    config : Config
-        The settings to start from.
-    **sections : mapping
-        By section, keys and their new values.
-
-    Returns
-    -------
-    Config
-        The changed and checked settings.
-
-    Raises
-    ------
-    ConfigError
-        If a key is unknown or a value is not accepted.
-    """
-    return parse_config(merged(config.model_dump(mode="json"), sections))
+    """Change settings given as values: by section, keys and their new values."""
+    return parse_config(_overlay(config.model_dump(mode="json"), sections))
 
 
 def config_hash(config: Config) -> str:
-    """Return 16 hexadecimal digits that identify the settings.
-
-    Parameters
-    ----------
-    config : Config
-        The settings.
-
-    Returns
-    -------
-    str
-        The xxh3_64 of their canonical JSON.
-    """
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    """Return 16 hexadecimal digits that identify the settings: the xxh3_64 of `canonical`."""
+    text = json.dumps(canonical(config), sort_keys=True, separators=(",", ":"))
     return xxhash.xxh3_64_hexdigest(text.encode())
 
 
 def default_path(config: Config, preset: str | None = None) -> str:
-    """Return where a recording goes unless told otherwise.
-
-    Parameters
-    ----------
-    config : Config
-        The settings.
-    preset : str, optional
-        The preset they came from.
-
-    Returns
-    -------
-    str
-        ``runs/<preset or model-data>-<hash8>.zarr``.
-    """
+    """Return where a recording goes by default: ``runs/<preset or model-data>-<hash8>.zarr``."""
     name = preset or f"{config.model.name}-{config.data.name}".replace(":", "-")
     return f"runs/{name}-{config_hash(config)[:8]}.zarr"
 
 
-def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested settings: keys of `changes` win within each section."""
+def as_written(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stored settings without those that their names do not take.
+
+    Until version 0.2 a run stored the settings of all optimizers, data sets and tasks.
+    """
+    return {
+        section: _taken(section, values) if isinstance(values, Mapping) else values
+        for section, values in settings.items()
+    }
+
+
+_UNUSED: Mapping[str, Mapping[str, Any]] = {
+    "data": dict.fromkeys(("root", "image_size", "channels", "classes", "samples", "seed")),
+    "task": {"factor": None},
+    "optim": {"momentum": 0.9, "nesterov": False, "betas": [0.9, 0.999], "eps": 1e-8},
+}
+"""What version 0.1 wrote for settings that did not apply."""
+
+
+def canonical(config: Config) -> dict[str, Any]:
+    """Return the settings as version 0.1 wrote them, so that hashes of settings stay the same."""
+    written = config.model_dump(mode="json")
+    for section, unused in _UNUSED.items():
+        fields = type(getattr(config, section)).model_fields
+        values = {
+            # Where there is now a default, there was nothing.
+            key: None if unused.get(key, value) is None and value == fields[key].default else value
+            for key, value in written[section].items()
+        }
+        written[section] = {**unused, **values}
+    default = BlurTask.model_fields["factor"].default
+    for stage in written["task"]["stages"]:
+        stage["factor"] = None if stage.get("factor") == default else stage.get("factor")
+    return written
+
+
+def _overlay(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge what a user wrote over other settings.
+
+    Another name drops the settings that belonged to the name before.
+    """
+    _allow(changes)
     result = dict(settings)
     for section, values in changes.items():
         before = result.get(section)
         if isinstance(before, Mapping) and isinstance(values, Mapping):
-            result[section] = {**before, **values}
+            chosen = {k: values[k] for k in ("name", "schedule") if values.get(k) is not None}
+            result[section] = merge(_taken(section, {**before, **chosen}), values)
         else:
             result[section] = values
     return result
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"config file {str(path)!r} cannot be read: {reason}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"config file {str(path)!r} is not TOML: {error}") from error
+def _allow(changes: Mapping[str, Any]) -> None:
+    """Let the ``module:object`` names that a user wrote be imported."""
+    for values in changes.values():
+        if isinstance(values, Mapping):
+            stages = values.get("stages") or ()
+            stages = [s for s in stages if isinstance(s, Mapping)]
+            names = [values.get("name"), values.get("schedule"), *(s.get("name") for s in stages)]
+            for name in names:
+                if isinstance(name, str) and is_reference(name):
+                    allow(name)
 
 
-def parse_override(text: str) -> dict[str, Any]:
-    """Read ``section.key=value`` as nested settings; ConfigError if it is something else."""
-    key, equals, value = text.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not (equals and dot and section and name):
-        raise ConfigError(
-            f"{text!r} is not a setting; write section.key=value, such as train.steps=300"
-        )
-    return {section: {name: _parse_value(value.strip())}}
+def _taken(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the settings of a section that only other names take."""
+    info = Config.model_fields.get(section)
+    variants = {} if info is None else dict(models_in(info.annotation))
+    if len(variants) < 2:
+        return dict(values)
+    name = values.get("name", info.default.name if info else None)
+    own = _variant(variants, name)
+    foreign = {k for v in variants.values() for k in v.model_fields} - own.model_fields.keys()
+    schedule = values.get("schedule", "constant")
+    if section == "optim" and schedule in RATE_SCHEDULES:
+        foreign |= {key for key in SCHEDULED if not RATE_SCHEDULES[schedule].takes(key)}
+    return {key: value for key, value in values.items() if key not in foreign}
 
 
-def _parse_value(text: str) -> Any:
-    """Read a TOML value; `none` clears a setting, and what is no value is plain text."""
-    if text.lower() == "none":
-        return None
-    try:
-        document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    value = document["value"]
-    # A stepped range such as 10:20:30 happens to be a time of day in TOML.
-    is_time = isinstance(value, datetime.date | datetime.time)
-    return text if is_time or len(document) > 1 else value
-
-
-def _explain(error: ValidationError) -> ConfigError:
-    # A misspelt key first: it is why another one is missing.
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    kind, value = first["type"], first["input"]
-    place = _place(first["loc"])
-    if kind == "extra_forbidden":
-        prefix = place.key.rpartition(".")[0]
-        known = [f"{prefix}.{name}" if prefix else name for name in place.owner.model_fields]
-        return unknown_name("setting", place.key, known)
-    if place.owner is Config:
-        return ConfigError(
-            f"{place.key}={value!r:.80} is not a section; write {place.key}.<setting>=value"
-        )
-    extra = place.owner.model_fields[place.field].json_schema_extra
-    accepted = extra.get("accepted") if isinstance(extra, dict) else None
-    if kind == "missing":
-        return ConfigError(f"{place.key} is missing; accepted: {accepted}.")
-    if kind == "value_error":
-        return ConfigError(f"{place.key}={value!r:.80}: {first['ctx']['error']}.")
-    return ConfigError(f"{place.key}={value!r:.80} is not accepted; accepted: {accepted}.")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Place:
-    """Where an error is: the key as users write it, and whose field it concerns."""
-
-    key: str
-    owner: type[Section]
-    field: str
-
-
-def _place(location: Sequence[int | str]) -> _Place:
-    """Follow the location of an error through sections and lists of tables."""
-    key, field = "", ""
-    owner: type[Section] = Config
-    inner: type[Section] | None = Config
-    for part in location:
-        if isinstance(part, int):
-            key += f"[{part}]"
-        elif inner is None:
-            # Beyond a plain value come only the names of the types that were tried.
-            break
-        else:
-            key, owner, field = f"{key}.{part}" if key else part, inner, part
-            inner = _section_in(inner, part)
-    return _Place(key=key, owner=owner, field=field)
-
-
-def _section_in(owner: type[Section], field: str) -> type[Section] | None:
-    """Return the section that a field holds, or holds a list of; None for a plain value."""
-    if field not in owner.model_fields:
-        return None
-    annotation = owner.model_fields[field].annotation
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, Section):
-            return kind
-    return None
+def _variant(variants: Mapping[str, Any], name: object) -> type[Section]:
+    """Return the settings of a name: those of users' own entries unless a built-in has it."""
+    for variant in variants.values():
+        if name in getattr(variant.model_fields["name"].annotation, "__args__", ()):
+            found: type[Section] = variant
+            return found
+    other: type[Section] = variants["other"]
+    return other

@@ -1,7 +1,9 @@
-"""The data of a training: bytes on the device, turned into batches there."""
+"""Put a data set on the device, where batches are made of its bytes."""
 
 from __future__ import annotations
 
+import functools
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +11,14 @@ import numpy.typing as npt
 import torch
 
 from ckptlab.train.augment import Normalisation
-from ckptlab.train.datasets.images import Images, moments
-from ckptlab.train.datasets.registry import DATA_SOURCES, DataShape
-from ckptlab.train.registry import find, resolve
-from ckptlab.train.sections import DataConfig
+from ckptlab.train.datasets.images import Images, as_images, moments
+from ckptlab.train.datasets.registry import (
+    DATA_SOURCES,
+    DataConfig,
+    DataShape,
+    OtherDataConfig,
+)
+from ckptlab.train.factories import call
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,31 +55,25 @@ class Data:
 
 
 def data_shape(config: DataConfig) -> DataShape:
-    """Return the sizes of a data set without reading its images.
-
-    Parameters
-    ----------
-    config : DataConfig
-        Which one.
-
-    Returns
-    -------
-    DataShape
-        Its sizes.
+    """Return the sizes of a data set; the images of a user's are read for it.
 
     Raises
     ------
     DataError
         If an image folder is not of the expected form.
     """
-    source = find(DATA_SOURCES, "data.name", config.name)
+    source = DATA_SOURCES.find(config.name, "data.name")
     if source.shape is not None:
         return source.shape
-    described: DataShape = resolve(str(source.describe))(config)
+    if source.describe is None:
+        return _shape_of(_images(config, download=True))
+    described: DataShape = call(source.describe, "data.name", config.model_dump())
     return described
 
 
-def load_data(config: DataConfig, device: torch.device | str = "cpu") -> Data:
+def load_data(
+    config: DataConfig, device: torch.device | str = "cpu", *, download: bool = True
+) -> Data:
     """Read a data set and put it on a device.
 
     Parameters
@@ -82,6 +82,8 @@ def load_data(config: DataConfig, device: torch.device | str = "cpu") -> Data:
         Which one, and its augmentation.
     device : device
         Where it is to lie.
+    download : bool
+        Whether files that are absent may be downloaded.
 
     Returns
     -------
@@ -93,17 +95,8 @@ def load_data(config: DataConfig, device: torch.device | str = "cpu") -> Data:
     DataError
         If it is missing, incomplete or not of the expected form.
     """
-    source = find(DATA_SOURCES, "data.name", config.name)
-    images: Images = resolve(source.load)(config)
-    count, height, width, channels = images.train.shape
-    shape = DataShape(
-        channels=channels,
-        height=height,
-        width=width,
-        classes=len(images.classes),
-        train=count,
-        test=len(images.test),
-    )
+    images = _images(config, download=download)
+    shape = _shape_of(images)
     flip, crop = augmentation_policy(config, shape)
     return Data(
         shape=shape,
@@ -118,24 +111,39 @@ def load_data(config: DataConfig, device: torch.device | str = "cpu") -> Data:
     )
 
 
+def _images(config: DataConfig, *, download: bool) -> Images:
+    if isinstance(config, OtherDataConfig):
+        return _own_images(config.name, json.dumps(config.options, sort_keys=True))
+    offered = config.model_dump() | {"download": download}
+    images: Images = call(DATA_SOURCES.find(config.name).load, "data.name", offered)
+    return images
+
+
+@functools.lru_cache(maxsize=1)
+def _own_images(name: str, options: str) -> Images:
+    """Read a user's data set, once for its shape and its images."""
+    source = DATA_SOURCES.find(name, "data.name")
+    return as_images(call(source.load, "data.name", {}, json.loads(options)), f"data.name={name}")
+
+
+def _shape_of(images: Images) -> DataShape:
+    count, height, width, channels = images.train.shape
+    return DataShape(
+        channels=channels,
+        height=height,
+        width=width,
+        classes=len(images.classes),
+        train=count,
+        test=len(images.test),
+    )
+
+
 def augmentation_policy(config: DataConfig, shape: DataShape) -> tuple[bool, int]:
-    """Say what is done to training images at random.
+    """Return whether training images are mirrored, and the padding of their crop in pixels.
 
-    Parameters
-    ----------
-    config : DataConfig
-        Its ``flip`` and ``crop`` win over the data set's own policy.
-    shape : DataShape
-        Of the images.
-
-    Returns
-    -------
-    flip : bool
-        Whether they are mirrored.
-    crop : int
-        Padding of their random crop, in pixels.
+    ``data.flip`` and ``data.crop`` win over the data set's own policy.
     """
-    source = find(DATA_SOURCES, "data.name", config.name)
+    source = DATA_SOURCES.find(config.name, "data.name")
     crop = min(shape.height, shape.width) // 8 if source.crop is None else source.crop
     return (
         source.flip if config.flip is None else config.flip,

@@ -1,4 +1,4 @@
-"""What a training would take, before it is started."""
+"""TrainingSize what a training takes before it is started: sizes, steps, seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ckptlab.errors import StepError
-from ckptlab.record.schedule import parse_schedule, parse_step
+from ckptlab.record.schedule import Schedule, parse_schedule, parse_step
 from ckptlab.train.assemble import Training, assemble
 from ckptlab.train.augment import Normalisation
 from ckptlab.train.config import Config
@@ -25,7 +25,7 @@ _TIMED_STEPS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class TrainingSize:
     """Size of a training and of its recording.
 
     Parameters
@@ -51,27 +51,13 @@ class Plan:
     raw_bytes: int
 
 
-def plan(config: Config) -> Plan:
-    """Work out what a training would take; nothing is trained or downloaded.
-
-    Parameters
-    ----------
-    config : Config
-        The settings.
-
-    Returns
-    -------
-    Plan
-        Its sizes.
+def training_size(config: Config) -> TrainingSize:
+    """Return what a training would take; nothing is trained or downloaded.
 
     Raises
     ------
-    DataError
-        If an image folder is not of the expected form.
-    ConfigError
-        If a task or a stage does not fit the data or the run.
-    StepError
-        If steps are to be recorded that lie beyond the run.
+    CkptlabError
+        If a task, a stage or a step does not fit the data or the run.
     """
     epoch = steps_per_epoch(config)
     steps = parse_step(config.train.steps, epoch)
@@ -79,7 +65,7 @@ def plan(config: Config) -> Plan:
     size = model_size(config.model, task_shape(config))
     recorded = len(recorded_steps(config, steps, epoch))
     vectors = len({"weights", *config.record.arrays})
-    return Plan(
+    return TrainingSize(
         parameters=size.parameters,
         buffers=size.buffers,
         steps=steps,
@@ -96,55 +82,33 @@ def steps_per_epoch(config: Config) -> int:
 
 
 def recorded_steps(config: Config, steps: int, steps_per_epoch: int) -> npt.NDArray[np.int64]:
-    """List the steps a run records.
-
-    Parameters
-    ----------
-    config : Config
-        Its ``record.steps``.
-    steps : int
-        Length of the run.
-    steps_per_epoch : int
-        For steps given in epochs.
-
-    Returns
-    -------
-    ndarray of int64, shape (recorded,)
-        In increasing order; the last step is always among them.
+    """Return the steps a run of so many steps records, in increasing order; the last always is.
 
     Raises
     ------
     StepError
-        If a range starts beyond the run.
+        If a range is empty, or starts beyond the run.
     """
-    schedule = parse_schedule(config.record.steps, steps_per_epoch)
-    for part in schedule.ranges:
+    found = schedule("record.steps", config.record.steps, steps_per_epoch)
+    for part in found.ranges:
         if part.start > steps:
             raise StepError(
                 f"record.steps={config.record.steps!r} starts a range at step {part.start}, beyond "
                 f"the run; accepted: 0 to {steps} (train.steps={config.train.steps!r})"
             )
-    return np.union1d(schedule.steps(steps + 1), [steps]).astype(np.int64)
+    return np.union1d(found.steps(steps + 1), [steps]).astype(np.int64)
+
+
+def schedule(key: str, text: str, steps_per_epoch: int) -> Schedule:
+    """Parse a schedule that a setting holds; StepError names the setting and the epoch."""
+    try:
+        return parse_schedule(text, steps_per_epoch)
+    except StepError as error:
+        raise StepError(f"{key}={text!r}: {error} (an epoch is {steps_per_epoch} steps)") from error
 
 
 def measure_step(config: Config) -> float:
-    """Time an update of this network on images made up for the purpose.
-
-    Parameters
-    ----------
-    config : Config
-        The settings.
-
-    Returns
-    -------
-    float
-        Seconds an update, the quickest of a few.
-
-    Raises
-    ------
-    ConfigError
-        If model, data and device do not fit together.
-    """
+    """Return the seconds of an update: the quickest of a few, on images made up for the purpose."""
     device = resolve_device(config.train)
     shape = replace(data_shape(config.data), train=config.train.batch_size, test=1)
     # An epoch is one batch here, so that stages would fall on other steps than in the run.
@@ -166,18 +130,7 @@ def _timed(training: Training, step: int) -> float:
 
 
 def task_shape(config: Config) -> DataShape:
-    """Return the sizes of a data set with the number of classes of the task.
-
-    Parameters
-    ----------
-    config : Config
-        The settings.
-
-    Returns
-    -------
-    DataShape
-        What the network is built for.
-    """
+    """Return the sizes of a data set with the number of classes of the task."""
     shape = data_shape(config.data)
     return replace(shape, classes=count_answers(config.task, shape))
 

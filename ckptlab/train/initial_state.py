@@ -49,18 +49,7 @@ class Start:
 def begin(training: Training, start: Start | None) -> list[str]:
     """Set a training to the state it begins from, with pruned weights at zero.
 
-    Parameters
-    ----------
-    training : Training
-        At its initialisation.
-    start : Start or None
-        Of the same network, but for the output layer where the number of classes is another; None
-        leaves it at its initialisation.
-
-    Returns
-    -------
-    list of str
-        Tensors left at their initialisation: those of a new output layer.
+    Returns the tensors left at their initialisation: those of an output layer of another size.
 
     Raises
     ------
@@ -75,7 +64,7 @@ def begin(training: Training, start: Start | None) -> list[str]:
 
 def _set(training: Training, start: Start) -> list[str]:
     live = capture(training.model)
-    fresh = _fresh_rows(live.layout, start.layout, training.task.classes)
+    fresh = fresh_tensors(live.layout, start.layout, training.task.classes)
     _load(live, start, fresh)
     if start.anchor is None:
         return fresh
@@ -94,8 +83,8 @@ def _set(training: Training, start: Start) -> list[str]:
     return fresh
 
 
-def _fresh_rows(live: Layout, start: Layout, classes: int) -> list[str]:
-    """Name the tensors of a new output layer; everything else must be alike."""
+def fresh_tensors(live: Layout, start: Layout, classes: int) -> list[str]:
+    """Return the tensors of a new output layer; LayoutError if anything else differs."""
     given = {row.name: row for row in start.rows}
     fresh = []
     for row in live.rows:

@@ -1,16 +1,38 @@
-"""Which optimizers there are, and which settings each takes."""
+"""Name the optimizers, their settings, and build them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from ckptlab.train.registry import find, resolve
+from pydantic import Tag, model_validator
+
+from ckptlab.errors import ConfigError
+from ckptlab.record.schedule import parse_step
+from ckptlab.registry import Registry
+from ckptlab.train.factories import call
+from ckptlab.train.learning_rate import RATE_SCHEDULES, LearningRate
+from ckptlab.train.sections import (
+    OTHER,
+    Choice,
+    Fraction,
+    NonNegative,
+    Pair,
+    Positive,
+    Step,
+    Steps,
+    by_name,
+    name_of,
+    options_of,
+    setting,
+)
 
 if TYPE_CHECKING:
     import torch
 
-    from ckptlab.train.sections import OptimConfig
+SCHEDULED: tuple[str, ...] = ("milestones", "gamma")
+"""Settings that only some learning-rate schedules take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,10 +43,9 @@ class OptimizerEntry:
     ----------
     name : str
         What users write.
-    build : str
-        ``"module:class"``.
-    options : tuple of str
-        Fields of `OptimConfig` handed to it, besides ``lr``.
+    build : callable or str
+        Class or function called with ``params``, ``lr`` and its options; of a built-in one the
+        name in ``torch.optim``.
     summary : str
         One line of documentation.
     on_cuda : tuple of str
@@ -32,53 +53,144 @@ class OptimizerEntry:
     """
 
     name: str
-    build: str
-    options: tuple[str, ...]
+    build: Callable[..., Any] | str
     summary: str
     on_cuda: tuple[str, ...] = ()
 
 
-OPTIMIZERS: tuple[OptimizerEntry, ...] = (
-    OptimizerEntry(
-        name="sgd",
-        build="torch.optim:SGD",
-        options=("momentum", "nesterov", "weight_decay"),
-        summary="stochastic gradient descent with momentum",
+def optimizer_entry(name: str, build: Any, summary: str = "") -> OptimizerEntry:
+    """Make an entry of a user's class or function."""
+    if not callable(build):
+        raise TypeError("an optimizer is a class or function that takes params, lr and options")
+    doc = (build.__doc__ or "").strip().partition("\n")[0]
+    return OptimizerEntry(name=name, build=build, summary=summary or doc)
+
+
+OPTIMIZERS: Registry[OptimizerEntry] = Registry(
+    "optimizer",
+    (
+        OptimizerEntry(
+            name="sgd", build="SGD", summary="stochastic gradient descent with momentum"
+        ),
+        OptimizerEntry(
+            name="adamw",
+            build="AdamW",
+            summary="Adam with decoupled weight decay",
+            on_cuda=("capturable",),
+        ),
     ),
-    OptimizerEntry(
-        name="adamw",
-        build="torch.optim:AdamW",
-        options=("betas", "eps", "weight_decay"),
-        summary="Adam with decoupled weight decay",
-        on_cuda=("capturable",),
-    ),
+    adapt=optimizer_entry,
+    group="ckptlab.optimizers",
 )
 
 
-def build_optimizer(config: OptimConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of a model; weight decay acts on all its parameters.
+class OptimConfig(Choice):
+    """The optimizer and its learning rate; update k uses the rate at step k."""
 
-    Parameters
-    ----------
-    config : OptimConfig
-        The settings.
-    model : Module
-        Its parameters are optimized.
+    name: str = setting("sgd", "which optimizer", "an optimizer name")
+    lr: Positive = setting(0.1, "learning rate", "a number > 0")
+    schedule: Annotated[str, name_of(RATE_SCHEDULES)] = setting(
+        "constant", "course of the learning rate", "a schedule name"
+    )
+    milestones: Steps = setting(
+        (), "multistep: where the rate falls", 'steps such as ["80ep", "120ep"]'
+    )
+    gamma: Positive = setting(0.1, "multistep: what it falls by", "a number > 0")
+    warmup: Step = setting(0, "the rate rises linearly over this many updates", "steps or epochs")
+    schedule_options: dict[str, Any] = options_of("schedule")
 
-    Returns
-    -------
-    Optimizer
-        With one parameter group.
-    """
-    entry = find(OPTIMIZERS, "optim.name", config.name)
-    options = {name: getattr(config, name) for name in entry.options}
+    @model_validator(mode="after")
+    def _schedule_takes(self) -> Self:
+        if self.schedule not in RATE_SCHEDULES:
+            return self
+        for key in SCHEDULED:
+            value = getattr(self, key)
+            default = type(self).model_fields[key].default
+            if value != default and not RATE_SCHEDULES[self.schedule].takes(key):
+                takers = [e.name for e in RATE_SCHEDULES.values() if e.takes(key)]
+                raise ConfigError(
+                    f"optim.{key}={value!r} does not apply to optim.schedule={self.schedule!r}; "
+                    f"{', '.join(takers)} takes it"
+                )
+        return self
+
+
+class SgdConfig(OptimConfig):
+    """Stochastic gradient descent."""
+
+    name: Literal["sgd"] = setting("sgd", "which optimizer", "an optimizer name")
+    momentum: Fraction = setting(0.9, "momentum", "a number in [0, 1)")
+    nesterov: bool = setting(False, "Nesterov's momentum", "true or false")
+    weight_decay: NonNegative = setting(1e-4, "weight decay on all parameters", "a number >= 0")
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ConfigError("optim.nesterov=true needs optim.momentum above 0.")
+        return self
+
+
+class AdamwConfig(OptimConfig):
+    """Adam with decoupled weight decay."""
+
+    name: Literal["adamw"] = setting(..., "which optimizer", "an optimizer name")
+    betas: Pair = setting((0.9, 0.999), "decay of the averages", "two numbers in [0, 1)")
+    eps: Positive = setting(1e-8, "term in the denominator", "a number > 0")
+    weight_decay: NonNegative = setting(1e-4, "weight decay on all parameters", "a number >= 0")
+
+
+class OtherOptimConfig(OptimConfig):
+    """An optimizer of your own."""
+
+    name: Annotated[str, name_of(OPTIMIZERS)] = setting(
+        ..., "which optimizer", "an optimizer name or module:object"
+    )
+    options: dict[str, Any] = options_of("optimizer")
+
+
+Optim = Annotated[
+    Annotated[SgdConfig, Tag("sgd")]
+    | Annotated[AdamwConfig, Tag("adamw")]
+    | Annotated[OtherOptimConfig, Tag(OTHER)],
+    by_name("sgd", {"sgd": "sgd", "adamw": "adamw"}),
+]
+
+
+def learning_rate(config: OptimConfig, steps: int, steps_per_epoch: int | None) -> LearningRate:
+    """Return the learning rate of every update of a run of so many steps."""
+    return LearningRate(
+        base=config.lr,
+        schedule=config.schedule,
+        steps=steps,
+        milestones=tuple(parse_step(step, steps_per_epoch) for step in config.milestones),
+        gamma=config.gamma,
+        warmup=parse_step(config.warmup, steps_per_epoch),
+        options=config.schedule_options,
+    )
+
+
+def build_optimizer(config: Optim, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of all parameters of a model; weight decay acts on all of them."""
+    from torch import optim
+
+    entry = OPTIMIZERS.find(config.name, "optim.name")
+    offered: dict[str, Any] = {"params": list(model.parameters()), "lr": config.lr}
+    if isinstance(config, OtherOptimConfig):
+        optimizer = call(entry.build, "optim.name", offered, config.options)
+        if not isinstance(optimizer, optim.Optimizer):
+            raise ConfigError(
+                f"optim.name={config.name!r} makes a {type(optimizer).__name__}; "
+                "a torch.optim.Optimizer is needed"
+            )
+        return optimizer
+    options = config.model_dump(exclude={*OptimConfig.model_fields})
     if next(model.parameters()).is_cuda:
         # One kernel for all tensors, that takes a learning rate on the device.
         options |= {"fused": True, **dict.fromkeys(entry.on_cuda, True)}
     else:
-        # The same numbers as the loop over tensors, without Python for each of them.
-        options |= {"foreach": True}
-    optimizer: torch.optim.Optimizer = resolve(entry.build)(
-        model.parameters(), lr=config.lr, **options
-    )
-    return optimizer
+        # The same numbers as the loop over tensors, without Python for each of them. But torch's
+        # Nesterov step then adds the momentum to the gradients themselves, which are recorded.
+        spoils = bool(options.get("nesterov")) and options["weight_decay"] == 0
+        options |= {"foreach": not spoils}
+    built: torch.optim.Optimizer = getattr(optim, str(entry.build))(**offered, **options)
+    return built

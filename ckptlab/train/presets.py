@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from ckptlab.registry import Registry
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
@@ -32,6 +34,10 @@ class Preset:
     settings: Mapping[str, Any]
 
 
+EVALUATED = "0::1ep, log:10, 500, 2000, 4000"
+"""Evaluations of every epoch, often at first, and at the bounds of the early phases."""
+
+
 def _early_phase(model: str, title: str, batch_size: int = 128) -> Preset:
     return Preset(
         name=f"{model}-cifar10",
@@ -43,6 +49,7 @@ def _early_phase(model: str, title: str, batch_size: int = 128) -> Preset:
                 "optim": {"schedule": "multistep", "milestones": ["80ep", "120ep"]},
                 "train": {"steps": "160ep", "batch_size": batch_size},
                 "record": {"steps": "0:4001"},
+                "eval": {"steps": EVALUATED},
             }
         ),
     )
@@ -60,12 +67,13 @@ def _small(name: str, model: str, data: str, steps: int | str, summary: str) -> 
                 "optim": {"momentum": 0.0, "weight_decay": 0.0},
                 "train": {"steps": steps},
                 "record": {"steps": "0:4001"},
+                "eval": {"steps": EVALUATED},
             }
         ),
     )
 
 
-PRESETS: tuple[Preset, ...] = (
+_PRESETS = (
     _early_phase("resnet20", "ResNet-20"),
     _early_phase("resnet56", "ResNet-56"),
     _early_phase("resnet18", "ResNet-18 with the ImageNet stem"),
@@ -76,3 +84,5 @@ PRESETS: tuple[Preset, ...] = (
     _small("lenet-digits", "lenet", "digits", 500, "LeNet-5 on the built-in digits, 500 steps"),
     _small("mlp-digits", "mlp", "digits", 500, "LeNet-300-100 on the built-in digits, 500 steps"),
 )
+
+PRESETS: Registry[Preset] = Registry("preset", _PRESETS)

@@ -1,8 +1,9 @@
-"""Taking a recorded training up again: what may change, and what must be as it was."""
+"""Check what may change when a recorded training is resumed, and what must be as it was."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,46 +12,82 @@ from ckptlab.errors import ConfigError
 from ckptlab.record.environment import device_model
 from ckptlab.record.schedule import parse_step
 from ckptlab.store.read.reader import open_store
-from ckptlab.train.config import Config, override, parse_config
+from ckptlab.train.config import Config, as_written, change, load_config, parse_config
+from ckptlab.train.data_root import root_of
+from ckptlab.train.optimizers import learning_rate
 
-CHANGEABLE: frozenset[str] = frozenset({"train.steps", "record.memory"})
-"""Settings that may differ when a run is taken up again."""
+CHANGEABLE: frozenset[str] = frozenset({"train.steps", "record.memory", "data.root"})
+"""Settings that may differ when a run is resumed."""
 
 INEXACT: frozenset[str] = frozenset({"train.threads", "train.device", "train.deterministic"})
 """Settings that may differ as well where the result need not be bit-identical."""
 
+_UNNAMED = "?"
+
+
+def has_settings(attributes: Mapping[str, Any]) -> bool:
+    """Return whether a run was made by the built-in trainer, and so can be repeated."""
+    settings = attributes.get("config")
+    return isinstance(settings, Mapping) and "model" in settings
+
 
 def stored_config(attributes: Mapping[str, Any]) -> Config:
-    """Read the settings a run was made with.
-
-    Parameters
-    ----------
-    attributes : mapping
-        Root attributes of the run.
-
-    Returns
-    -------
-    Config
-        The settings.
+    """Read the settings that the root attributes of a run hold.
 
     Raises
     ------
     ConfigError
         If the run was not made by the built-in trainer.
     """
-    settings = attributes.get("config")
-    if not isinstance(settings, Mapping) or not has_settings(attributes):
+    if not has_settings(attributes):
         raise ConfigError(
             "the run holds no settings of the built-in trainer: it was imported, or recorded from "
-            "a loop of one's own, which alone can continue it, by Recorder(..., resume=True)."
+            "a training loop outside ckptlab. Only that loop can resume it, by "
+            "Recorder(..., resume=True)."
         )
-    return parse_config(settings)
+    return parse_config(as_written(attributes["config"]))
 
 
-def has_settings(attributes: Mapping[str, Any]) -> bool:
-    """Say whether a run was made by the built-in trainer, and so can be made again."""
-    settings = attributes.get("config")
-    return isinstance(settings, Mapping) and "model" in settings
+def run_config(
+    attributes: Mapping[str, Any],
+    run: str,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Config:
+    """Read the settings of a run and change some, with a ``data.root`` that may be followed.
+
+    Parameters
+    ----------
+    attributes : mapping
+        Root attributes of the run.
+    run : str
+        Its path: the folder of its data is followed only if it lies beside the run, or the user
+        names it (see `data_root`).
+    file : Path, optional
+        A TOML file with settings that differ.
+    overrides : sequence of str
+        Each ``section.key=value``.
+
+    Returns
+    -------
+    Config
+        The checked settings.
+
+    Raises
+    ------
+    ConfigError
+        If the run has no settings, a key is unknown or a value is not accepted.
+    DataError
+        If the run names a folder of data that the user has not.
+    """
+    base = stored_config(attributes).model_dump(mode="json")
+    root = base["data"].get("root")
+    if "root" in base["data"]:
+        base["data"]["root"] = _UNNAMED
+    config = load_config(file, overrides, base=base)
+    if getattr(config.data, "root", None) == _UNNAMED:
+        config = change(config, data={"root": root_of(root, run)})
+    return config
 
 
 def resume_config(
@@ -80,7 +117,7 @@ def resume_config(
         If a setting would change that may not.
     """
     attributes = open_store(path).attributes
-    config = override(stored_config(attributes), overrides)
+    config = run_config(attributes, path, overrides=overrides)
     require_resumable(attributes, config, allow_inexact=allow_inexact)
     return config
 
@@ -90,19 +127,11 @@ def require_resumable(
 ) -> None:
     """Check that a run can go on with these settings.
 
-    Parameters
-    ----------
-    attributes : mapping
-        Root attributes of the run.
-    config : Config
-        The settings to resume with.
-    allow_inexact : bool
-        Whether threads, device and determinism may differ.
-
     Raises
     ------
     ConfigError
-        If a setting differs that may not, or the run would become shorter.
+        If a setting differs that may not, the run would become shorter, or updates that are done
+        would have had another learning rate.
     """
     before = stored_config(attributes)
     allowed = CHANGEABLE | INEXACT if allow_inexact else CHANGEABLE
@@ -110,33 +139,40 @@ def require_resumable(
         if key not in allowed:
             hint = " (or allow inexact results)" if key in INEXACT else ""
             raise ConfigError(
-                f"{key}={new!r} differs from the run's {old!r}; when a run is taken up again only "
+                f"{key}={new!r} differs from the run's {old!r}; when a run is resumed only "
                 f"{' and '.join(sorted(CHANGEABLE, reverse=True))} may change{hint}."
             )
-    steps_per_epoch = attributes.get("steps_per_epoch")
-    old_steps, new_steps = (parse_step(c.train.steps, steps_per_epoch) for c in (before, config))
-    if new_steps < old_steps:
+    epoch = attributes.get("steps_per_epoch")
+    steps = [parse_step(c.train.steps, epoch) for c in (before, config)]
+    if steps[1] < steps[0]:
         raise ConfigError(
             f"train.steps={config.train.steps!r} is less than the run's {before.train.steps!r}; "
             "a run can be extended, not shortened."
         )
+    if steps[1] > steps[0]:
+        _require_same_rates(before, config, steps, epoch)
+
+
+def _require_same_rates(
+    before: Config, config: Config, steps: Sequence[int], epoch: int | None
+) -> None:
+    """Refuse a longer run in which the updates that are planned so far have another rate."""
+    old, new = (
+        learning_rate(c.optim, n, epoch) for c, n in zip((before, config), steps, strict=True)
+    )
+    changed = next((k for k in range(steps[0]) if old(k) != new(k)), None)
+    if changed is not None:
+        raise ConfigError(
+            f"train.steps={config.train.steps!r}: optim.schedule={config.optim.schedule!r} depends "
+            f"on the length of the run, so the schedule differs from a {steps[1]}-step run: update "
+            f"{changed} has the rate {old(changed):.4g} in the run and {new(changed):.4g} there. "
+            f"Record a run of {steps[1]} steps, or branch from the end of this one: record --from "
+            f"RUN@final -S train.steps={steps[1]}."
+        )
 
 
 def as_before(attributes: Mapping[str, Any], config: Config) -> Config:
-    """Pin what was left to the machine when the run was made: device and threads.
-
-    Parameters
-    ----------
-    attributes : mapping
-        Root attributes of the run.
-    config : Config
-        The settings to resume with.
-
-    Returns
-    -------
-    Config
-        With the run's device and threads where the settings leave them open.
-    """
+    """Pin device and threads to those of the run, where the settings leave them open."""
     device = attributes.get("device", {}).get("type", config.train.device)
     pinned = {
         "device": device if config.train.device == "auto" else config.train.device,
@@ -146,20 +182,7 @@ def as_before(attributes: Mapping[str, Any], config: Config) -> Config:
 
 
 def require_same_machine(attributes: Mapping[str, Any], device: torch.device) -> None:
-    """Check that the same numbers will come out here as where the run was made.
-
-    Parameters
-    ----------
-    attributes : mapping
-        Root attributes of the run.
-    device : device
-        Where it is to go on.
-
-    Raises
-    ------
-    ConfigError
-        If torch or the device is another.
-    """
+    """Raise ConfigError unless torch and the device give the same numbers as where a run began."""
     here = {"torch": str(torch.__version__), "device": device_model(device)}
     there = {
         "torch": attributes.get("versions", {}).get("torch"),
@@ -174,22 +197,11 @@ def require_same_machine(attributes: Mapping[str, Any], device: torch.device) ->
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
-    """List the settings that differ.
-
-    Parameters
-    ----------
-    before, after : Config
-        The settings.
-
-    Returns
-    -------
-    dict
-        By ``section.key``, the two values.
-    """
+    """Return the two values of each setting that differs, by ``section.key``."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     return {
-        f"{section}.{key}": (value, new[section][key])
-        for section, values in old.items()
-        for key, value in values.items()
-        if value != new[section][key]
+        f"{section}.{key}": (old[section].get(key), new[section].get(key))
+        for section in old
+        for key in old[section] | new[section]
+        if old[section].get(key) != new[section].get(key)
     }

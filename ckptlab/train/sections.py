@@ -1,8 +1,13 @@
-"""The sections of a training's settings: frozen models, checked when they are made."""
+"""Declare settings: the base of all sections, their field types, and three of the sections.
+
+A setting that names a registry entry (``data.name``) chooses a class of settings: each entry of
+`optim`, `data` and `task` takes its own. Those classes stand with their registries.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -10,70 +15,68 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
-from ckptlab.errors import ConfigError, StepError, unknown_name
-from ckptlab.record.schedule import parse_schedule, parse_step
+from ckptlab.errors import StepError
+from ckptlab.record.schedule import Schedule, parse_schedule, parse_step
+from ckptlab.registry import Registry
 from ckptlab.store.format.codecs import PUBLIC_CODECS
-from ckptlab.train.datasets.registry import DATA_SOURCES
-from ckptlab.train.learning_rate import RATE_SCHEDULES
-from ckptlab.train.models.registry import find_model
-from ckptlab.train.optimizers import OPTIMIZERS
-from ckptlab.train.registry import find
-from ckptlab.train.tasks.registry import TASKS, TaskEntry
+from ckptlab.train.settings import UNKNOWN_NAME
 
 RECORDABLE: tuple[str, ...] = ("weights", "gradients")
 """Large arrays a recording can hold."""
 
-# Long enough that no range in fractions of an epoch rounds to nothing when only its form is checked
-_SOME_EPOCH = 10**9
+AUTO = "auto"
+"""The codec that a calibration replaces when a recording begins."""
+
+OTHER = "other"
+"""Tag of the settings of entries that users add."""
+
+# The length of an epoch is not known yet: a range is refused if it is empty for both of these.
+_LONG_EPOCH, _SHORT_EPOCH = 10**9, 1
 
 
-def setting(default: Any, description: str, accepted: str) -> Any:
-    """Declare a field with its documentation and what an error should say is accepted.
-
-    Parameters
-    ----------
-    default : object
-        Its default; ``...`` if there is none.
-    description : str
-        One line of documentation.
-    accepted : str
-        In words.
-
-    Returns
-    -------
-    FieldInfo
-        For pydantic.
-    """
-    return Field(default, description=description, json_schema_extra={"accepted": accepted})
+def setting(default: Any, description: str, accepted: str, **options: Any) -> Any:
+    """Declare a field with its documentation and, for errors, the values it accepts."""
+    extra: dict[str, Any] = {"accepted": accepted}
+    return Field(default, description=description, json_schema_extra=extra, **options)
 
 
 def _step(value: int | str) -> int | str:
     try:
-        parse_step(value, _SOME_EPOCH)
+        parse_step(value, _LONG_EPOCH)
     except StepError as error:
         raise ValueError(str(error)) from error
     return value
 
 
+def _parts(text: str) -> list[Schedule]:
+    """Parse each part of a schedule for whichever length of an epoch lets it hold a step."""
+    parts = []
+    for part in re.split(r"\s*,\s*", text):
+        try:
+            parts.append(parse_schedule(part, _LONG_EPOCH))
+        except StepError as error:
+            try:
+                parts.append(parse_schedule(part, _SHORT_EPOCH))
+            except StepError:
+                raise ValueError(str(error)) from error
+    return parts
+
+
 def _schedule(value: str) -> str:
-    try:
-        parse_schedule(value, _SOME_EPOCH)
-    except StepError as error:
-        raise ValueError(str(error)) from error
+    _parts(value)
     return value
 
 
 def _stretches(value: str) -> str:
-    try:
-        schedule = parse_schedule(value, _SOME_EPOCH)
-    except StepError as error:
-        raise ValueError(str(error)) from error
-    if schedule.per_decade or any(part.stride != 1 for part in schedule.ranges):
-        raise ValueError("a stage is every step of its ranges; write A:B, without stride or log")
+    for part in _parts(value):
+        if part.per_decade or any(r.stride != 1 for r in part.ranges):
+            raise ValueError("a stage has every step of its ranges: A:B, without stride or log")
     return value
 
 
@@ -89,6 +92,17 @@ def _split(value: object) -> object:
     return (value,) if isinstance(value, int) else value
 
 
+def _one_of(accepted: tuple[str, ...]) -> AfterValidator:
+    """Accept these names, suggesting the nearest for another."""
+
+    def check(name: str) -> str:
+        if name not in accepted:
+            raise unknown(accepted)
+        return name
+
+    return AfterValidator(check)
+
+
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Whole = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -102,185 +116,70 @@ Steps = Annotated[tuple[Step, ...], Field(strict=False), BeforeValidator(_split)
 Memory = Annotated[
     str, Field(pattern=r"^(?i:\s*\d+(\.\d+)?\s*[kmgt]?(i?b)?\s*)$"), BeforeValidator(_text)
 ]
-Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1), BeforeValidator(_split)]
 Pair = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 
 
-def _array_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if name not in RECORDABLE:
-            raise unknown_name("record.arrays", name, RECORDABLE)
-    return names
-
-
-AUTO = "auto"
-"""What is settled when a recording begins: the codec, by a calibration."""
-
-
-def _codec_name(name: str) -> str:
-    if name not in (accepted := (*PUBLIC_CODECS, AUTO)):
-        raise unknown_name("record.codec", name, accepted)
-    return name
-
-
-def _model_name(name: str) -> str:
-    find_model(name)
-    return name
-
-
-def _data_name(name: str) -> str:
-    return find(DATA_SOURCES, "data.name", name).name
-
-
-def _task_name(name: str) -> str:
-    return find(TASKS, "task.name", name).name
-
-
-def _optimizer_name(name: str) -> str:
-    return find(OPTIMIZERS, "optim.name", name).name
-
-
-def _rate_schedule_name(name: str) -> str:
-    return find(RATE_SCHEDULES, "optim.schedule", name).name
-
-
 class Section(BaseModel):
-    """Base of the sections: frozen, keyword-only, no unknown keys, no silent conversions."""
+    """Base of all settings: frozen, keyword-only, no unknown keys, no silent conversions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class ModelConfig(Section):
-    """The network; its number of answers comes from the data and the task."""
+class Choice(Section):
+    """Base of settings that an entry of a registry takes; ``none`` clears one of them."""
 
-    name: Annotated[str, AfterValidator(_model_name)] = setting(
-        "resnet20", "which network", "a model name"
+    @model_validator(mode="before")
+    @classmethod
+    def _without_none(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        fields = cls.model_fields
+        optional = {key for key in fields if fields[key].default is None}
+        return {k: v for k, v in values.items() if v is not None or k in optional}
+
+    def __hash__(self) -> int:
+        # Options of a user's entry are a dict, which alone has no hash.
+        return hash((type(self), self.model_dump_json()))
+
+
+def name_of(registry: Registry[Any]) -> AfterValidator:
+    """Accept the names a registry knows, without importing any ``module:object``."""
+
+    def check(name: str) -> str:
+        if not registry.knows(name):
+            raise unknown(list(registry))
+        return name
+
+    return AfterValidator(check)
+
+
+def unknown(accepted: Iterable[str]) -> PydanticCustomError:
+    """Build the error for a name that is none of the accepted ones."""
+    return PydanticCustomError(UNKNOWN_NAME, "unknown name", {"accepted": list(accepted)})
+
+
+def by_name(default: str, tags: Mapping[str, str]) -> Discriminator:
+    """Choose the class of settings by the key ``name``.
+
+    `tags` gives the tag of each built-in name; all others are tagged `OTHER`.
+    """
+
+    def tag(values: Any) -> str:
+        name = values.get("name", default) if isinstance(values, Mapping) else values
+        name = getattr(name, "name", name)
+        return tags.get(name, OTHER) if isinstance(name, str) else OTHER
+
+    return Discriminator(tag)
+
+
+def options_of(what: str) -> Any:
+    """Declare the table of options that a user's entry takes."""
+    return setting(
+        {},
+        f"keyword arguments of your own {what}",
+        "a table such as {depth = 3}, or options.depth=3",
+        exclude_if=lambda options: not options,
     )
-    width: Count | None = setting(
-        None, "channels of the first stage; default: that of the network", "a whole number >= 1"
-    )
-
-
-class DataConfig(Section):
-    """The data set and its augmentation."""
-
-    name: Annotated[str, AfterValidator(_data_name)] = setting(
-        "digits", "which data set", "a data name"
-    )
-    root: str | None = setting(None, "folder that holds the files, or is to", "a path")
-    image_size: Count | None = setting(
-        None, "imagefolder: resize and crop to this; synthetic: side", "a whole number >= 1"
-    )
-    channels: Literal[1, 3] | None = setting(
-        None, "imagefolder, synthetic: grey or colour (default 3)", "1 or 3"
-    )
-    classes: Annotated[int, Field(ge=2)] | None = setting(
-        None, "synthetic: number of classes (default 10)", "a whole number >= 2"
-    )
-    samples: Annotated[int, Field(ge=2)] | None = setting(
-        None, "synthetic: training images (default 2048); a quarter more for the test", ">= 2"
-    )
-    seed: Seed | None = setting(None, "synthetic: what it is drawn from (default 0)", ">= 0")
-    flip: bool | None = setting(
-        None, "mirror at random; default: the data set's policy", "true or false"
-    )
-    crop: Whole | None = setting(
-        None, "pad by this and crop at random; default: the data set's policy", "pixels, 0: off"
-    )
-
-
-class TaskChoice(Section):
-    """One task, and what only some tasks take."""
-
-    name: str = setting(..., "which task", "a task name")
-    factor: Annotated[int, Field(ge=2)] | None = setting(
-        None,
-        "blur, blur-rotation: images are scaled down by this and up again (default 4)",
-        "a whole number >= 2",
-    )
-
-
-TASK_SETTINGS: tuple[str, ...] = tuple(key for key in TaskChoice.model_fields if key != "name")
-"""Settings that only some tasks take; their registry entries name them."""
-
-
-class StageConfig(TaskChoice):
-    """A task that takes the place of ``task.name`` over a stretch of the training."""
-
-    steps: Stretches = setting(
-        ..., "updates from these steps, half-open", 'ranges A:B such as "0:40ep"'
-    )
-
-
-class TaskConfig(TaskChoice):
-    """What the network learns."""
-
-    name: Annotated[str, AfterValidator(_task_name)] = setting(
-        "supervised", "which task", "a task name"
-    )
-    stages: Annotated[tuple[StageConfig, ...], Field(strict=False)] = setting(
-        (),
-        "other tasks over some of the steps; evaluations stay those of task.name",
-        'a list of stages such as [{name = "blur", steps = "0:40ep"}]',
-    )
-
-    @model_validator(mode="after")
-    def _settings_apply(self) -> TaskConfig:
-        entry = find(TASKS, "task.name", self.name)
-        entries = [
-            find(TASKS, f"task.stages[{place}].name", stage.name)
-            for place, stage in enumerate(self.stages)
-        ]
-        for place, stage in enumerate(self.stages):
-            _require_taken(f"task.stages[{place}]", stage, [entries[place]])
-        # What is set for all of them is for those that take it.
-        _require_taken("task", self, [entry, *entries])
-        return self
-
-    @property
-    def filled_stages(self) -> tuple[StageConfig, ...]:
-        """The stages, what they leave open filled in with the settings of the task."""
-        return tuple(
-            stage.model_copy(
-                update={
-                    key: getattr(self, key) for key in TASK_SETTINGS if getattr(stage, key) is None
-                }
-            )
-            for stage in self.stages
-        )
-
-
-def _require_taken(key: str, choice: TaskChoice, entries: Sequence[TaskEntry]) -> None:
-    for setting_name in TASK_SETTINGS:
-        value = getattr(choice, setting_name)
-        if value is not None and not any(setting_name in entry.options for entry in entries):
-            takers = [entry.name for entry in TASKS if setting_name in entry.options]
-            raise ConfigError(
-                f"{key}.{setting_name}={value!r} does not apply to task {choice.name!r}; only "
-                f"{', '.join(takers)} take it."
-            )
-
-
-class OptimConfig(Section):
-    """The optimizer and its learning rate; update k uses the rate at step k."""
-
-    name: Annotated[str, AfterValidator(_optimizer_name)] = setting(
-        "sgd", "which optimizer", "an optimizer name"
-    )
-    lr: Positive = setting(0.1, "learning rate", "a number > 0")
-    momentum: Fraction = setting(0.9, "sgd: momentum", "a number in [0, 1)")
-    nesterov: bool = setting(False, "sgd: Nesterov's momentum", "true or false")
-    weight_decay: NonNegative = setting(1e-4, "weight decay on all parameters", "a number >= 0")
-    betas: Pair = setting((0.9, 0.999), "adamw: decay of the averages", "two numbers in [0, 1)")
-    eps: Positive = setting(1e-8, "adamw: term in the denominator", "a number > 0")
-    schedule: Annotated[str, AfterValidator(_rate_schedule_name)] = setting(
-        "constant", "course of the learning rate", "a schedule name"
-    )
-    milestones: Steps = setting(
-        (), "multistep: where the rate falls", 'steps such as ["80ep", "120ep"]'
-    )
-    gamma: Positive = setting(0.1, "multistep: what it falls by", "a number > 0")
-    warmup: Step = setting(0, "the rate rises linearly over this many updates", "steps or epochs")
 
 
 class TrainConfig(Section):
@@ -312,10 +211,12 @@ class RecordConfig(Section):
     steps: StepSchedule = setting(
         "0:", "steps that are recorded; the last always is", "ranges A:B[:stride], log:N"
     )
-    arrays: Annotated[Names, AfterValidator(_array_names)] = setting(
-        ("weights",), "what is recorded", "weights, gradients"
-    )
-    codec: Annotated[str, AfterValidator(_codec_name)] = setting(
+    arrays: Annotated[
+        tuple[Annotated[str, _one_of(RECORDABLE)], ...],
+        Field(strict=False, min_length=1),
+        BeforeValidator(_split),
+    ] = setting(("weights",), "what is recorded", "weights, gradients")
+    codec: Annotated[str, _one_of((*PUBLIC_CODECS, AUTO))] = setting(
         "dense",
         "how it is compressed; auto: the densest that fits the budget",
         f"{', '.join(PUBLIC_CODECS)} or {AUTO}",

@@ -1,4 +1,4 @@
-"""Training a sub-network: pruned weights are exactly zero, and stay so."""
+"""Train a sub-network: pruned weights are exactly zero, and stay so."""
 
 from __future__ import annotations
 
@@ -38,41 +38,28 @@ class Sparsity:
                 f"parameters; give one bool for each, shape ({captured.layout.parameters},)"
             )
         self.mask = mask
-        self._pruned: list[nn.Parameter] = []
-        self._kept: list[torch.Tensor] = []
+        self._pruned: list[tuple[nn.Parameter, torch.Tensor]] = []
         for tensor, parameter in zip(captured.layout.tensors, captured.parameters, strict=True):
             part = mask[tensor.offset : tensor.offset + tensor.size]
             if part.all():
                 continue
-            # In the parameter's own strides, or each product would copy.
-            kept = torch.ones_like(parameter, requires_grad=False)
-            kept.copy_(torch.from_numpy(part.astype(np.float32)).view(tensor.shape))
-            self._pruned.append(parameter)
-            self._kept.append(kept)
+            # In the parameter's own strides, or each assignment would copy.
+            pruned = torch.empty_like(parameter, dtype=torch.bool, requires_grad=False)
+            pruned.copy_(torch.from_numpy(~part).view(tensor.shape))
+            self._pruned.append((parameter, pruned))
 
     @torch.no_grad()
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
-        """Zero pruned weights and the optimizer's state of them, once, before training.
-
-        Parameters
-        ----------
-        optimizer : Optimizer
-            Of the model.
-        """
-        for parameter, kept in zip(self._pruned, self._kept, strict=True):
+        """Zero pruned weights and the optimizer's state of them, once, before training."""
+        for parameter, pruned in self._pruned:
             states = optimizer.state.get(parameter, {}).values()
             for value in (parameter, *states):
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                    # Not a product, which would leave negative zeros, and NaN as it is.
-                    value.masked_fill_(kept == 0, 0)
+                    value.masked_fill_(pruned, 0)
 
     def mask_gradients(self) -> None:
         """Zero the gradients of pruned weights: between backward and the update."""
-        found = [
-            (parameter.grad, kept)
-            for parameter, kept in zip(self._pruned, self._kept, strict=True)
-            if parameter.grad is not None
-        ]
-        if found:
-            gradients, kept = zip(*found, strict=True)
-            torch._foreach_mul_(list(gradients), list(kept))
+        for parameter, pruned in self._pruned:
+            if parameter.grad is not None:
+                # Not a product: infinity times zero is NaN, in a run that diverges.
+                parameter.grad.masked_fill_(pruned, 0)

@@ -1,4 +1,4 @@
-"""The loop: train from settings, record every scheduled step, evaluate, report progress."""
+"""Train from settings, record every scheduled step, evaluate, report progress."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,14 @@ from ckptlab.errors import ConfigError, StepError
 from ckptlab.record.pipeline.calibrate import choose_codec
 from ckptlab.record.pipeline.step_capture import encoding_threads
 from ckptlab.record.recorder import Recorder, RecorderStats
-from ckptlab.record.schedule import parse_schedule, parse_step
+from ckptlab.record.schedule import parse_step
 from ckptlab.store.maintain.repack import repack
 from ckptlab.store.read.reader import StoredRun, open_store
 from ckptlab.train.assemble import Training, build
 from ckptlab.train.branch import start_of
 from ckptlab.train.config import Config
 from ckptlab.train.data import Data
-from ckptlab.train.estimate import measure_step, recorded_steps
+from ckptlab.train.estimate import measure_step, recorded_steps, schedule
 from ckptlab.train.evaluate import Evaluation
 from ckptlab.train.initial_state import Start, begin
 from ckptlab.train.numerics import numerics, resolve_device
@@ -63,45 +63,71 @@ class Progress:
     recording: RecorderStats
 
 
-def train(
-    config: Config,
-    path: str,
-    *,
-    start: Start | None = None,
-    mask: npt.NDArray[np.bool_] | None = None,
-    data: Data | None = None,
-    attributes: Mapping[str, Any] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    allow_inexact: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> None:
-    """Train a network and record it.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Request:
+    """A training to record.
 
     Parameters
     ----------
     config : Config
-        The settings; when a run is taken up again, its own (`resume_config`).
+        The settings; when a run is resumed, its own (`resume_config`).
     path : str
         Where the run is written.
-    start : Start, optional
-        The state to begin from; the initialisation by default. Needed again when a run is taken up
-        that committed nothing, unless it branched from a run that is still there.
-    mask : ndarray of bool, shape (param,), optional
+    start : Start or None
+        The state to begin from; None is the initialisation. Needed again when a run is resumed that
+        committed nothing, unless it branched from a run that is still there.
+    mask : ndarray of bool, shape (param,), or None
         Which weights are kept, the others being zero throughout; by default those the start kept.
-    data : Data, optional
+    data : Data or None
         The data set on the device, where it was read before.
-    attributes : mapping, optional
+    attributes : mapping
         JSON, stored in the root attributes.
     resume : bool
-        Take the run at `path` up; nothing is done if it is complete.
+        Go on with the run at `path`; nothing is done if it is complete.
     overwrite : bool
         Replace the run at `path`.
     allow_inexact : bool
         Resume on another device, torch or number of threads; the result then differs from an
         uninterrupted run's.
-    on_progress : callable, optional
+    on_progress : callable or None
         Called with a `Progress` about twice a second.
+    pinned : Config or None
+        The settings with device and threads of a run that is resumed; set by `prepare`.
+    """
+
+    config: Config
+    path: str
+    start: Start | None = None
+    mask: npt.NDArray[np.bool_] | None = None
+    data: Data | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    resume: bool = False
+    overwrite: bool = False
+    allow_inexact: bool = False
+    on_progress: Callable[[Progress], None] | None = None
+    pinned: Config | None = None
+
+    @property
+    def used(self) -> Config:
+        """The settings it computes with."""
+        return self.pinned or self.config
+
+    def numerics(self) -> AbstractContextManager[None]:
+        """Return the context in which it computes."""
+        return numerics(self.used.train, resolve_device(self.used.train))
+
+
+def train(config: Config, path: str, **options: Any) -> None:
+    """Train a network and record it.
+
+    Parameters
+    ----------
+    config : Config
+        The settings; when a run is resumed, its own (`resume_config`).
+    path : str
+        Where the run is written.
+    **options
+        The other fields of `Request`.
 
     Raises
     ------
@@ -114,9 +140,7 @@ def train(
     StepError
         If steps are to be recorded that lie beyond the run.
     """
-    options: dict[str, Any] = {"start": start, "mask": mask, "data": data, "attributes": attributes}
-    options |= {"resume": resume, "overwrite": overwrite, "allow_inexact": allow_inexact}
-    request = prepare(config, path, on_progress=on_progress, **options)
+    request = prepare(config, path, **options)
     if request is None:
         return
     with request.numerics(), session(request) as loop:
@@ -124,120 +148,35 @@ def train(
             pass
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Request:
-    """A training that is to be recorded, with everything found out that can be without its data.
-
-    Parameters
-    ----------
-    config : Config
-        The settings, as they are stored.
-    used : Config
-        The same, with device and threads pinned where a run is taken up.
-    path : str
-        Where the run is written.
-    start : Start or None
-        The state to begin from.
-    mask : ndarray of bool, shape (param,), or None
-        Which weights are kept.
-    data : Data or None
-        The data set, where it was read before.
-    attributes : mapping
-        For the root attributes.
-    resume, overwrite : bool
-        As `train` takes them.
-    on_progress : callable or None
-        As `train` takes it.
-    """
-
-    config: Config
-    used: Config
-    path: str
-    start: Start | None
-    mask: npt.NDArray[np.bool_] | None
-    data: Data | None
-    attributes: Mapping[str, Any]
-    resume: bool
-    overwrite: bool
-    on_progress: Callable[[Progress], None] | None
-
-    def numerics(self) -> AbstractContextManager[None]:
-        """Return the context in which it computes."""
-        return numerics(self.used.train, resolve_device(self.used.train))
-
-
-def prepare(
-    config: Config,
-    path: str,
-    *,
-    start: Start | None = None,
-    mask: npt.NDArray[np.bool_] | None = None,
-    data: Data | None = None,
-    attributes: Mapping[str, Any] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    allow_inexact: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> Request | None:
-    """Find out what a call of `train` has to do; None if it is done already.
-
-    Parameters
-    ----------
-    config, path, start, mask, data, attributes, resume, overwrite, allow_inexact, on_progress
-        As `train` takes them.
-
-    Returns
-    -------
-    Request or None
-        What is left to do.
-    """
+def prepare(config: Config, path: str, **options: Any) -> Request | None:
+    """Check what a call of `train` has to do before data are read; None if it is done already."""
+    request = Request(config=config, path=path, **options)
     if config.record.repack and "://" in path:
         raise ConfigError(
             f"record.repack=true replaces the run at the end, which {path} does not allow; "
             "accepted there: false (make a dense copy with ckptlab repack -o)"
         )
-    used = config
-    if mask is None and start is not None:
-        mask = start.mask
-    if resume:
-        stored = open_store(path)
-        require_resumable(stored.attributes, config, allow_inexact=allow_inexact)
-        if _is_done(stored, config):
-            return None
-        used = as_before(stored.attributes, config)
-        if not allow_inexact:
-            require_same_machine(stored.attributes, resolve_device(used.train))
-        mask = stored.mask()
-        if start is None and not len(stored.anchors):
-            start = start_of(stored.attributes, used, allow_inexact=allow_inexact)
-    return Request(
-        config=config,
-        used=used,
-        path=path,
-        start=start,
-        mask=mask,
-        data=data,
-        attributes=attributes or {},
-        resume=resume,
-        overwrite=overwrite,
-        on_progress=on_progress,
-    )
+    start, mask = request.start, request.mask
+    if not request.resume:
+        if mask is None and start is not None:
+            mask = start.mask
+        return replace(request, mask=mask)
+    inexact = request.allow_inexact
+    stored = open_store(path)
+    require_resumable(stored.attributes, config, allow_inexact=inexact)
+    if _is_done(stored, config):
+        return None
+    used = as_before(stored.attributes, config)
+    if not inexact:
+        require_same_machine(stored.attributes, resolve_device(used.train))
+    if start is None and not len(stored.anchors):
+        start = start_of(stored.attributes, used, allow_inexact=inexact)
+    return replace(request, start=start, mask=stored.mask(), pinned=used)
 
 
 @contextlib.contextmanager
 def session(request: Request) -> Iterator[Loop]:
-    """Build a training and open its recording.
-
-    Parameters
-    ----------
-    request : Request
-        As `prepare` gives it.
-
-    Yields
-    ------
-    Loop
-        To be run within; the recording is closed behind it.
-    """
+    """Build a training that `prepare` has checked, and open its recording for the block."""
     start = request.start
     training = build(request.used, request.mask, request.data)
     _require_before_end(start, training)
@@ -277,6 +216,7 @@ def _steps(attributes: dict[str, object], config: Config) -> int:
 def _recorder(request: Request, training: Training, attributes: Mapping[str, Any]) -> Recorder:
     config, resume = request.config, request.resume
     record, seeds = config.record, training.seeds
+    # Refuses steps beyond the run.
     recorded_steps(config, training.steps, training.steps_per_epoch)
     return Recorder(
         request.path,
@@ -306,7 +246,7 @@ def _recorder(request: Request, training: Training, attributes: Mapping[str, Any
 
 
 def _codec(config: Config, training: Training, *, resume: bool) -> str:
-    """Settle ``auto`` before the arrays are made; a run that is taken up again keeps its codec."""
+    """Choose the codec for ``auto`` before the arrays are made; a resumed run keeps its own."""
     if config.record.codec != AUTO or resume:
         return "dense" if resume else config.record.codec
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
@@ -317,16 +257,9 @@ def _codec(config: Config, training: Training, *, resume: bool) -> str:
 
 
 class Loop:
-    """From the recorder's step to the last one.
+    """Updates, evaluations and reports, from the recorder's step to the last one.
 
-    Parameters
-    ----------
-    training : Training
-        At the recorder's step.
-    recorder : Recorder
-        Within its `with` block.
-    on_progress : callable or None
-        As `train` takes it.
+    Within the recorder's `with` block; the training is at the recorder's step.
     """
 
     def __init__(
@@ -339,20 +272,14 @@ class Loop:
         self._recorder = recorder
         self._on_progress = on_progress
         steps = training.config.eval.steps
-        self._schedule = parse_schedule(steps, training.steps_per_epoch) if steps else None
+        self._schedule = schedule("eval.steps", steps, training.steps_per_epoch) if steps else None
         self._evaluation: Evaluation | None = None
         self._last: StepResult | None = None
         self._reported_at = time.perf_counter()
         self._reported_step = recorder.step_number
 
     def run(self) -> Iterator[None]:
-        """Train to the end.
-
-        Yields
-        ------
-        None
-            After every update, so that several trainings can take turns.
-        """
+        """Train to the end; yields after every update, so that several trainings can take turns."""
         recorder, training = self._recorder, self._training
         self._evaluate_if_due()
         while recorder.step_number < training.steps:

@@ -12,7 +12,7 @@ from ckptlab.experiments.jobs.plan import Plan
 from ckptlab.experiments.operations.registry import parse_kind
 from ckptlab.experiments.plans.study_file import load_study, planner
 from ckptlab.train.config import load_config
-from ckptlab.train.estimate import plan
+from ckptlab.train.estimate import training_size
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -40,7 +40,7 @@ def toml_in(page: str) -> list[str]:
 def test_configs_can_be_planned(text, tmp_path):
     path = tmp_path / "example.toml"
     path.write_text(text)
-    assert plan(load_config(path)).recorded_steps > 0
+    assert training_size(load_config(path)).recorded_steps > 0
 
 
 def test_settings_in_commands_are_accepted():

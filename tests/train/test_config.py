@@ -17,7 +17,8 @@ from ckptlab.train.config import (
     parse_config,
 )
 from ckptlab.train.presets import PRESETS
-from ckptlab.train.sections import StageConfig
+from ckptlab.train.settings import models_in
+from ckptlab.train.tasks.registry import Stage
 
 
 def test_defaults_are_those_of_the_design():
@@ -50,10 +51,20 @@ def test_later_sources_win(tmp_path):
         ("train.steps='300it'", "train", "steps", "300it"),
         ("optim.lr=3e-2", "optim", "lr", 0.03),
         ("optim.nesterov=true", "optim", "nesterov", True),
-        ("optim.milestones=80ep, 120ep", "optim", "milestones", ("80ep", "120ep")),
-        ('optim.milestones=[80, "120ep"]', "optim", "milestones", (80, "120ep")),
-        ("optim.milestones=80", "optim", "milestones", (80,)),
-        ("optim.betas=[0.8, 0.9]", "optim", "betas", (0.8, 0.9)),
+        (
+            "optim.schedule=multistep ; optim.milestones=80ep, 120ep",
+            "optim",
+            "milestones",
+            ("80ep", "120ep"),
+        ),
+        (
+            'optim.schedule=multistep ; optim.milestones=[80, "120ep"]',
+            "optim",
+            "milestones",
+            (80, "120ep"),
+        ),
+        ("optim.schedule=multistep ; optim.milestones=80", "optim", "milestones", (80,)),
+        ("optim.name=adamw ; optim.betas=[0.8, 0.9]", "optim", "betas", (0.8, 0.9)),
         ("record.arrays=weights,gradients", "record", "arrays", ("weights", "gradients")),
         ("record.steps=500", "record", "steps", "500"),
         # A time of day in TOML.
@@ -65,7 +76,7 @@ def test_later_sources_win(tmp_path):
     ],
 )
 def test_overrides_are_toml_values_or_else_text(text, section, key, value):
-    assert getattr(getattr(load_config(overrides=[text]), section), key) == value
+    assert getattr(getattr(load_config(overrides=text.split(" ; ")), section), key) == value
 
 
 @pytest.mark.parametrize(
@@ -97,15 +108,15 @@ def test_overrides_are_toml_values_or_else_text(text, section, key, value):
         ("optim.lr=-1", ["optim.lr=-1"]),
         ("optim.momentum=1", ["optim.momentum=1", "[0, 1)"]),
         ("optim.milestones=80ep,12ex", ["optim.milestones", "12ex"]),
-        ("optim.betas=[0.1, 2]", ["optim.betas[1]=2", "[0, 1)"]),
-        ("optim.betas=[0.1]", ["optim.betas[1] is missing", "[0, 1)"]),
+        ("optim.name=adamw ; optim.betas=[0.1, 2]", ["optim.betas[1]=2", "[0, 1)"]),
+        ("optim.name=adamw ; optim.betas=[0.1]", ["optim.betas[1] is missing", "[0, 1)"]),
         ("optim.milestones=[80, -1]", ["optim.milestones[1]=-1"]),
         ("record.steps=10:5", ["record.steps='10:5'", "half-open"]),
         ("record.arrays=weight", ["record.arrays", "Did you mean 'weights'"]),
         ("record.codec=zstd", ["record.codec 'zstd'", "dense"]),
         ("record.memory=lots", ["record.memory='lots'", "512MiB"]),
         ("eval.steps=sometimes", ["eval.steps='sometimes'"]),
-        ("task.factor=1", ["task.factor=1", ">= 2"]),
+        ("task.name=blur ; task.factor=1", ["task.factor=1", ">= 2"]),
         ("task.factor=3", ["task.factor=3", "'supervised'", "blur, blur-rotation"]),
         ("task.stages=blur", ["task.stages='blur'", "a list of stages"]),
         ("task.stages=[3]", ["task.stages[0]=3", "a list of stages"]),
@@ -139,7 +150,7 @@ def test_overrides_are_toml_values_or_else_text(text, section, key, value):
 )
 def test_a_bad_setting_is_one_line_that_says_what_is_accepted(text, said):
     with pytest.raises(ConfigError) as caught:
-        load_config(overrides=[text])
+        load_config(overrides=text.split(" ; "))
     message = str(caught.value)
     assert "\n" not in message
     for part in said:
@@ -162,7 +173,7 @@ def test_stages_in_a_file_and_in_an_override_are_the_same(tmp_path):
 
 def test_runs_recorded_before_a_setting_existed_have_its_default():
     stored = load_config().model_dump(mode="json")
-    del stored["task"]["stages"], stored["task"]["factor"], stored["train"]["task_seed"]
+    del stored["task"]["stages"], stored["train"]["task_seed"]
     assert parse_config(stored) == load_config()
 
 
@@ -207,8 +218,10 @@ def test_sections_are_frozen():
 
 
 def test_settings_survive_json():
-    for preset in (None, *(preset.name for preset in PRESETS)):
-        config = load_config(preset=preset, overrides=["optim.betas=[0.5, 0.6]"])
+    for preset in (None, *PRESETS):
+        config = load_config(
+            preset=preset, overrides=["optim.name=adamw", "optim.betas=[0.5, 0.6]"]
+        )
         stored = json.loads(json.dumps(config.model_dump(mode="json")))
         assert parse_config(stored) == config
 
@@ -231,8 +244,8 @@ def test_default_path():
 
 
 def test_every_setting_is_documented():
-    sections = [section.annotation for section in Config.model_fields.values()]
-    for section in [*sections, StageConfig]:
+    holds = [section.annotation for section in Config.model_fields.values()]
+    for section in (model for held in [*holds, Stage] for _, model in models_in(held)):
         for name, field in section.model_fields.items():
             assert field.description, name
             assert field.json_schema_extra["accepted"], name

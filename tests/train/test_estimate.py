@@ -4,11 +4,11 @@ from hypothesis import strategies as st
 
 from ckptlab.errors import ConfigError, StepError
 from ckptlab.train.config import load_config, override
-from ckptlab.train.estimate import measure_step, plan, recorded_steps
+from ckptlab.train.estimate import measure_step, recorded_steps, training_size
 
 
 def test_default_run():
-    planned = plan(load_config())
+    planned = training_size(load_config())
     # One input channel fewer than two of three, of 16 filters of 9 weights.
     assert planned.parameters == 272_474 - 2 * 16 * 9
     assert planned.steps_per_epoch == 12
@@ -19,7 +19,7 @@ def test_default_run():
 
 def test_gradients_take_as_much_again():
     without, with_them = (
-        plan(load_config(overrides=[f"record.arrays={arrays}"]))
+        training_size(load_config(overrides=[f"record.arrays={arrays}"]))
         for arrays in ("weights", "weights,gradients")
     )
     assert with_them.bytes_per_step - without.bytes_per_step == 4 * without.parameters
@@ -37,21 +37,21 @@ def test_recorded_steps_by_brute_force(steps, stride, start):
 
 
 def test_steps_in_epochs():
-    planned = plan(load_config(overrides=["train.steps=2ep", "record.steps=1ep:"]))
+    planned = training_size(load_config(overrides=["train.steps=2ep", "record.steps=1ep:"]))
     assert planned.steps == 24
     assert planned.recorded_steps == 13
 
 
 def test_a_schedule_may_end_beyond_the_run_but_not_start_there():
-    assert plan(load_config(overrides=["record.steps=0:4001"])).recorded_steps == 501
+    assert training_size(load_config(overrides=["record.steps=0:4001"])).recorded_steps == 501
     with pytest.raises(StepError, match=r"501.*beyond the run.*0 to 500"):
-        plan(load_config(overrides=["record.steps=0:100, 501:600"]))
+        training_size(load_config(overrides=["record.steps=0:100, 501:600"]))
 
 
 @pytest.mark.parametrize(("name", "answers"), [("rotation", 4), ("blur", 10)])
 def test_the_network_has_the_answers_of_the_task(name, answers):
     planned, usual = (
-        plan(load_config(overrides=["model.name=mlp", f"task.name={task}"]))
+        training_size(load_config(overrides=["model.name=mlp", f"task.name={task}"]))
         for task in (name, "supervised")
     )
     assert usual.parameters - planned.parameters == (10 - answers) * (100 + 1)
@@ -66,7 +66,7 @@ def test_the_network_has_the_answers_of_the_task(name, answers):
 )
 def test_tasks_are_checked_without_the_data(override, said):
     with pytest.raises(ConfigError, match=said):
-        plan(load_config(overrides=["data.name=cifar10", override]))
+        training_size(load_config(overrides=["data.name=cifar10", override]))
 
 
 def test_a_step_is_timed_without_the_data():

@@ -1,10 +1,10 @@
 import pytest
 
 from ckptlab.train.config import load_config
-from ckptlab.train.estimate import plan
+from ckptlab.train.estimate import training_size
 from ckptlab.train.presets import PRESETS
 
-NAMES = [preset.name for preset in PRESETS]
+NAMES = list(PRESETS)
 
 
 def test_every_network_of_the_study_has_one():
@@ -31,7 +31,7 @@ def test_every_network_of_the_study_has_one():
 )
 def test_the_recipe_of_the_study(name, parameters, steps):
     config = load_config(preset=name)
-    planned = plan(config)
+    planned = training_size(config)
     assert planned.parameters == parameters
     assert planned.steps == steps
     # 0 to 4000, and the last.
@@ -44,4 +44,4 @@ def test_the_recipe_of_the_study(name, parameters, steps):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_can_be_planned(name):
-    assert plan(load_config(preset=name)).recorded_steps > 0
+    assert training_size(load_config(preset=name)).recorded_steps > 0

@@ -202,7 +202,7 @@ def test_runs_that_cannot_be_taken_up(tmp_path):
     path = str(tmp_path / "own.zarr")
     with Recorder(path, torch.nn.Linear(2, 2), fsync=False):
         pass
-    with pytest.raises(ConfigError, match="own"):
+    with pytest.raises(ConfigError, match="outside ckptlab"):
         resume_config(path)
 
 

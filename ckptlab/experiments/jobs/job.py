@@ -15,7 +15,7 @@ import xxhash
 from pydantic import Field
 
 from ckptlab.store.read.reader import StoredRun
-from ckptlab.train.config import Config
+from ckptlab.train.config import Config, as_written, canonical
 from ckptlab.train.sections import Section
 
 VERSION = 1
@@ -179,8 +179,9 @@ Job = TrainJob | MeasureJob
 def parse_job(text: str) -> Job:
     """Read a job written by `write_job`."""
     document = json.loads(text)
-    kind = TrainJob if document["type"] == "train" else MeasureJob
-    return kind.model_validate(document)
+    if document["type"] != "train":
+        return MeasureJob.model_validate(document)
+    return TrainJob.model_validate({**document, "config": as_written(document["config"])})
 
 
 def write_job(job: Job) -> str:
@@ -202,6 +203,8 @@ def job_id(job: Job) -> str:
         The xxh3_64 of its canonical JSON, without what has no effect on the result.
     """
     document = job.model_dump(mode="json")
+    if isinstance(job, TrainJob):
+        document["config"] = canonical(job.config)
     for section, keys in _WITHOUT_EFFECT.items():
         for key in keys:
             document.get("config", {}).get(section, {}).pop(key, None)

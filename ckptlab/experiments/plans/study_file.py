@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from ckptlab.errors import ConfigError, unknown_name
-from ckptlab.train.config import parse_override
 from ckptlab.train.sections import Count, Section, Step, Steps, Whole
+from ckptlab.train.settings import explain, merge, parse_override, read_toml
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Levels = Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)]
@@ -131,7 +130,7 @@ def load_study(path: Path, scale: str | None = None, overrides: Sequence[str] = 
     ConfigError
         If it can not be read, a key is unknown, or a value is not accepted.
     """
-    document = _read(path)
+    document = read_toml(path, "study")
     scales = document.get("scales", {})
     if not isinstance(scales, dict) or not all(isinstance(v, dict) for v in scales.values()):
         raise ConfigError(f"{path}: scales must be tables, such as [scales.small]")
@@ -140,56 +139,19 @@ def load_study(path: Path, scale: str | None = None, overrides: Sequence[str] = 
     if scale is not None:
         if scale not in scales:
             raise unknown_name("scale", scale, scales)
-        document = _merged(document, scales[scale])
+        document = merge(document, scales[scale])
     for text in overrides:
-        document = _merged(document, {"config": parse_override(text)})
+        document = merge(document, {"config": parse_override(text)})
     kind = document.get("kind")
     if kind not in KINDS:
         raise unknown_name("kind of study", str(kind), KINDS)
     try:
         return KINDS[str(kind)][0].model_validate(document)
     except ValidationError as error:
-        raise _explain(path, KINDS[str(kind)][0], error) from error
+        raise explain(error, KINDS[str(kind)][0], document, f"{path}: ") from error
 
 
 def planner(study: Study) -> Any:
     """Return the function that plans a study, imported now: ``f(plan, study, threads)``."""
     module, _, name = KINDS[study.kind][1].partition(":")
     return getattr(import_module(module), name)
-
-
-def _merged(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge tables into tables; anything else replaces."""
-    result = dict(document)
-    for key, value in changes.items():
-        before = result.get(key)
-        both = isinstance(before, Mapping) and isinstance(value, Mapping)
-        result[key] = _merged(before, value) if both else value  # type: ignore[arg-type]
-    return result
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"study {str(path)!r} cannot be read: {reason}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"study {str(path)!r} is not TOML: {error}") from error
-
-
-def _explain(path: Path, kind: type[Study], error: ValidationError) -> ConfigError:
-    # A key that is misspelt comes before the one it leaves missing.
-    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    first = errors[0]
-    key = ".".join(str(part) for part in first["loc"])
-    fields = kind.model_fields
-    if first["type"] == "extra_forbidden":
-        return unknown_name(f"key of {path}:", key, fields)
-    name = str(first["loc"][0])
-    about = fields[name].description if name in fields else ""
-    if first["type"] == "missing":
-        return ConfigError(f"{path}: {key} is missing; it says the {about}")
-    return ConfigError(
-        f"{path}: {key}={first['input']!r:.80} is not accepted ({about}): {first['msg']}"
-    )

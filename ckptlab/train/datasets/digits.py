@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that come with scikit-learn."""
+"""Read the 1,797 handwritten digits that come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from ckptlab.train.datasets.images import Images
-from ckptlab.train.sections import DataConfig
 
 
-def load(config: DataConfig) -> Images:  # noqa: ARG001 - every loader is called alike
+def load() -> Images:
     """Read the digits, split 80/20 with the same share of each digit (seed 0).
-
-    Parameters
-    ----------
-    config : DataConfig
-        Unused: there is nothing to choose.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Image files in one folder a class, under ``train/`` and ``test/``.
+"""Read image files in one folder a class, under ``train/`` and ``test/``.
 
 Classes and files are taken in sorted order, so that the same
 files give the same data set on every machine.
@@ -17,14 +17,12 @@ from PIL import Image, ImageOps
 from ckptlab.errors import DataError
 from ckptlab.train.datasets.images import Images
 from ckptlab.train.datasets.registry import DataShape
-from ckptlab.train.sections import DataConfig
 
 SUFFIXES: frozenset[str] = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 """File names that count as images; all other files are left alone."""
 
-_CHANNELS = 3
 # Small images decode in 0.1 ms; handed out one by one, threads would wait for each other instead.
 _TOGETHER = 256
 
@@ -36,26 +34,10 @@ class _Files:
     test: tuple[tuple[Path, ...], ...]
 
 
-def describe(config: DataConfig) -> DataShape:
-    """Return the shape of a folder's data set, from file names and one image.
-
-    Parameters
-    ----------
-    config : DataConfig
-        Its ``root``, ``image_size`` and ``channels`` (3).
-
-    Returns
-    -------
-    DataShape
-        Counts and sizes.
-
-    Raises
-    ------
-    DataError
-        If the folder is not of the expected form.
-    """
-    files = _scan(Path(str(config.root)))
-    first = _decode(files.train[0][0], config)
+def describe(root: str, image_size: int | None, channels: int) -> DataShape:
+    """Return the shape of a folder's data set, from file names and one image."""
+    files = _scan(Path(root))
+    first = _decode(files.train[0][0], image_size, channels)
     return DataShape(
         channels=first.shape[2],
         height=first.shape[0],
@@ -66,28 +48,17 @@ def describe(config: DataConfig) -> DataShape:
     )
 
 
-def load(config: DataConfig) -> Images:
-    """Read all images.
-
-    Parameters
-    ----------
-    config : DataConfig
-        Its ``root``; ``image_size``, to which each image's smaller side is scaled before the middle
-        is cut out; ``channels`` (3).
-
-    Returns
-    -------
-    Images
-        Both halves.
+def load(root: str, image_size: int | None, channels: int) -> Images:
+    """Read all images; the smaller side of each is scaled to `image_size`, the middle cut out.
 
     Raises
     ------
     DataError
         If the folder is not of the expected form, an image cannot be read or sizes differ.
     """
-    files = _scan(Path(str(config.root)))
-    train, train_labels = _read(files.train, config)
-    test, test_labels = _read(files.test, config)
+    files = _scan(Path(root))
+    train, train_labels = _read(files.train, image_size, channels)
+    test, test_labels = _read(files.test, image_size, channels)
     return Images(
         train=train,
         train_labels=train_labels,
@@ -145,16 +116,16 @@ def _listed(names: list[str]) -> str:
 
 
 def _read(
-    classes: tuple[tuple[Path, ...], ...], config: DataConfig
+    classes: tuple[tuple[Path, ...], ...], image_size: int | None, channels: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     paths = [path for group in classes for path in group]
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(group) for group in classes])
-    first = _decode(paths[0], config)
+    first = _decode(paths[0], image_size, channels)
     images = np.empty((len(paths), *first.shape), np.uint8)
 
     def fill(start: int) -> None:
         for i, path in enumerate(paths[start : start + _TOGETHER], start):
-            image = _decode(path, config)
+            image = _decode(path, image_size, channels)
             if image.shape != first.shape:
                 raise DataError(
                     f"{str(path)!r} is {image.shape[1]} x {image.shape[0]} pixels, "
@@ -169,15 +140,13 @@ def _read(
     return images, labels
 
 
-def _decode(path: Path, config: DataConfig) -> npt.NDArray[np.uint8]:
-    channels = config.channels or _CHANNELS
+def _decode(path: Path, side: int | None, channels: int) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             pixels = image.convert("L" if channels == 1 else "RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{str(path)!r} cannot be read as an image: {error}") from error
-    if config.image_size is not None:
+    if side is not None:
         # `fit` scales the smaller side and cuts out the middle.
-        side = config.image_size
         pixels = ImageOps.fit(pixels, (side, side), Image.Resampling.BILINEAR)
     return np.asarray(pixels, np.uint8).reshape(pixels.height, pixels.width, channels)

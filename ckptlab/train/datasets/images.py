@@ -1,4 +1,4 @@
-"""What a data set is once read: images as bytes, and their labels."""
+"""Hold a data set once it is read: images as bytes, and their labels."""
 
 from __future__ import annotations
 
@@ -52,6 +52,60 @@ class Images:
                 f"training images are of shape {self.train.shape[1:]}, test images of "
                 f"{self.test.shape[1:]}; both halves must be alike"
             )
+
+
+def as_images(loaded: object, parameter: str) -> Images:
+    """Make `Images` of what a user's data set returns.
+
+    Parameters
+    ----------
+    loaded : Images or tuple
+        Of arrays or tensors: training images, their labels, test images, their labels. Images are
+        bytes of shape (images, height, width) or (images, height, width, channels).
+    parameter : str
+        The setting that names the data set, for errors.
+
+    Returns
+    -------
+    Images
+        With classes named by their numbers, unless they were `Images`.
+
+    Raises
+    ------
+    DataError
+        If they are something else.
+    """
+    if isinstance(loaded, Images):
+        return loaded
+    if not isinstance(loaded, tuple | list) or len(loaded) != 4:
+        raise DataError(
+            f"{parameter} returns a {type(loaded).__name__}; it must return (training images, "
+            "their labels, test images, their labels)"
+        )
+    train, train_labels, test, test_labels = map(np.asarray, loaded)
+    labels = [_whole(parameter, part) for part in (train_labels, test_labels)]
+    halves = [part[..., None] if part.ndim == 3 else part for part in (train, test)]
+    if any(part.dtype != np.uint8 or part.ndim != 4 for part in halves):
+        raise DataError(
+            f"{parameter} returns images of {train.dtype} and shape {train.shape}; they must be "
+            "uint8, 0 to 255, of shape (images, height, width) or (images, height, width, channels)"
+        )
+    count = 1 + max(int(part.max(initial=0)) for part in labels)
+    return Images(
+        train=np.ascontiguousarray(halves[0]),
+        train_labels=labels[0],
+        test=np.ascontiguousarray(halves[1]),
+        test_labels=labels[1],
+        classes=tuple(map(str, range(count))),
+    )
+
+
+def _whole(parameter: str, labels: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
+    if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+        raise DataError(
+            f"{parameter} returns labels of {labels.dtype}; they must be whole numbers from 0 on"
+        )
+    return labels.astype(np.int64)
 
 
 def moments(

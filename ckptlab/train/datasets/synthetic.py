@@ -1,4 +1,4 @@
-"""Made-up images of any size: one random pattern a class, and noise."""
+"""Draw made-up images of any size: one random pattern a class, and noise."""
 
 from __future__ import annotations
 
@@ -9,52 +9,29 @@ import torch
 from ckptlab.train.counter_rng import derived_seed, integers
 from ckptlab.train.datasets.images import Images
 from ckptlab.train.datasets.registry import DataShape
-from ckptlab.train.sections import DataConfig
 
 _NOISE = 129
 _PATTERN = 256 - _NOISE + 1
 
 
-def describe(config: DataConfig) -> DataShape:
-    """Return the shape that the settings ask for.
-
-    Parameters
-    ----------
-    config : DataConfig
-        Its ``image_size`` (32), ``channels`` (3), ``classes`` (10) and ``samples`` (2048).
-
-    Returns
-    -------
-    DataShape
-        With a quarter more images for the test.
-    """
-    size = config.image_size or 32
-    samples = config.samples or 2048
+def describe(image_size: int, channels: int, classes: int, samples: int) -> DataShape:
+    """Return the shape that the settings ask for, with a quarter more images for the test."""
     return DataShape(
-        channels=config.channels or 3,
-        height=size,
-        width=size,
-        classes=config.classes or 10,
+        channels=channels,
+        height=image_size,
+        width=image_size,
+        classes=classes,
         train=samples,
         test=max(samples // 4, 1),
     )
 
 
-def load(config: DataConfig) -> Images:
-    """Draw the images; the same settings give the same bytes everywhere.
+def load(image_size: int, channels: int, classes: int, samples: int, seed: int) -> Images:
+    """Draw training and test images of the same patterns with different noise.
 
-    Parameters
-    ----------
-    config : DataConfig
-        As for `describe`, and ``seed`` (0).
-
-    Returns
-    -------
-    Images
-        Training and test images of the same patterns with different noise.
+    The same settings give the same bytes everywhere.
     """
-    shape = describe(config)
-    seed = config.seed or 0
+    shape = describe(image_size, channels, classes, samples)
     pixels = shape.height * shape.width * shape.channels
     patterns = _draw(derived_seed(seed, "pattern"), shape.classes * pixels, _PATTERN)
     patterns = patterns.reshape(shape.classes, shape.height, shape.width, shape.channels)

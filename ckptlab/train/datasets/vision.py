@@ -1,4 +1,4 @@
-"""Data sets that torchvision reads, and downloads where they are absent."""
+"""Read the data sets of torchvision, and download those that are absent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from torchvision import datasets
 
 from ckptlab.errors import DataError
 from ckptlab.train.datasets.images import Images
-from ckptlab.train.sections import DataConfig
 
 _CLASSES: dict[str, Any] = {
     "cifar10": datasets.CIFAR10,
@@ -26,40 +25,48 @@ _CLASSES: dict[str, Any] = {
     "svhn": datasets.SVHN,
 }
 _TIMEOUT_SECONDS = 30.0
+_FAILURES = (OSError, RuntimeError, ValueError, EOFError)
 
 
 def default_root() -> Path:
-    """Return where downloads are kept unless ``data.root`` says otherwise.
-
-    Returns
-    -------
-    Path
-        ``ckptlab/data`` in the user's cache folder.
-    """
+    """Return where downloads are kept by default: ``ckptlab/data`` in the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "ckptlab" / "data"
 
 
-def load(config: DataConfig) -> Images:
-    """Read one of torchvision's data sets.
+def load(name: str, root: str | None, download: bool = True) -> Images:
+    """Read one of torchvision's data sets, with the halves it has itself.
 
     Parameters
     ----------
-    config : DataConfig
-        Its ``name``, and ``root``: the folder torchvision keeps its files in.
+    name : str
+        As users write it.
+    root : str or None
+        The folder torchvision keeps its files in; None is `default_root`.
+    download : bool
+        Whether files that are absent are downloaded. Reading and failing make nothing.
 
     Returns
     -------
     Images
-        The data set's own halves.
+        Training and test images.
 
     Raises
     ------
     DataError
         If the files are absent and cannot be downloaded, or are damaged.
     """
-    root = Path(config.root) if config.root else default_root()
-    train, test = (_half(config.name, root, train=flag) for flag in (True, False))
+    folder = Path(root).expanduser() if root else default_root()
+    try:
+        halves = [_half(name, folder, train=flag) for flag in (True, False)]
+    except _FAILURES as error:
+        if not download:
+            raise DataError(
+                f"data {name!r} is not complete under {str(folder)!r}, and nothing is downloaded "
+                "to measure a run; give the folder torchvision keeps it in with --data-root"
+            ) from error
+        halves = _downloaded(name, folder)
+    train, test = halves
     return Images(
         train=_pixels(train.data),
         train_labels=_labels(train),
@@ -69,13 +76,23 @@ def load(config: DataConfig) -> Images:
     )
 
 
-def _half(name: str, root: Path, *, train: bool) -> Any:
+def _half(name: str, root: Path, *, train: bool, download: bool = False) -> Any:
     split = {"split": "train" if train else "test"} if name == "svhn" else {"train": train}
+    return _CLASSES[name](root=str(root), download=download, **split)
+
+
+def _downloaded(name: str, root: Path) -> list[Any]:
+    """Download both halves; folders that were not there and stayed empty are removed."""
+    before = {path for path in (root, *root.parents, *root.rglob("*")) if path.is_dir()}
     try:
         # Results go to stdout, so what torchvision says while downloading must not.
         with _impatient(), contextlib.redirect_stdout(sys.stderr):
-            return _CLASSES[name](root=str(root), download=True, **split)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+            return [_half(name, root, train=flag, download=True) for flag in (True, False)]
+    except _FAILURES as error:
+        made = {path for path in (root, *root.parents, *root.rglob("*")) if path.is_dir()} - before
+        for path in sorted(made, key=lambda path: len(path.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                path.rmdir()
         reason = str(error).partition("\n")[0]
         raise DataError(
             f"data {name!r} is not complete under {str(root)!r} and could not be downloaded "

@@ -11,9 +11,8 @@ from torch import nn
 from ckptlab.errors import ConfigError
 from ckptlab.train.counter_rng import derived_seed
 from ckptlab.train.datasets.registry import DataShape
-from ckptlab.train.models.registry import find_model
-from ckptlab.train.registry import resolve
-from ckptlab.train.sections import ModelConfig
+from ckptlab.train.factories import call
+from ckptlab.train.models.registry import ModelConfig, find_model
 
 
 def build_model(config: ModelConfig, shape: DataShape, init_seed: int) -> nn.Module:
@@ -38,14 +37,37 @@ def build_model(config: ModelConfig, shape: DataShape, init_seed: int) -> nn.Mod
     ConfigError
         If there is no such network, or it does not take such images.
     """
-    family, groups = find_model(config.name)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the devices' generators for good.
         torch.default_generator.manual_seed(derived_seed(init_seed, "init"))
-        model: nn.Module = resolve(family.build)(groups, shape, config.width)
-        if not family.own_init:
+        model = _make(config, shape)
+        if not find_model(config.name)[0].own_init:
             initialise(model)
     return model.train()
+
+
+def _make(config: ModelConfig, shape: DataShape) -> nn.Module:
+    """Build the modules, with whatever weights they come with."""
+    family, groups = find_model(config.name)
+    square = shape.height == shape.width
+    offered = {
+        **groups,
+        "shape": shape,
+        "width": config.width or family.width,
+        "classes": shape.classes,
+        "channels": shape.channels,
+        "image_size": shape.height if square else (shape.height, shape.width),
+    }
+    # A width is handed to built-in networks alone; a user's is an option.
+    if not isinstance(family.build, str):
+        del offered["width"], offered["shape"]
+    model = call(family.build, "model.name", offered, config.options)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"model.name={config.name!r} makes a {type(model).__name__}; a torch.nn.Module is "
+            "needed"
+        )
+    return model
 
 
 def initialise(model: nn.Module) -> None:
@@ -96,9 +118,8 @@ def model_size(config: ModelConfig, shape: DataShape) -> Size:
     Size
         Its parameters and persistent buffers.
     """
-    family, groups = find_model(config.name)
     with torch.device("meta"):
-        model: nn.Module = resolve(family.build)(groups, shape, config.width)
+        model = _make(config, shape)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Size(
         parameters=parameters,

@@ -48,16 +48,17 @@ class CifarResNet(nn.Module):
 
     Parameters
     ----------
-    blocks : int
-        Blocks a stage, n in a depth of 6n+2.
+    depth : int
+        6n+2, for n blocks a stage.
     width : int
         Channels of the first stage.
     shape : DataShape
         Of the data.
     """
 
-    def __init__(self, blocks: int, width: int, shape: DataShape) -> None:
+    def __init__(self, depth: int, width: int, shape: DataShape) -> None:
         super().__init__()
+        blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(shape.channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = _stage(width, width, blocks, 1)
@@ -76,23 +77,3 @@ class CifarResNet(nn.Module):
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
     first = BasicBlock(inputs, outputs, stride)
     return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
-
-
-def cifar_resnet(groups: tuple[str, ...], shape: DataShape, width: int | None) -> nn.Module:
-    """Build a CIFAR residual network.
-
-    Parameters
-    ----------
-    groups : tuple of str
-        Its depth.
-    shape : DataShape
-        Of the data.
-    width : int or None
-        Channels of the first stage; default 16.
-
-    Returns
-    -------
-    Module
-        The network.
-    """
-    return CifarResNet((int(groups[0]) - 2) // 6, width or 16, shape)

@@ -62,41 +62,7 @@ class LeNet(nn.Module):
         return logits
 
 
-def mlp(groups: tuple[str, ...], shape: DataShape, width: int | None) -> nn.Module:  # noqa: ARG001
-    """Build LeNet-300-100, or one of another width.
-
-    Parameters
-    ----------
-    groups : tuple of str
-        Unused; every builder is called alike.
-    shape : DataShape
-        Of the data.
-    width : int or None
-        Of the first hidden layer; the second has a third of it.
-
-    Returns
-    -------
-    Module
-        The network.
-    """
-    first = width or 300
+def mlp(shape: DataShape, width: int) -> nn.Module:
+    """Build LeNet-300-100, or one of another width; the second layer has a third of the first."""
     inputs = shape.channels * shape.height * shape.width
-    return MLP(inputs, first, max(first // 3, 1), shape.classes)
-
-
-def lenet(groups: tuple[str, ...], shape: DataShape, width: int | None) -> nn.Module:  # noqa: ARG001
-    """Build LeNet-5.
-
-    Parameters
-    ----------
-    groups, width : object
-        Unused; every builder is called alike.
-    shape : DataShape
-        Of the data.
-
-    Returns
-    -------
-    Module
-        The network.
-    """
-    return LeNet(shape)
+    return MLP(inputs, width, max(width // 3, 1), shape.classes)

@@ -13,10 +13,10 @@ from torch import nn
 from ckptlab.train.datasets.registry import DataShape
 
 # Convolutions of each stage, in multiples of the width; max-pooling lies between the stages.
-_PLANS: dict[str, tuple[tuple[int, ...], ...]] = {
-    "11": ((1,), (2,), (4, 4), (8, 8), (8, 8)),
-    "13": ((1, 1), (2, 2), (4, 4), (8, 8), (8, 8)),
-    "16": ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8)),
+_CONVOLUTIONS: dict[int, tuple[tuple[int, ...], ...]] = {
+    11: ((1,), (2,), (4, 4), (8, 8), (8, 8)),
+    13: ((1, 1), (2, 2), (4, 4), (8, 8), (8, 8)),
+    16: ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8)),
 }
 
 
@@ -25,19 +25,19 @@ class VGG(nn.Module):
 
     Parameters
     ----------
-    plan : tuple of tuple of int
-        Channels of the convolutions of each stage, in multiples of the width.
+    depth : int
+        11, 13 or 16.
     width : int
         Channels of the first convolution.
     shape : DataShape
         Of the data.
     """
 
-    def __init__(self, plan: tuple[tuple[int, ...], ...], width: int, shape: DataShape) -> None:
+    def __init__(self, depth: int, width: int, shape: DataShape) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = shape.channels
-        for i, stage in enumerate(plan):
+        for i, stage in enumerate(_CONVOLUTIONS[depth]):
             if i:
                 # Rounding up lets images below 16 pixels through; others are halved exactly.
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
@@ -52,23 +52,3 @@ class VGG(nn.Module):
         """Return logits, shape (batch, classes)."""
         logits: torch.Tensor = self.fc(self.features(images).mean((2, 3)))
         return logits
-
-
-def vgg(groups: tuple[str, ...], shape: DataShape, width: int | None) -> nn.Module:
-    """Build VGG-11, -13 or -16.
-
-    Parameters
-    ----------
-    groups : tuple of str
-        Its depth.
-    shape : DataShape
-        Of the data.
-    width : int or None
-        Channels of the first convolution; default 64.
-
-    Returns
-    -------
-    Module
-        The network.
-    """
-    return VGG(_PLANS[groups[0]], width or 64, shape)

@@ -12,22 +12,8 @@ from ckptlab.train.datasets.registry import DataShape
 _AUXILIARY = ("googlenet", "inception_v3")
 
 
-def torchvision_model(groups: tuple[str, ...], shape: DataShape, width: int | None) -> nn.Module:  # noqa: ARG001
-    """Build a network of ``torchvision.models`` by its name there.
-
-    Parameters
-    ----------
-    groups : tuple of str
-        The name.
-    shape : DataShape
-        Of the data.
-    width : object
-        Unused; torchvision's networks have their own.
-
-    Returns
-    -------
-    Module
-        The network with torchvision's own initialisation.
+def torchvision_model(name: str, shape: DataShape) -> nn.Module:
+    """Build a network of ``torchvision.models`` by its name there, with its own initialisation.
 
     Raises
     ------
@@ -36,7 +22,6 @@ def torchvision_model(groups: tuple[str, ...], shape: DataShape, width: int | No
     ConfigError
         If the images do not have three channels.
     """
-    (name,) = groups
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         accepted = [f"torchvision:{known}" for known in names]
@@ -53,21 +38,8 @@ def torchvision_model(groups: tuple[str, ...], shape: DataShape, width: int | No
     return network
 
 
-def resnet18(groups: tuple[str, ...], shape: DataShape, width: int | None) -> nn.Module:  # noqa: ARG001
-    """Build ResNet-18 with the 7×7 stem and max-pooling, for images of any number of channels.
-
-    Parameters
-    ----------
-    groups, width : object
-        Unused; every builder is called alike.
-    shape : DataShape
-        Of the data.
-
-    Returns
-    -------
-    Module
-        The network.
-    """
+def resnet18(shape: DataShape) -> nn.Module:
+    """Build ResNet-18 with the 7×7 stem and max-pooling, for images of any number of channels."""
     network: nn.Module = torchvision.models.resnet18(num_classes=shape.classes)
     if shape.channels != 3:
         network.conv1 = nn.Conv2d(shape.channels, 64, 7, stride=2, padding=3, bias=False)

@@ -47,16 +47,17 @@ class WideResNet(nn.Module):
 
     Parameters
     ----------
-    blocks : int
-        Blocks a stage, n in a depth of 6n+4.
+    depth : int
+        6n+4, for n blocks a stage.
     factor : int
         The widening factor.
     shape : DataShape
         Of the data.
     """
 
-    def __init__(self, blocks: int, factor: int, shape: DataShape) -> None:
+    def __init__(self, depth: int, factor: int, shape: DataShape) -> None:
         super().__init__()
+        blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(shape.channels, 16, 3, padding=1, bias=False)
         channels = 16
         stages: list[nn.Module] = []
@@ -74,23 +75,3 @@ class WideResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(self.conv1(images))))
         logits: torch.Tensor = self.fc(torch.relu(self.bn(x)).mean((2, 3)))
         return logits
-
-
-def wide_resnet(groups: tuple[str, ...], shape: DataShape, width: int | None) -> nn.Module:  # noqa: ARG001
-    """Build wrn-D-K.
-
-    Parameters
-    ----------
-    groups : tuple of str
-        Its depth D and widening factor K.
-    shape : DataShape
-        Of the data.
-    width : object
-        Unused; the factor is in the name.
-
-    Returns
-    -------
-    Module
-        The network.
-    """
-    return WideResNet((int(groups[0]) - 4) // 6, int(groups[1]), shape)

@@ -14,33 +14,16 @@ import torch
 
 from ckptlab.train.counter_rng import Counter
 from ckptlab.train.data import Data
-from ckptlab.train.sections import TaskChoice
-from ckptlab.train.seeds import Seeds
-from ckptlab.train.tasks.registry import DEFAULT_FACTOR
 from ckptlab.train.tasks.task import Batch, Task, unchanged
 
 
-def blur(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:  # noqa: ARG001
-    """Build the task.
+def blur(data: Data, factor: int) -> Task:
+    """Build the task: training images are blurred by `factor`, test images stay sharp.
 
-    Training images are blurred after augmentation, as in the authors' framework; test images stay
-    sharp. Normalisation is that of the sharp images.
-
-    Parameters
-    ----------
-    choice : TaskChoice
-        Its ``factor``.
-    data : Data
-        The data set.
-    seeds : Seeds
-        Unused; nothing is drawn.
-
-    Returns
-    -------
-    Task
-        That leaves labels as they are.
+    Images are blurred after augmentation, as in the authors' framework, and normalised as the
+    sharp ones are.
     """
-    factor, device = choice.factor or DEFAULT_FACTOR, data.train.device
+    device = data.train.device
     rows = blur_matrix(data.shape.height, factor).to(device)
     columns = blur_matrix(data.shape.width, factor).to(device)
 

@@ -11,31 +11,14 @@ from dataclasses import replace
 
 from ckptlab.train.counter_rng import Counter
 from ckptlab.train.data import Data
-from ckptlab.train.sections import TaskChoice
-from ckptlab.train.seeds import Seeds
 from ckptlab.train.tasks.blur import blur
 from ckptlab.train.tasks.rotation import rotation
 from ckptlab.train.tasks.task import Batch, Task
 
 
-def blur_rotation(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:
-    """Build the task: training images are blurred, then turned; test images only turned.
-
-    Parameters
-    ----------
-    choice : TaskChoice
-        Its ``factor``.
-    data : Data
-        The data set, of square images.
-    seeds : Seeds
-        Its ``task``; the turns are those of the task rotation.
-
-    Returns
-    -------
-    Task
-        Answer k is a turn by k quarters, counter-clockwise.
-    """
-    blurring, turning = blur(choice, data, seeds), rotation(choice, data, seeds)
+def blur_rotation(data: Data, seed: int, factor: int) -> Task:
+    """Build the task: training images are blurred, then turned; test images only turned."""
+    blurring, turning = blur(data, factor), rotation(data, seed)
 
     def train(batch: Batch, step: Counter) -> Batch:
         return turning.train(blurring.train(batch, step), step)

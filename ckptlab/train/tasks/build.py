@@ -1,4 +1,4 @@
-"""From the settings of a task to the task, and to the course of tasks over a run."""
+"""Build tasks from their settings, and the course of tasks over a run."""
 
 from __future__ import annotations
 
@@ -6,65 +6,47 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ckptlab.errors import ConfigError
 from ckptlab.record.schedule import Schedule
 from ckptlab.train.data import Data
-from ckptlab.train.registry import find, resolve
-from ckptlab.train.sections import TaskChoice, TaskConfig
+from ckptlab.train.factories import call
 from ckptlab.train.seeds import Seeds
-from ckptlab.train.tasks.registry import TASKS
+from ckptlab.train.tasks.registry import TASKS, OtherTask, TaskChoice, TaskConfig
 from ckptlab.train.tasks.task import Task
 
 
 def build_task(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:
-    """Build one task; of a `TaskConfig`, the one outside its stages.
-
-    Parameters
-    ----------
-    choice : TaskChoice
-        Which one, and its settings.
-    data : Data
-        The data set.
-    seeds : Seeds
-        Its ``task`` decides what is drawn.
-
-    Returns
-    -------
-    Task
-        The same at every step but for what it draws.
-    """
-    task: Task = resolve(find(TASKS, "task.name", choice.name).build)(choice, data, seeds)
+    """Build one task; of a `TaskConfig`, the one outside its stages."""
+    entry = TASKS.find(choice.name, "task.name")
+    offered: dict[str, Any] = {"data": data, "seed": seeds.task}
+    options: dict[str, Any] = {}
+    if isinstance(choice, OtherTask):
+        options = choice.options
+    else:
+        offered |= choice.model_dump(exclude={"name", "stages", "steps"})
+    task = call(entry.build, "task.name", offered, options)
+    answers = entry.answers or data.classes
+    if not isinstance(task, Task) or len(task.answers) != len(answers):
+        raise ConfigError(
+            f"task.name={choice.name!r} must return a ckptlab.train.tasks.task.Task with "
+            f"{len(answers)} answers; other answers are named by @ckptlab.task(answers=...)"
+        )
     return task
 
 
 def with_stages(
     task: Task, config: TaskConfig, schedules: Sequence[Schedule], seeds: Seeds
 ) -> Task:
-    """Let stages take the place of a task.
+    """Let stages take the place of a task over the steps that `schedules` gives for each.
 
     The step before an update decides which task it has, so that any step can be replayed.
     Evaluations stay those of `task`.
-
-    Parameters
-    ----------
-    task : Task
-        What applies outside the stages.
-    config : TaskConfig
-        Its ``stages``.
-    schedules : sequence of Schedule
-        Over which steps each lasts.
-    seeds : Seeds
-        As for `build_task`.
-
-    Returns
-    -------
-    Task
-        The course of tasks.
     """
     if not schedules:
         return task
     stages = [
         (schedule, build_task(stage, task.data, seeds))
-        for schedule, stage in zip(schedules, config.filled_stages, strict=True)
+        for schedule, stage in zip(schedules, config.stages, strict=True)
     ]
 
     def at(step: int) -> Task:
@@ -74,20 +56,9 @@ def with_stages(
 
 
 def describe_tasks(config: TaskConfig) -> dict[str, Any]:
-    """Say in words what the network is trained on and evaluated on.
-
-    Parameters
-    ----------
-    config : TaskConfig
-        The settings.
-
-    Returns
-    -------
-    dict
-        ``training``, by name of the task, and ``evaluation``: an attribute of the run.
-    """
+    """Return the run's attribute ``task``: what the network is trained and evaluated on."""
     names = dict.fromkeys([config.name, *(stage.name for stage in config.stages)])
-    entries = {name: find(TASKS, "task.name", name) for name in names}
+    entries = {name: TASKS.find(name, "task.name") for name in names}
     return {
         "training": {name: entry.training for name, entry in entries.items()},
         "evaluation": entries[config.name].evaluation,

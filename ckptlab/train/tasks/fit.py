@@ -7,9 +7,7 @@ import math
 from ckptlab.errors import ConfigError, StepError
 from ckptlab.record.schedule import Schedule, parse_schedule
 from ckptlab.train.datasets.registry import DataShape
-from ckptlab.train.registry import find
-from ckptlab.train.sections import TaskChoice, TaskConfig
-from ckptlab.train.tasks.registry import DEFAULT_FACTOR, TASKS
+from ckptlab.train.tasks.registry import TASKS, BlurTask, TaskChoice, TaskConfig
 
 
 def count_answers(config: TaskConfig, shape: DataShape) -> int:
@@ -33,7 +31,7 @@ def count_answers(config: TaskConfig, shape: DataShape) -> int:
         If a task cannot work on such images, or a stage has another number of answers.
     """
     count = _fitting("task", config, shape)
-    for place, stage in enumerate(config.filled_stages):
+    for place, stage in enumerate(config.stages):
         key = f"task.stages[{place}]"
         other = _fitting(key, stage, shape)
         if other != count:
@@ -92,18 +90,18 @@ def stage_schedules(config: TaskConfig, steps: int, steps_per_epoch: int) -> tup
 
 
 def _fitting(key: str, choice: TaskChoice, shape: DataShape) -> int:
-    entry = find(TASKS, f"{key}.name", choice.name)
+    entry = TASKS.find(choice.name, f"{key}.name")
     size = f"{shape.height} x {shape.width}"
     if entry.square and shape.height != shape.width:
         raise ConfigError(
             f"{key}.name={choice.name!r} needs square images, not {size}; "
             "data.image_size=... cuts squares out of those of an image folder."
         )
-    factor = choice.factor or DEFAULT_FACTOR
-    if "factor" in entry.options and factor > min(shape.height, shape.width):
+    smaller = min(shape.height, shape.width)
+    if isinstance(choice, BlurTask) and choice.factor > smaller:
         raise ConfigError(
             f"{key}.name={choice.name!r} leaves nothing of images of {size} scaled down by "
-            f"{factor}; accepted: {key}.factor=... of at most {min(shape.height, shape.width)}."
+            f"{choice.factor}; accepted: {key}.factor=... of at most {smaller}."
         )
     return shape.classes if entry.answers is None else len(entry.answers)
 

@@ -12,34 +12,18 @@ from dataclasses import replace
 
 from ckptlab.train.counter_rng import Counter, derived_seed, integers
 from ckptlab.train.data import Data
-from ckptlab.train.sections import TaskChoice
-from ckptlab.train.seeds import Seeds
 from ckptlab.train.tasks.task import Batch, Task, unchanged
 
 
-def random_labels(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:  # noqa: ARG001
+def random_labels(data: Data, seed: int) -> Task:
     """Build the task.
 
     Every training image has one label for the whole run, drawn uniformly over the classes, the
-    true one among them. Test images keep their true labels: an evaluation says how far the network
+    true one among them. Test images keep their true labels: an evaluation shows how far the network
     is from chance on the real task, not how well it has learnt this one; that is the loss and
     accuracy of the updates.
-
-    Parameters
-    ----------
-    choice : TaskChoice
-        Unused; every task is built alike.
-    data : Data
-        The data set.
-    seeds : Seeds
-        Its ``task``.
-
-    Returns
-    -------
-    Task
-        That leaves images as they are.
     """
-    key = derived_seed(seeds.task, "label")
+    key = derived_seed(seed, "label")
     classes = len(data.classes)
 
     def train(batch: Batch, step: Counter) -> Batch:  # noqa: ARG001 - the same at every step

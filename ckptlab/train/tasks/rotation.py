@@ -12,39 +12,23 @@ import torch
 
 from ckptlab.train.counter_rng import Counter, Key, derived_seed, integers
 from ckptlab.train.data import Data
-from ckptlab.train.sections import TaskChoice
-from ckptlab.train.seeds import Seeds
 from ckptlab.train.tasks.registry import TURNS
 from ckptlab.train.tasks.task import Batch, Task
 
 
-def rotation(choice: TaskChoice, data: Data, seeds: Seeds) -> Task:  # noqa: ARG001
-    """Build the task.
+def rotation(data: Data, seed: int) -> Task:
+    """Build the task: answer k is a turn by k quarters, counter-clockwise.
 
     Training images are turned after augmentation: mirrored afterwards, an image turned by 90
     degrees would be its mirror image turned by 270. A turn is drawn for each step and image. Each
     test image has one turn, drawn once, so that evaluations can be compared.
-
-    Parameters
-    ----------
-    choice : TaskChoice
-        Unused; every task is built alike.
-    data : Data
-        The data set, of square images.
-    seeds : Seeds
-        Its ``task``.
-
-    Returns
-    -------
-    Task
-        Answer k is a turn by k quarters, counter-clockwise.
     """
 
     def train(batch: Batch, step: Counter) -> Batch:
-        return _turned(batch, derived_seed(seeds.task, "turn", step))
+        return _turned(batch, derived_seed(seed, "turn", step))
 
     def test(batch: Batch) -> Batch:
-        return _turned(batch, derived_seed(seeds.task, "test turn"))
+        return _turned(batch, derived_seed(seed, "test turn"))
 
     return Task(answers=TURNS, data=data, train=train, test=test)
 

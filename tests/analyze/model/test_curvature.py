@@ -19,8 +19,8 @@ from ckptlab.analyze.model import eigen
 from ckptlab.analyze.model.curvature import gradient_share, overlap
 from ckptlab.errors import ConfigError, LayoutError, UnknownNameError
 from ckptlab.train.data import load_data
+from ckptlab.train.datasets.registry import DataConfig
 from ckptlab.train.models.small import MLP
-from ckptlab.train.sections import DataConfig
 from tests.trained import points, record_own, seeded, tanh_network
 
 

@@ -5,7 +5,7 @@ from PIL import Image
 from ckptlab.errors import DataError
 from ckptlab.train.data import data_shape, load_data
 from ckptlab.train.datasets.imagefolder import load
-from ckptlab.train.sections import DataConfig
+from ckptlab.train.datasets.registry import ImageFolderConfig
 
 
 def write(path, pixels):
@@ -26,13 +26,17 @@ def folder(tmp_path):
 
 
 def config(folder, **settings):
-    return DataConfig(name="imagefolder", root=str(folder), **settings)
+    return ImageFolderConfig(name="imagefolder", root=str(folder), **settings)
+
+
+def read(config):
+    return load(config.root, config.image_size, config.channels)
 
 
 def test_files_come_in_sorted_order_bit_for_bit(folder):
     (folder / "train" / "ant" / "notes.txt").write_text("not an image")
     (folder / "train" / ".cache").mkdir()
-    images = load(config(folder))
+    images = read(config(folder))
     assert images.classes == ("ant", "bee", "cat")
     paths = sorted((folder / "train").glob("*/*.png"))
     expected = np.stack([np.asarray(Image.open(path)) for path in paths])
@@ -46,7 +50,7 @@ def test_more_files_than_are_read_at_a_time(tmp_path):
         for name in ("a", "b"):
             for i in range(300):
                 write(tmp_path / half / name / f"{i:03}.png", np.full((1, 1), i % 256, np.uint8))
-    images = load(config(tmp_path, channels=1))
+    images = read(config(tmp_path, channels=1))
     assert np.array_equal(images.train.ravel(), np.tile(np.arange(300) % 256, 2))
 
 
@@ -64,9 +68,9 @@ def test_shape_is_known_without_reading_all(folder):
 
 def test_images_are_brought_to_one_size_when_asked(folder):
     write(folder / "train" / "ant" / "large.png", np.zeros((40, 20, 3), np.uint8))
-    images = load(config(folder, image_size=8))
+    images = read(config(folder, image_size=8))
     assert images.train.shape == (16, 8, 8, 3)
-    assert load(config(folder, image_size=8, channels=1)).test.shape == (6, 8, 8, 1)
+    assert read(config(folder, image_size=8, channels=1)).test.shape == (6, 8, 8, 1)
 
 
 def test_the_middle_is_cut_out(tmp_path):
@@ -75,7 +79,7 @@ def test_the_middle_is_cut_out(tmp_path):
     for half in ("train", "test"):
         for name in ("a", "b"):
             write(tmp_path / half / name / "0.png", pixels)
-    assert (load(config(tmp_path, image_size=10)).train == 200).all()
+    assert (read(config(tmp_path, image_size=10)).train == 200).all()
 
 
 def spoil_nothing_there(folder):
@@ -152,5 +156,5 @@ def spoil_flat(folder):
 def test_a_folder_of_another_form_is_refused_in_one_line(folder, spoil):
     root, said = spoil(folder)
     with pytest.raises(DataError, match=said) as caught:
-        load(config(root))
+        read(config(root))
     assert "\n" not in str(caught.value)

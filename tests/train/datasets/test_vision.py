@@ -5,8 +5,8 @@ import pytest
 
 from ckptlab.errors import DataError
 from ckptlab.train.data import load_data
+from ckptlab.train.datasets.registry import VisionConfig
 from ckptlab.train.datasets.vision import load
-from ckptlab.train.sections import DataConfig
 
 
 def write_idx(path, array):
@@ -28,12 +28,12 @@ def test_files_that_are_there_are_read(tmp_path, name, folder):
         write_idx(raw / f"{half}-images-idx3-ubyte", images)
         write_idx(raw / f"{half}-labels-idx1-ubyte", labels)
         halves[half] = images, labels
-    read = load(DataConfig(name=name, root=str(tmp_path)))
+    read = load(name, str(tmp_path))
     assert np.array_equal(read.train[..., 0], halves["train"][0])
     assert np.array_equal(read.train_labels, halves["train"][1])
     assert np.array_equal(read.test[..., 0], halves["t10k"][0])
     assert len(read.classes) == 10
-    assert load_data(DataConfig(name=name, root=str(tmp_path))).flip == (name != "mnist")
+    assert load_data(VisionConfig(name=name, root=str(tmp_path))).flip == (name != "mnist")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn", "mnist"])
@@ -43,7 +43,7 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch, name):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     with pytest.raises(DataError, match=r"data\.root") as caught:
-        load(DataConfig(name=name, root=str(tmp_path)))
+        load(name, str(tmp_path))
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
 
@@ -52,4 +52,4 @@ def test_a_root_that_is_a_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("")
     with pytest.raises(DataError, match=r"data\.root"):
-        load(DataConfig(name="cifar10", root=str(path)))
+        load("cifar10", str(path))

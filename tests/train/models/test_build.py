@@ -5,8 +5,7 @@ from torch import nn
 from ckptlab.errors import ConfigError, UnknownNameError
 from ckptlab.train.datasets.registry import DataShape
 from ckptlab.train.models.build import build_model, draws_randomness, model_size
-from ckptlab.train.models.registry import MODELS, find_model
-from ckptlab.train.sections import ModelConfig
+from ckptlab.train.models.registry import MODELS, ModelConfig, find_model
 
 
 def shape(channels=3, size=32, classes=10):
@@ -115,7 +114,7 @@ def test_networks_that_do_not_fit_are_refused_in_one_line():
         build_model(ModelConfig(name="torchvision:resnet5O"), shape(), 0)
 
 
-@pytest.mark.parametrize("family", MODELS, ids=lambda family: family.examples[0])
+@pytest.mark.parametrize("family", MODELS.values(), ids=lambda family: family.examples[0])
 def test_examples_belong_to_their_family(family):
     for name in family.examples:
         assert find_model(name)[0] is family

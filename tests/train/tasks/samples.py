@@ -5,8 +5,7 @@ from __future__ import annotations
 from ckptlab.train.assemble import Training, build
 from ckptlab.train.config import load_config
 from ckptlab.train.data import Data, load_data
-from ckptlab.train.datasets.registry import DataShape
-from ckptlab.train.sections import DataConfig
+from ckptlab.train.datasets.registry import DataShape, SyntheticConfig
 from ckptlab.train.seeds import Seeds
 
 SHAPE = DataShape(channels=1, height=8, width=8, classes=10, train=1437, test=360)
@@ -18,9 +17,7 @@ def seeds(task: int = 0) -> Seeds:
 
 def synthetic(samples: int = 64, size: int = 8, channels: int = 3, classes: int = 10) -> Data:
     return load_data(
-        DataConfig(
-            name="synthetic", samples=samples, image_size=size, channels=channels, classes=classes
-        )
+        SyntheticConfig(samples=samples, image_size=size, channels=channels, classes=classes)
     )
 
 

@@ -3,23 +3,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptlab.train.registry import resolve
-from ckptlab.train.sections import TASK_SETTINGS, TaskChoice, TaskConfig
+from ckptlab.registry import resolve
+from ckptlab.train.config import parse_config
 from ckptlab.train.tasks.build import build_task, describe_tasks
 from ckptlab.train.tasks.registry import TASKS
 from tests.train.tasks.samples import seeds, synthetic, training
 
-NAMES = [entry.name for entry in TASKS]
+NAMES = list(TASKS)
 SAME_ANSWERS = ["supervised", "random-labels", "blur"]
 
 
-@pytest.mark.parametrize("entry", TASKS, ids=NAMES)
+@pytest.mark.parametrize("entry", TASKS.values(), ids=NAMES)
 def test_what_is_built_is_what_the_entry_says(entry):
     data = synthetic(classes=5)
-    task = build_task(TaskChoice(name=entry.name), data, seeds())
+    task = build_task(parse_config({"task": {"name": entry.name}}).task, data, seeds())
     assert task.answers == (entry.answers or data.classes)
     assert task.classes == len(task.answers)
-    assert set(entry.options) <= set(TASK_SETTINGS)
     assert resolve(entry.build).__doc__
 
 
@@ -81,13 +80,8 @@ def test_evaluations_are_those_of_the_task_and_not_of_a_stage():
 
 
 def test_words_for_what_is_trained_and_evaluated():
-    config = TaskConfig.model_validate(
-        {
-            "name": "random-labels",
-            "stages": [{"name": "blur", "steps": "0:2"}, {"name": "blur", "steps": "4:5"}],
-        }
-    )
-    words = describe_tasks(config)
+    stages = [{"name": "blur", "steps": "0:2"}, {"name": "blur", "steps": "4:5"}]
+    words = describe_tasks(parse_config({"task": {"name": "random-labels", "stages": stages}}).task)
     assert list(words["training"]) == ["random-labels", "blur"]
     assert "antialiased" in words["training"]["blur"]
     assert "chance" in words["evaluation"]

@@ -5,14 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptlab.errors import ConfigError
-from ckptlab.train.config import load_config
-from ckptlab.train.sections import StageConfig, TaskConfig
+from ckptlab.train.config import load_config, parse_config
 from ckptlab.train.tasks.fit import count_answers, stage_schedules
 from tests.train.tasks.samples import SHAPE
 
 
+def task(**settings):
+    return parse_config({"task": settings}).task
+
+
 def stages(*pairs):
-    return TaskConfig(stages=tuple(StageConfig(name=name, steps=steps) for name, steps in pairs))
+    return task(stages=[{"name": name, "steps": steps} for name, steps in pairs])
 
 
 @pytest.mark.parametrize(
@@ -26,7 +29,7 @@ def stages(*pairs):
     ],
 )
 def test_answers(name, count):
-    assert count_answers(TaskConfig(name=name), SHAPE) == count
+    assert count_answers(task(name=name), SHAPE) == count
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ def test_answers(name, count):
     ],
 )
 def test_images_that_a_task_cannot_use(settings, said):
-    config = TaskConfig.model_validate(settings)
+    config = task(**settings)
     with pytest.raises(ConfigError, match=said) as caught:
         count_answers(config, replace(SHAPE, width=10))
     assert "\n" not in str(caught.value)
@@ -59,7 +62,7 @@ def test_stages_need_as_many_answers_as_the_task():
     ):
         count_answers(config, SHAPE)
     assert count_answers(config, replace(SHAPE, classes=4)) == 4
-    turning = TaskConfig(name="rotation", stages=(StageConfig(name="blur-rotation", steps="0:2"),))
+    turning = task(name="rotation", stages=[{"name": "blur-rotation", "steps": "0:2"}])
     assert count_answers(turning, SHAPE) == 4
 
 
@@ -128,5 +131,4 @@ def test_a_stage_may_end_beyond_the_run():
 def test_the_settings_of_a_stage_come_before_those_of_the_task():
     given_ = "task.stages=[{name='blur', steps='0:2'}, {name='blur', steps='2:4', factor=3}]"
     config = load_config(overrides=[given_, "task.factor=2"])
-    assert [stage.factor for stage in config.task.filled_stages] == [2, 3]
-    assert [stage.factor for stage in config.task.stages] == [None, 3]
+    assert [stage.factor for stage in config.task.stages] == [2, 3]

@@ -4,15 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ckptlab.train.sections import TaskChoice
 from ckptlab.train.tasks.random_labels import random_labels
 from ckptlab.train.tasks.task import Batch
-from tests.train.tasks.samples import seeds, synthetic, training
+from tests.train.tasks.samples import synthetic, training
 
 
 def labels_of(data, step=0, seed=0, index=None):
     index = torch.arange(len(data.train)) if index is None else index
-    task = random_labels(TaskChoice(name="random-labels"), data, seeds(seed))
+    task = random_labels(data, seed)
     batch = Batch(torch.zeros(len(index), 1, 1, 1), data.train_labels[index], index)
     return task.train(batch, step).labels
 

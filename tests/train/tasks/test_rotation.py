@@ -5,11 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ckptlab.train.sections import TaskChoice
 from ckptlab.train.tasks.registry import TURNS
 from ckptlab.train.tasks.rotation import rotation, turned
 from ckptlab.train.tasks.task import Batch
-from tests.train.tasks.samples import seeds, synthetic, training
+from tests.train.tasks.samples import synthetic, training
 
 
 def images_and_turns(batch, channels, side, seed):
@@ -70,7 +69,7 @@ def test_images_are_turned_after_augmentation_by_what_must_be_answered():
 
 def drawn(index, step, seed=0):
     batch = Batch(torch.zeros(len(index), 1, 1, 1), torch.full((len(index),), 9), index)
-    task = rotation(TaskChoice(name="rotation"), synthetic(), seeds(seed))
+    task = rotation(synthetic(), seed)
     return (task.test(batch) if step is None else task.train(batch, step)).labels
 
 
