@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptlab.errors import UnknownNameError, unknown_name
+from ckptlab.errors import StepError, UnknownNameError, unknown_name
 from ckptlab.store.format.layout import Buffer, Layout, Tensor
 from ckptlab.store.read.reader import StoredRun, open_store
 
@@ -99,28 +99,28 @@ class Run:
             name=row.name,
         )
 
-    def snapshot(self, step: int) -> npt.NDArray[np.float32]:
+    def snapshot(self, step: int | str) -> npt.NDArray[np.float32]:
         """Return the parameter vector at a recorded step.
 
         Parameters
         ----------
-        step : int
-            A recorded step.
+        step : int or str
+            A recorded step, ``"init"`` (step 0) or ``"final"`` (the last recorded one).
 
         Returns
         -------
         ndarray of float32, shape (param,)
             All parameters, in the order of the layout.
         """
-        return self.stored.snapshot(step)
+        return self.stored.snapshot(self._step(step))
 
-    def state_dict(self, step: int) -> dict[str, torch.Tensor]:
+    def state_dict(self, step: int | str) -> dict[str, torch.Tensor]:
         """Return what ``model.load_state_dict`` takes, at a recorded step.
 
         Parameters
         ----------
-        step : int
-            A recorded step.
+        step : int or str
+            A recorded step, ``"init"`` (step 0) or ``"final"`` (the last recorded one).
 
         Returns
         -------
@@ -136,6 +136,7 @@ class Run:
         """
         import torch
 
+        step = self._step(step)
         vectors = {"weights": self.stored.snapshot(step)}
         for array in self.layout.buffer_sizes:
             if array in self.stored.arrays:
@@ -180,6 +181,19 @@ class Run:
         return (
             f"<Run {self.path}: {self.layout.parameters:,} parameters, "
             f"{len(self.steps)} snapshots, {span}, {self.state}>"
+        )
+
+    def _step(self, step: int | str) -> int:
+        """Return the number of a step that may be given by name."""
+        if not isinstance(step, str):
+            return int(step)
+        if step == "init":
+            return 0
+        if step == "final" and len(self.steps):
+            return int(self.steps[-1])
+        raise StepError(
+            f"step={step!r} is not a recorded step of {self.path}; accepted: a number, 'init', "
+            f"'final'. Recorded: {len(self.steps)} steps, see run.steps."
         )
 
     def _row(self, name: str) -> Tensor | Buffer:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from ckptlab.errors import LayoutError, StepError, StoreError
+from ckptlab.errors import LayoutError, StepError, StoreError, unknown_name
 from ckptlab.run import Run, open_run
 
 if TYPE_CHECKING:
@@ -115,16 +115,17 @@ class Runs:
         return self.analyze(name, **options).mean("run", keep_attrs=True, skipna=False)
 
     def std(
-        self, name: str | Callable[..., Any], *, ddof: int = 0, **options: Any
+        self, name: str | Callable[..., Any], *, ddof: int = 1, **options: Any
     ) -> xr.DataArray | xr.Dataset:
         """Compute a metric on every run, and take the standard deviation over runs.
 
         Parameters
         ----------
         name : str
-            Of the metric.
+            Name of the metric.
         ddof : int
-            The divisor is the number of runs less this; 1 for the sample's.
+            The divisor is the number of runs less this: by default the sample standard deviation,
+            NaN for one run. It is an attribute of the result.
         **options
             As `Run.analyze` takes them.
 
@@ -133,14 +134,19 @@ class Runs:
         DataArray or Dataset
             Without the dim ``run``.
         """
-        result = self.analyze(name, **options)
-        return result.std("run", ddof=ddof, keep_attrs=True, skipna=False)
+        result = self.analyze(name, **options).std("run", ddof=ddof, keep_attrs=True, skipna=False)
+        return result.assign_attrs(std_ddof=ddof)
 
     def __len__(self) -> int:
         return len(self.runs)
 
-    def __getitem__(self, position: int) -> Run:
-        return self.runs[position]
+    def __getitem__(self, key: int | str) -> Run:
+        """Return a run by its position or its name."""
+        if isinstance(key, str):
+            if key not in self.names:
+                raise unknown_name("run", key, self.names)
+            return self.runs[self.names.index(key)]
+        return self.runs[key]
 
     def __repr__(self) -> str:
         return f"<Runs: {', '.join(self.names)}>"

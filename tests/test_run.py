@@ -9,7 +9,7 @@ import xarray as xr
 from torch import nn
 
 import ckptlab
-from ckptlab.errors import MissingStepError, UnknownNameError
+from ckptlab.errors import MissingStepError, StepError, UnknownNameError
 
 
 class Tied(nn.Module):
@@ -100,3 +100,13 @@ def test_accessor_equals_the_method(recorded) -> None:
     xr.testing.assert_identical(run.dataset.ckpt.sign_flips(**options), expected)
     opened = xr.open_zarr(path)
     xr.testing.assert_allclose(opened.ckpt.analyze("sign-flips", **options), expected)
+
+
+def test_init_and_final_name_steps(recorded) -> None:
+    run = ckptlab.open_run(recorded[0])
+    np.testing.assert_array_equal(run.snapshot("init"), run.snapshot(0))
+    last = int(run.steps[-1])
+    for name, value in run.state_dict("final").items():
+        assert torch.equal(value, run.state_dict(last)[name])
+    with pytest.raises(StepError, match=r"step='last' .* accepted: a number, 'init', 'final'"):
+        run.snapshot("last")

@@ -10,7 +10,7 @@ import pytest
 import ckptlab
 from ckptlab.analyze.registry.metrics import METRICS
 from ckptlab.cli.results import print_result
-from ckptlab.errors import LayoutError, StepError, StoreError
+from ckptlab.errors import LayoutError, StepError, StoreError, UnknownNameError
 from ckptlab.report.plotly_figures import figure
 from tests.trained import points, record_own, tanh_network
 
@@ -26,10 +26,11 @@ def test_mean_and_std_equal_numpy(tiny_mlps: list[Path]) -> None:
     values = np.stack([result.values for result in single])
     np.testing.assert_array_equal(both.values, values)
     np.testing.assert_allclose(runs.mean("weight-distance", **options), values.mean(0))
-    np.testing.assert_allclose(runs.std("weight-distance", **options), values.std(0))
-    sample = runs.std("weight-distance", ddof=1, **options)
-    np.testing.assert_allclose(sample, values.std(0, ddof=1))
-    assert sample.attrs["units"] == "weight"
+    spread = runs.std("weight-distance", **options)
+    np.testing.assert_allclose(spread, values.std(0, ddof=1))
+    assert spread.attrs["std_ddof"] == 1
+    np.testing.assert_allclose(runs.std("weight-distance", ddof=0, **options), values.std(0))
+    assert spread.attrs["units"] == "weight"
 
 
 @pytest.mark.parametrize("name", ["evaluation", "telemetry", "fisher-trace"])
@@ -92,3 +93,10 @@ def test_differences_are_errors(tiny_mlps: list[Path], tiny_resnet: Path, tmp_pa
     with pytest.raises(StepError, match="differ along 'step'"):
         _ = runs.dataset
     assert runs.analyze("weight-distance", steps="0:5").sizes == {"run": 2, "step": 5}
+
+
+def test_a_run_is_found_by_position_and_by_name(tiny_mlps: list[Path]) -> None:
+    runs = ckptlab.open_runs(tiny_mlps)
+    assert runs["seed1"] is runs[1]
+    with pytest.raises(UnknownNameError, match=r"unknown run 'seed2'. Did you mean"):
+        runs["seed2"]

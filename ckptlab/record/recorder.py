@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
@@ -277,7 +278,7 @@ class Recorder:
     ) -> None:
         """Note that one update was done; record it if the schedule says so.
 
-        Call it once per update, after it and before gradients are zeroed.
+        Call it once per update, after it; without an optimizer, before gradients are zeroed.
 
         Parameters
         ----------
@@ -305,11 +306,13 @@ class Recorder:
         self._filler.check()
         if skipped is None:
             skipped = bool(self._hooks) and not self._updates
+        # Several updates since the last step, as when a CUDA graph is made, were not this one.
+        taken = self._updates == 1
         self._updates = 0
         self._updating = False
         self._observed = Observed(loss, accuracy, self._lr if lr is None else lr, skipped)
         if self.step_number in self._schedule:
-            self._filler.record(self.step_number, self._observed)
+            self._filler.record(self.step_number, self._observed, taken=taken)
         if self._interrupts.pending is not None:
             self._interrupts.act()
 
@@ -390,8 +393,28 @@ class Recorder:
         # Later: the other ranks may still be reading the step that is restored.
         writer.cut(kept, later=True)
 
-    def _before_update(self, *_: object) -> None:
+    def _before_update(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Take the gradients before the update: some optimizers write into them."""
         self._updating = True
+        due = self.step_number + 1 in self._schedule or self.step_number + 1 == self._total_steps
+        # A fused optimizer under a GradScaler unscales them itself, in place.
+        if not due or getattr(optimizer, "grad_scale", None) is not None or _capturing():
+            return None
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._filler.take_gradients()
+            return None
+        calls = count()
+
+        def evaluate() -> Any:
+            loss = closure()
+            if next(calls) == 0:
+                self._filler.take_gradients()
+            return loss
+
+        return args[:1], {**kwargs, "closure": evaluate}
 
     def _after_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self._updating = False
@@ -432,7 +455,7 @@ class Recorder:
 
     def _flush(self, *, exact: bool) -> None:
         if exact and self._filler.last_step != self.step_number:
-            self._filler.record(self.step_number, self._observed)
+            self._filler.record(self.step_number, self._observed, taken=True, final=True)
         try:
             self._filler.flush(exact=exact)
         except UnsupportedTensorError:
@@ -443,6 +466,11 @@ class Recorder:
     def _require_open(self) -> None:
         if self._state != "open":
             raise RecordingError("the recorder records inside its `with` block only")
+
+
+def _capturing() -> bool:
+    """Whether a CUDA graph is being captured: a copy made now would be repeated by it."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _require_number(name: str, value: object) -> None:

@@ -141,7 +141,8 @@ def test_gradients_zeroed_too_early_are_nan_and_said_once(tmp_path, to_none):
     model, optimizer = small()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with record(tmp_path, model, optimizer, arrays=["weights", "gradients"]) as recorder:
+        # With the optimizer given they are taken before its update, whenever they are zeroed.
+        with record(tmp_path, model, None, arrays=["weights", "gradients"]) as recorder:
             for step in range(12):
                 loss = update(model, optimizer, step)
                 optimizer.zero_grad(set_to_none=to_none)

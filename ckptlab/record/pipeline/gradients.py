@@ -101,6 +101,14 @@ def write_gradients(
         torch._foreach_copy_(places, gradients)
 
 
+def writes_into_gradients(optimizer: torch.optim.Optimizer | None) -> bool:
+    """Whether the optimizer's update leaves something else in `grad` than it found there."""
+    groups = [] if optimizer is None else optimizer.param_groups
+    if isinstance(optimizer, torch.optim.SGD):
+        return any(g["nesterov"] and not g["weight_decay"] and not g["maximize"] for g in groups)
+    return isinstance(optimizer, torch.optim.Rprop)
+
+
 def _values(gradient: torch.Tensor) -> torch.Tensor:
     # The norm of a sparse gradient is that of its values.
     return gradient.coalesce().values() if gradient.is_sparse else gradient

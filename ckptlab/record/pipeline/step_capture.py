@@ -12,7 +12,11 @@ import torch
 from ckptlab.cores import count_cores
 from ckptlab.record.pipeline.buffers import Buffer
 from ckptlab.record.pipeline.flatten import Gather
-from ckptlab.record.pipeline.gradients import GradientNorms, write_gradients
+from ckptlab.record.pipeline.gradients import (
+    GradientNorms,
+    write_gradients,
+    writes_into_gradients,
+)
 from ckptlab.record.pipeline.writer_thread import Committer, Job
 from ckptlab.record.restore import refill
 from ckptlab.record.state.model_tensors import Capture
@@ -97,6 +101,7 @@ class Filler:
         self._norms = GradientNorms(captured.parameters)
         live = {"weights": captured.parameters, **captured.buffers}
         self._gathers = {array: Gather(tensors) for array, tensors in live.items()}
+        self._taken = False
         gradients = "gradients" in writer.arrays
         buffers = [Buffer(captured, writer.block, gradients=gradients) for _ in range(2)]
         refill(buffers[0], writer)
@@ -137,7 +142,16 @@ class Filler:
         self._evaluations.append(evaluation)
 
     @torch.no_grad()
-    def record(self, step: int, observed: Observed) -> None:
+    def take_gradients(self) -> None:
+        """Copy the gradients into the next row, before the optimizer writes into them."""
+        buffer = self._buffer or self._next_buffer()
+        self._record_gradients(buffer, buffer.count)
+        self._taken = True
+
+    @torch.no_grad()
+    def record(
+        self, step: int, observed: Observed, *, taken: bool = False, final: bool = False
+    ) -> None:
         """Copy the model as it is now into the next row.
 
         Parameters
@@ -146,6 +160,11 @@ class Filler:
             Updates done.
         observed : Observed
             Of the last update.
+        taken : bool
+            Keep the gradients that `take_gradients` has copied for this update.
+        final : bool
+            The last state, recorded although the schedule leaves it out: nobody knew that its
+            gradients would be asked for.
         """
         buffer = self._buffer or self._next_buffer()
         slot, rows = buffer.count, buffer.rows
@@ -153,7 +172,14 @@ class Filler:
             self._gathers[array].tensors = self._captured.live_buffers(array)
         for array, gather in self._gathers.items():
             gather.copy(rows[array][slot], buffer.views[array][slot])
-        self._record_gradients(buffer, slot, first=step == self._start)
+        if step == self._start:  # before any update, there is no gradient of one
+            self._leave_gradients_out(buffer, slot)
+        elif not (taken and self._taken):
+            if final and writes_into_gradients(self._optimizer):
+                self._leave_gradients_out(buffer, slot)
+            else:
+                self._record_gradients(buffer, slot)
+        self._taken = False
         _put(rows["loss"][slot], observed.loss)
         _put(rows["batch_accuracy"][slot], observed.accuracy)
         _put(rows["lr"][slot], observed.lr)
@@ -189,13 +215,13 @@ class Filler:
         """Wait until everything handed over is committed, or has failed."""
         self._committer.close()
 
-    def _record_gradients(self, buffer: Buffer, slot: int, *, first: bool) -> None:
+    def _leave_gradients_out(self, buffer: Buffer, slot: int) -> None:
+        for name in ("gradient_norm", "gradient_mean_abs", "gradients"):
+            if name in buffer.rows:
+                buffer.rows[name][slot].fill_(torch.nan)
+
+    def _record_gradients(self, buffer: Buffer, slot: int) -> None:
         rows = buffer.rows
-        if first:  # before any update, there is no gradient of one
-            for name in ("gradient_norm", "gradient_mean_abs", "gradients"):
-                if name in rows:
-                    rows[name][slot].fill_(torch.nan)
-            return
         found = self._norms.write(rows["gradient_norm"][slot], rows["gradient_mean_abs"][slot])
         if (not found or self._committer.zeroed) and not self._warned:
             self._warned = True
