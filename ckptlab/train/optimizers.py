@@ -188,9 +188,7 @@ def build_optimizer(config: Optim, model: torch.nn.Module) -> torch.optim.Optimi
         # One kernel for all tensors, that takes a learning rate on the device.
         options |= {"fused": True, **dict.fromkeys(entry.on_cuda, True)}
     else:
-        # The same numbers as the loop over tensors, without Python for each of them. But torch's
-        # Nesterov step then adds the momentum to the gradients themselves, which are recorded.
-        spoils = bool(options.get("nesterov")) and options["weight_decay"] == 0
-        options |= {"foreach": not spoils}
+        # The same numbers as the loop over tensors, without Python for each of them.
+        options |= {"foreach": True}
     built: torch.optim.Optimizer = getattr(optim, str(entry.build))(**offered, **options)
     return built
