@@ -12,12 +12,12 @@ import xarray as xr
 
 from ckptlab.analyze.registry.metrics import METRICS
 from ckptlab.analyze.registry.panels import Panel
-from ckptlab.report.runs import downsample
 from ckptlab.report.curves import STEP_AXES, Axes, axes_of
-from ckptlab.report.html.heatmaps import Grid, HeatChart, Path3, PathChart, SpaceChart
-from ckptlab.report.runs.measure import Measured
 from ckptlab.report.html.charts import Axis, Line, LineChart
+from ckptlab.report.html.heatmaps import Grid, HeatChart, Path3, PathChart, SpaceChart
 from ckptlab.report.html.numbers import described, readable_unit, unit_text
+from ckptlab.report.runs import downsample
+from ckptlab.report.runs.measure import Measured
 
 Array = npt.NDArray[Any]
 

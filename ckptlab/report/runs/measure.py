@@ -14,8 +14,8 @@ from typing import Any
 
 import xarray as xr
 
-from ckptlab.analyze.registry.metrics import METRICS, Metric, metric_named
 from ckptlab.analyze.engine.warnings import AnalysisWarning, UnfinishedRunWarning
+from ckptlab.analyze.registry.metrics import METRICS, Metric, metric_named
 from ckptlab.analyze.weights.overview import Survey, survey
 from ckptlab.errors import ConfigError, LayoutError
 from ckptlab.run import Run

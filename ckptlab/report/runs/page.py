@@ -9,11 +9,10 @@ from typing import Any
 from ckptlab._version import __version__
 from ckptlab.analyze.registry.metrics import METRICS
 from ckptlab.analyze.weights.timeline import PHASES
-from ckptlab.report.runs import tables
-from ckptlab.report.runs import charts
 from ckptlab.report.html.markup import Markup, joined
-from ckptlab.report.runs.measure import CURVATURE, Measured
 from ckptlab.report.html.outline import Choice, Page, Section
+from ckptlab.report.runs import charts, tables
+from ckptlab.report.runs.measure import CURVATURE, Measured
 from ckptlab.report.theme import COLOURS
 from ckptlab.store.read.info import human_bytes
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ckptlab.analyze.weights.timeline import LONG_NAMES, PHASES, Phase
 from ckptlab.report.html.markup import Markup, joined, tag
-from ckptlab.report.runs.measure import Measured
 from ckptlab.report.html.numbers import number
+from ckptlab.report.runs.measure import Measured
 from ckptlab.store.read.info import human_bytes
 
 Groups = dict[str, dict[str, str]]

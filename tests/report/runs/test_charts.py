@@ -11,9 +11,9 @@ import xarray as xr
 
 import ckptlab
 from ckptlab.analyze.registry.metrics import METRICS
-from ckptlab.report.runs import charts
-from ckptlab.report.html.arrays import Columns
 from ckptlab.report.curves import axes_of
+from ckptlab.report.html.arrays import Columns
+from ckptlab.report.runs import charts
 from ckptlab.report.runs.measure import Measured, measure
 from tests.analyze.recordings import Made
 

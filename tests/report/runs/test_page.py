@@ -16,11 +16,11 @@ from torch import nn
 import ckptlab
 from ckptlab.cli.results import save
 from ckptlab.errors import ConfigError, LayoutError, StepError
-from ckptlab.report.runs.tables import card, figures, phases
+from ckptlab.report.html.numbers import number
+from ckptlab.report.page import rendered
 from ckptlab.report.runs.measure import Measured, measure, read_results
 from ckptlab.report.runs.page import overview
-from ckptlab.report.page import rendered
-from ckptlab.report.html.numbers import number
+from ckptlab.report.runs.tables import card, figures, phases
 from tests.analyze.recordings import Made, record
 from tests.report.browser import opened
 from tests.report.conftest import report
