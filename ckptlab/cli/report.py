@@ -1,12 +1,16 @@
-"""``ckptlab report RUN...|RESULTS``: one page about runs, or about the results of a study."""
+"""``ckptlab report RUN...|RESULTS``: write a page about runs, or about the results of a study."""
 
 from __future__ import annotations
 
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckptlab.errors import ConfigError, RunExistsError
+
+if TYPE_CHECKING:
+    from ckptlab.report.html.outline import Page
 
 
 @click.command()
@@ -24,12 +28,12 @@ from ckptlab.errors import ConfigError, RunExistsError
     "--results",
     multiple=True,
     metavar="FILE.nc|FILE.zarr",
-    help="Draw this result of `ckptlab analyze METRIC RUN -o FILE` too; may be given often.",
+    help="Also draw this result of `ckptlab analyze METRIC RUN -o FILE`; repeatable.",
 )
 @click.option(
     "--curvature",
     is_flag=True,
-    help="Measure Hessian spectrum and Fisher trace too; on a CPU that takes long.",
+    help="Also measure the Hessian spectrum and the Fisher trace; slow on a CPU.",
 )
 @click.option(
     "--scheduler",
@@ -41,32 +45,22 @@ def report(
     *,
     output: str | None,
     overwrite: bool,
-    steps: str | None,
-    kinds: str | None,
     results: tuple[str, ...],
     curvature: bool,
-    scheduler: str | None,
+    **options: Any,
 ) -> None:
     """Draw RUN, or several of them side by side, on one page that needs no network.
 
-    A run that is interrupted or still being recorded is shown as far as it is committed. Patterns
-    such as 'runs/seed*.zarr' are expanded. The results of a study or another experiment
-    (results.zarr, or its folder) are drawn as well, one at a time, whole or not yet.
+    From 9 runs on, the page shows the mean and the spread over runs. A run that was interrupted or
+    is still being recorded is shown as far as it is committed. Patterns such as 'runs/seed*.zarr'
+    are expanded. The results of a study or another experiment (results.zarr, or its folder) make
+    a page of their own, complete or not.
     """
     from ckptlab.experiments.results.open import find_results
     from ckptlab.runs import find_runs, run_names
 
     if any(find_results(path) for path in runs):
-        _require_alone(
-            runs,
-            {
-                "--steps": steps,
-                "--kinds": kinds,
-                "--results": results,
-                "--curvature": curvature,
-                "--scheduler": scheduler,
-            },
-        )
+        _require_alone(runs, {"results": results, "curvature": curvature, **options})
         _report_study(runs[0], output, overwrite)
         return
     paths = find_runs(runs)
@@ -77,55 +71,40 @@ def report(
     _require_writable(target, overwrite)
 
     from ckptlab.cli.progress import metric_progress
-    from ckptlab.report.page import write_page
-    from ckptlab.report.runs.measure import measure, read_results
-    from ckptlab.report.runs.page import MOST_RUNS, overview
+    from ckptlab.report.runs.measure import measure_run, read_results
+    from ckptlab.report.runs.page import runs_page
     from ckptlab.run import open_run
 
-    if len(paths) > MOST_RUNS:
-        raise ConfigError(
-            f"{len(paths)} runs; at most {MOST_RUNS} can be told apart by colour. Report fewer, or "
-            "take their mean with ckptlab.open_runs"
-        )
     opened = [open_run(path) for path in paths]
     given = read_results(results, paths)
     measured = []
     for run, name, held in zip(opened, names, given, strict=True):
         with metric_progress(name):
-            measured.append(
-                measure(
-                    run,
-                    name,
-                    steps=steps,
-                    kinds=kinds,
-                    scheduler=scheduler,
-                    curvature=curvature,
-                    results=held,
-                )
-            )
-    page = overview(measured)
-    for notice in page.notices:
-        click.echo(f"Warning: {notice}", err=True)
-    click.echo(write_page(page, target))
+            measured.append(measure_run(run, name, curvature=curvature, results=held, **options))
+    _write(runs_page(measured), target)
 
 
 def _report_study(path: str, output: str | None, overwrite: bool) -> None:
     """Write the page about the results of an experiment."""
     from ckptlab.experiments.results.open import load_results
-    from ckptlab.report.page import write_page
     from ckptlab.report.studies.page import study_page
 
     given = Path(path).absolute()
     name = given.parent.name if given.name == "results.zarr" else given.stem
     target = output or f"{name}-report.html"
     _require_writable(target, overwrite)
-    page = study_page(load_results(path), name)
+    _write(study_page(load_results(path), name), target)
+
+
+def _write(page: Page, target: str) -> None:
+    from ckptlab.report.page import write_page
+
     for notice in page.notices:
         click.echo(f"Warning: {notice}", err=True)
     click.echo(write_page(page, target))
 
 
-def _require_alone(paths: tuple[str, ...], options: dict[str, object]) -> None:
+def _require_alone(paths: tuple[str, ...], options: dict[str, Any]) -> None:
     if len(paths) > 1:
         raise ConfigError(
             f"{len(paths)} paths, results of an experiment among them; report each results.zarr "
@@ -134,8 +113,8 @@ def _require_alone(paths: tuple[str, ...], options: dict[str, object]) -> None:
     for option, value in options.items():
         if value:
             raise ConfigError(
-                f"{option} is for runs; {paths[0]} holds results of an experiment, which are drawn "
-                f"as they are. Leave {option} out"
+                f"--{option} is for runs; {paths[0]} holds results of an experiment, which are "
+                f"drawn as they are. Leave --{option} out"
             )
 
 

@@ -1,4 +1,4 @@
-"""A page in one HTML file that needs nothing else: scripts, numbers and policy."""
+"""Write a page as one HTML file that needs nothing else: styles, scripts, numbers and a policy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ckptlab.report.html import html
-from ckptlab.report.html.arrays import Columns
-from ckptlab.report.html.markup import embedded_json, joined, tag
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ckptlab.report.html.arrays import EmbeddedArrays
 from ckptlab.report.html.outline import Page
-from ckptlab.report.theme import DASHES, THEMES, between, evenly, template
+from ckptlab.report.theme import DASHES, THEMES, colour_scale, plotly_template, sample_colours
 
 SCRIPTS: tuple[str, ...] = (
     "values.js",
@@ -25,99 +25,91 @@ SCRIPTS: tuple[str, ...] = (
     "files.js",
     "page.js",
 )
-"""Parts of the page's own script, in order."""
+"""The parts of the page's own script, in order."""
 
 
 def write_page(page: Page, path: str) -> str:
-    """Write a page.
-
-    Parameters
-    ----------
-    page : Page
-        What to write.
-    path : str
-        What is there is replaced, once the new file is whole.
-
-    Returns
-    -------
-    str
-        The path.
-    """
-    aside = Path(f"{path}.partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.writelines(rendered(page))
-    aside.replace(path)
+    """Write a page beside its path, then move it there; return the path."""
+    partial = Path(f"{path}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(render(page))
+    partial.replace(path)
     return path
 
 
-def rendered(page: Page) -> Iterator[str]:
-    """Render a page.
-
-    Parameters
-    ----------
-    page : Page
-        What to render.
-
-    Yields
-    ------
-    str
-        Pieces of HTML, in order. Its scripts are the only ones that its own policy lets run.
-    """
-    plotly = _plotly()
-    own = _own_script()
+def render(page: Page) -> Iterator[str]:
+    """Yield the HTML of a page piece by piece; its policy lets only its own two scripts run."""
+    plotly, script = _plotly(), _own_script()
     policy = (
-        f"default-src 'none'; script-src {_hashed(plotly)} {_hashed(own)}; "
+        f"default-src 'none'; script-src {_digest(plotly)} {_digest(script)}; "
         "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    yield "<!doctype html>\n"
-    yield '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    yield tag("meta", http_equiv="Content-Security-Policy", content=policy)
-    yield tag("meta", name="viewport", content="width=device-width, initial-scale=1")
-    yield '<link rel="icon" href="data:,">'
-    yield tag("title", f"{page.title} · ckptlab")
-    yield f"<style>\n{_colours()}{_asset('page.css')}</style>\n</head>\n<body>\n"
-    yield joined(html.header(page), html.bar(page))
-    yield tag("main", *(html.section(section) for section in page.sections), id="main")
-    yield tag("footer", *(tag("p", note) for note in page.notes))
-    yield f'\n<script type="application/json" id="data">{embedded_json(_data(page))}</script>\n'
-    yield f"<script>{plotly}</script>\n<script>{own}</script>\n</body>\n</html>\n"
+    return (
+        environment()
+        .get_template("page.html")
+        .generate(
+            page=page,
+            policy=policy,
+            style=_colour_properties() + _asset("page.css"),
+            data=_data(page),
+            plotly=plotly,
+            script=script,
+        )
+    )
+
+
+def environment() -> Environment:
+    """Return the Jinja2 environment of the templates; it escapes all text."""
+    environment = Environment(
+        loader=PackageLoader("ckptlab.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # `tojson` escapes <, >, & and ', so that no text can end the script element it stands in.
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment
 
 
 def _data(page: Page) -> dict[str, Any]:
-    columns = Columns()
+    arrays = EmbeddedArrays()
     charts = [chart for section in page.sections for chart in section.charts]
-    specifications = {chart.key: chart.specification(columns) for chart in charts}
-    for specification in specifications.values():
-        specification["byRun"] = len(page.runs) > 1 and specification["inLegend"]
+    by_run = len(page.runs) > 1 and not page.averaged
     return {
-        "runs": list(page.runs),
+        "runs": page.runs,
         "file": page.file,
-        "steps": page.steps and list(page.steps),
-        "phases": list(page.marks),
-        "dashes": list(DASHES),
+        "steps": page.steps,
+        "averaged": page.averaged,
+        "phases": page.marks,
+        "dashes": DASHES,
         "themes": {
             name: {
-                "template": template(name).to_plotly_json(),
-                "colours": list(theme.colours),
-                "legend": between(theme.order, len(page.runs))
+                "template": plotly_template(name).to_plotly_json(),
+                "colours": theme.colours,
+                "legend": sample_colours(theme.order, len(page.runs))
                 if page.ordered
-                else list(theme.colours),
-                "scale": evenly(theme.scale),
-                "order": evenly(theme.order),
+                else theme.colours,
+                "scale": colour_scale(theme.scale),
+                "order": colour_scale(theme.order),
                 "ink": theme.ink,
+                "paper": theme.paper,
                 "quiet": theme.quiet,
                 "line": theme.line,
                 "grid": theme.grid,
             }
             for name, theme in THEMES.items()
         },
-        "charts": specifications,
-        "arrays": columns.arrays,
+        "charts": {
+            chart.key: chart.to_json(arrays) | {"byRun": by_run and chart.in_legend}
+            for chart in charts
+        },
+        "arrays": arrays.arrays,
     }
 
 
-def _colours() -> str:
-    """Write the colours of the themes as custom properties; old browsers get the light ones."""
+def _colour_properties() -> str:
+    """Write the themes' colours as CSS properties; browsers without `light-dark` get the light."""
     names = ("paper", "ink", "quiet", "grid", "line", "alert", "focus")
     light, dark = THEMES["light"], THEMES["dark"]
     plain = "".join(f"--{n}:{getattr(light, n)};" for n in names)
@@ -142,6 +134,6 @@ def _asset(name: str) -> str:
     return (resources.files("ckptlab.report") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _hashed(script: str) -> str:
+def _digest(script: str) -> str:
     digest = hashlib.sha256(script.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"

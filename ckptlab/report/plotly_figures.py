@@ -1,7 +1,6 @@
-"""A plotly figure for each metric, from its result and the hints in the registry.
+"""Draw the result of any metric as a plotly figure, as the hints in the registry say.
 
-Whatever comes from a run is
-escaped: plotly reads a little HTML in names and titles.
+Text from a run is escaped, since plotly reads some HTML in names and titles.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ import xarray as xr
 
 from ckptlab.analyze.registry.metrics import Metric
 from ckptlab.errors import ConfigError
-from ckptlab.report.curves import STEP_AXES, Axes, Curve, axes_of
-from ckptlab.report.theme import COLOURS, DASHES, THEMES, evenly, template
+from ckptlab.report.plot_data import Curve, PanelData, panels_of
+from ckptlab.report.theme import COLOURS, DASHES, THEMES, colour_scale, plotly_template
 
 FORMATS: tuple[str, ...] = (".html", ".png", ".svg")
-"""Endings of figure files."""
+"""Endings of the files a figure can be written to."""
 
 MARKERS_UP_TO = 40
-"""A line of so few points shows them."""
+"""Lines of at most this many points show markers."""
 
 LEGEND_ROW = 26
-"""Pixels that a line of the legend takes."""
+"""Height of a row of the legend, in pixels."""
 
 
 def require_format(path: str) -> None:
-    """Raise ConfigError unless a figure of this name can be written."""
+    """Raise ConfigError unless a figure can be written to this path."""
     if Path(path).suffix not in FORMATS:
         raise ConfigError(f"{path!r}: the ending must be one of {', '.join(FORMATS)}")
     if not path.endswith(".html"):
@@ -40,81 +39,63 @@ def require_format(path: str) -> None:
 
 
 def figure(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
-    """Draw a result.
-
-    Parameters
-    ----------
-    result : DataArray or Dataset
-        Of the metric.
-    metric : Metric
-        Its entry in the registry, with hints.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        With our template; one panel for each variable of a Dataset.
-    """
+    """Return the plotly figure of a metric's result, one panel for each variable of a Dataset."""
     draw = {"lines": _lines, "path": _path, "phases": _phases}[metric.plot.kind]
     drawn = draw(result, metric)
-    drawn.update_layout(template=template(), title={"text": _title(result, metric)})
+    drawn.update_layout(template=plotly_template(), title={"text": _title(result, metric)})
     return drawn
 
 
 def write_figure(drawn: Any, path: str) -> str:
-    """Write a figure.
+    """Write a figure aside and rename it to `path`; return the path.
 
-    Parameters
-    ----------
-    drawn : plotly.graph_objects.Figure
-        What to write.
-    path : str
-        ``FILE.html`` holds plotly.js and works offline; ``FILE.png`` and ``.svg`` need kaleido.
-
-    Returns
-    -------
-    str
-        The path.
+    ``.html`` holds plotly.js and works offline; ``.png`` and ``.svg`` need kaleido.
     """
-    if path.endswith(".html"):
-        drawn.write_html(path, include_plotlyjs=True, full_html=True)
-    else:
-        drawn.write_image(path, scale=2, width=1100)
+    partial = Path(f"{path}.partial{Path(path).suffix}")
+    try:
+        if path.endswith(".html"):
+            drawn.write_html(partial, include_plotlyjs=True, full_html=True)
+        else:
+            drawn.write_image(partial, scale=2, width=1100)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 
 def _lines(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
     from plotly.subplots import make_subplots
 
-    panels = axes_of(result, metric)
+    panels = panels_of(result, metric)
     columns = 1 if len(panels) <= 2 else 2
     rows = -(-len(panels) // columns)
     drawn = make_subplots(
         rows=rows, cols=columns, horizontal_spacing=0.12, vertical_spacing=0.4 / max(rows, 2)
     )
-    for number, axes in enumerate(panels):
+    for number, data in enumerate(panels):
         place = {"row": number // columns + 1, "col": number % columns + 1}
         legend = f"legend{number + 1}" if number else "legend"
-        for curve, style in zip(axes.curves, _styles(len(axes.curves)), strict=True):
+        for curve, style in zip(data.curves, _styles(len(data.curves)), strict=True):
             drawn.add_scatter(
-                **_line(curve, axes, style, metric),
-                showlegend=len(axes.curves) > 1,
+                **_line(curve, data, style, metric),
+                showlegend=len(data.curves) > 1,
                 legend=legend,
                 **place,
             )
-        log_y = axes.panel.log_y and any(bool((curve.y > 0).any()) for curve in axes.curves)
+        log_y = data.panel.log_y and any(bool((curve.y > 0).any()) for curve in data.curves)
         drawn.update_yaxes(
-            title_text=_y_title(axes, alone=len(panels) == 1),
+            title_text=_y_title(data, alone=len(panels) == 1),
             type="log" if log_y else "linear",
-            tickformat=".2~%" if axes.panel.percent else None,
+            tickformat=".2~%" if data.panel.percent else None,
             **place,
         )
-        # One step axis for all, so that zooming into one panel zooms into every panel.
+        # All panels share one step axis, so that zooming into one panel zooms into every panel.
         drawn.update_xaxes(matches="x" if number else None, **place)
         if len(panels) > 1:
-            _head(drawn, axes, legend, number)
+            _head(drawn, data, legend, number)
     drawn.update_xaxes(type="log" if metric.plot.log_x else "linear")
     drawn.update_xaxes(title_text=_x_title(panels[-1], metric), title_font_size=12)
-    longest = max(len(axes.curves) for axes in panels) if len(panels) == 1 else 0
+    longest = max(len(data.curves) for data in panels) if len(panels) == 1 else 0
     drawn.update_layout(
         height=max(480, 130 + 300 * rows, 150 + LEGEND_ROW * longest),
         margin_t=60 if len(panels) == 1 else 110,
@@ -122,27 +103,27 @@ def _lines(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
     return drawn
 
 
-def _head(drawn: Any, axes: Axes, legend: str, number: int) -> None:
-    """Write the title over a panel, and its own legend between the two."""
+def _head(drawn: Any, data: PanelData, legend: str, number: int) -> None:
+    """Write a panel's title above it, and its legend between the two."""
     suffix = str(number + 1) if number else ""
     left = drawn.layout[f"xaxis{suffix}"].domain[0]
     top = drawn.layout[f"yaxis{suffix}"].domain[1]
     place = {"x": left, "xanchor": "left", "y": top, "yanchor": "bottom"}
     drawn.add_annotation(
-        text=_escaped(axes.panel.title),
+        text=_escaped(data.panel.title),
         font={"size": 15},
         showarrow=False,
         xref="paper",
         yref="paper",
-        yshift=22 if len(axes.curves) > 1 else 6,
+        yshift=22 if len(data.curves) > 1 else 6,
         **place,
     )
     drawn.update_layout({legend: {"orientation": "h", "font": {"size": 11}, **place}})
 
 
-def _line(curve: Curve, axes: Axes, style: tuple[str, str], metric: Metric) -> dict[str, Any]:
+def _line(curve: Curve, data: PanelData, style: tuple[str, str], metric: Metric) -> dict[str, Any]:
     dash, colour = style
-    faint = curve.variable in axes.panel.faint
+    faint = curve.variable in data.panel.faint
     return {
         "x": positions(curve.x, metric.plot.log_x),
         "y": np.where(np.isfinite(curve.y), curve.y, np.nan),
@@ -163,7 +144,7 @@ def _path(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
         projection, steps = part["projection"].values, part["step"].values
         marker = {
             "color": steps,
-            "colorscale": evenly(THEMES["light"].order),
+            "colorscale": colour_scale(THEMES["light"].order),
             "size": 7,
             "colorbar": {"title": "step"},
         }
@@ -174,7 +155,7 @@ def _path(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
             mode="lines+markers",
             name=_escaped(run),
             line={"color": THEMES["light"].grid if alone else COLOURS[k % len(COLOURS)]},
-            # Of several runs colours tell one from another, of one they tell the time.
+            # Colour tells several runs apart; for a single run it shows the step.
             marker=marker if alone else {"size": 5},
             customdata=steps,
             hovertemplate="step %{customdata}<br>%{x:.4g}, %{y:.4g}<extra>%{fullData.name}</extra>",
@@ -222,7 +203,7 @@ def _phases(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
 
 
 def _by_run(result: xr.DataArray | xr.Dataset) -> Iterator[tuple[str, Any]]:
-    """Yield the result of each run with its name; of a single one without."""
+    """Yield each run's name and result; a single run needs no name."""
     if "run" not in result.dims:
         yield "", result
         return
@@ -236,23 +217,23 @@ def _styles(count: int) -> list[tuple[str, str]]:
 
 
 def positions(steps: Any, log: bool) -> Any:
-    """Return steps for the axis; a logarithmic one has no place for step 0, which goes to 1/2."""
+    """Return steps as x values; a logarithmic axis shows step 0 at 1/2."""
     steps = np.asarray(steps, float)
     return np.where(steps == 0, 0.5, steps) if log else steps
 
 
-def _x_title(axes: Axes, metric: Metric) -> str:
-    if axes.axis not in STEP_AXES:
-        return _escaped(axes.axis_name)
-    zero = any(bool((curve.x == 0).any()) for curve in axes.curves)
+def _x_title(data: PanelData, metric: Metric) -> str:
+    if not data.over_steps:
+        return _escaped(data.x_name)
+    zero = any(bool((curve.x == 0).any()) for curve in data.curves)
     note = ", step 0 drawn at 0.5" if metric.plot.log_x and zero else ""
     return f"step [optimizer updates{note}]"
 
 
-def _y_title(axes: Axes, *, alone: bool) -> str:
-    units = "" if axes.units == "1" else f"[{axes.units}]"
-    against = axes.against if alone else None
-    parts = [axes.panel.title if alone else "", f"(to {against})" if against else "", units]
+def _y_title(data: PanelData, *, alone: bool) -> str:
+    units = "" if data.units == "1" else f"[{data.units}]"
+    against = data.relative_to if alone else None
+    parts = [data.panel.title if alone else "", f"(to {against})" if against else "", units]
     return _escaped(" ".join(part for part in parts if part))
 
 

@@ -1,8 +1,7 @@
-"""One look for all figures, on paper and on dark screens.
+"""Hold the colours and the plotly template that all figures share, light and dark.
 
-Of each palette any two colours differ by more than 18 (ΔE*ab) for
-normal and for protan, deutan and tritan eyes, and stand out from the paper by 3:1 or more; a test
-computes both.
+Any two colours of a palette differ by more than 18 (ΔE*ab) to normal, protan, deutan and tritan
+eyes, and have a contrast of at least 3:1 on the paper; a test computes both.
 """
 
 from __future__ import annotations
@@ -16,27 +15,16 @@ import numpy as np
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 DASHES: tuple[str, ...] = ("solid", "dash", "dot", "dashdot")
-"""Lines of one colour differ in their dashes."""
+"""Tell lines of one colour apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Theme:
-    """Colours of one look.
+    """The colours of one theme.
 
-    Parameters
-    ----------
-    paper, ink, quiet : str
-        Of the background, of text, of text that stands back.
-    line, grid : str
-        Of lines that frame, and of grid lines.
-    alert, focus : str
-        Of what must not be missed, and around what has the keyboard.
-    colours : tuple of str
-        Of lines, in order.
-    scale : tuple of str
-        From low to high, evenly spaced; low is next to the paper.
-    order : tuple of str
-        From early to late, each of which stands out from the paper.
+    `line` frames things, `grid` is for grid lines, `quiet` for text that recedes, `alert` for what
+    must not be missed, `focus` surrounds what has the keyboard. `colours` are for lines; `scale`
+    runs from low, near the paper, to high; `order` runs from early to late.
     """
 
     paper: str
@@ -95,25 +83,14 @@ THEMES: Mapping[str, Theme] = {
         order=("#6A5BD0", "#B060C8", "#E5738B", "#F5A35C", "#F9E27D"),
     ),
 }
-"""By name."""
+"""The themes by name."""
 
 COLOURS: tuple[str, ...] = THEMES["light"].colours
-"""Of lines on white paper."""
+"""The colours of lines on white paper."""
 
 
-def template(theme: str = "light") -> Any:
-    """Return the plotly template.
-
-    Parameters
-    ----------
-    theme : str
-        One of `THEMES`.
-
-    Returns
-    -------
-    plotly.graph_objects.layout.Template
-        ``light`` is also for print.
-    """
+def plotly_template(theme: str = "light") -> Any:
+    """Return the plotly template of a theme; print uses ``light``."""
     import plotly.graph_objects as go
 
     look = THEMES[theme]
@@ -134,7 +111,7 @@ def template(theme: str = "light") -> Any:
         layout={
             "font": {"family": FONT, "size": 13, "color": look.ink},
             "colorway": list(look.colours),
-            "colorscale": {"sequential": evenly(look.scale)},
+            "colorscale": {"sequential": colour_scale(look.scale)},
             "paper_bgcolor": look.paper,
             "plot_bgcolor": look.paper,
             "xaxis": {**axis, "showgrid": False, "showline": True},
@@ -161,26 +138,13 @@ def template(theme: str = "light") -> Any:
     )
 
 
-def evenly(colours: tuple[str, ...]) -> list[tuple[float, str]]:
+def colour_scale(colours: tuple[str, ...]) -> list[tuple[float, str]]:
     """Space colours evenly on a plotly colour scale."""
     return [(k / (len(colours) - 1), colour) for k, colour in enumerate(colours)]
 
 
-def between(colours: tuple[str, ...], count: int) -> list[str]:
-    """Take colours at even distances along a scale.
-
-    Parameters
-    ----------
-    colours : tuple of str
-        The scale, evenly spaced.
-    count : int
-        How many; of one it is the first.
-
-    Returns
-    -------
-    list of str
-        The ends among them.
-    """
+def sample_colours(colours: tuple[str, ...], count: int) -> list[str]:
+    """Interpolate `count` evenly spaced colours along a scale, both ends included."""
     parts = np.array([list(bytes.fromhex(colour[1:])) for colour in colours], float)
     places = np.linspace(0, len(colours) - 1, count)
     grid = np.arange(len(colours))

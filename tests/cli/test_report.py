@@ -90,12 +90,14 @@ def test_bad_input_is_one_line_and_exit_2(
     assert sorted(p.name for p in here.iterdir()) == ["a.zarr", "b.zarr"]
 
 
-def test_more_runs_than_colours_are_refused(here: Path, call: Any) -> None:
+def test_more_runs_than_colours_are_averaged(here: Path, call: Any) -> None:
     for k in range(9):
         shutil.copytree(here / "a.zarr", here / f"many{k}.zarr", copy_function=os.link)
-    code, _, err = call("report", "many*.zarr")
-    assert code == 2
-    assert "9 runs; at most 8 can be told apart" in err
+    code, out, err = call("report", "many*.zarr")
+    assert (code, out, err) == (0, "report.html\n", "")
+    page = (here / "report.html").read_text()
+    assert '"averaged":true' in page
+    assert "means over 9 runs, at the steps that all of them recorded" in page
 
 
 @pytest.fixture(scope="module")

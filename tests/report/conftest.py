@@ -13,8 +13,8 @@ from torch import nn
 
 import ckptlab
 from ckptlab.report.page import write_page
-from ckptlab.report.runs.measure import measure
-from ckptlab.report.runs.page import overview
+from ckptlab.report.runs.measure import measure_run
+from ckptlab.report.runs.page import runs_page
 from tests.analyze.recordings import Made, record
 from tests.report.browser import OFFLINE, Opened, chromium, opened
 
@@ -44,8 +44,8 @@ def second_run(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def report(path: Path, *runs: Path, **options: Any) -> Path:
     """Write a report as the command does."""
-    measured = [measure(ckptlab.open_run(run), run.stem, **options) for run in runs]
-    return Path(write_page(overview(measured), str(path)))
+    measured = [measure_run(ckptlab.open_run(run), run.stem, **options) for run in runs]
+    return Path(write_page(runs_page(measured), str(path)))
 
 
 @pytest.fixture(scope="session")

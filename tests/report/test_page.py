@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ckptlab
-from ckptlab.report.html.numbers import number
+from ckptlab.report.html.numbers import format_number
 from ckptlab.report.theme import THEMES
 from tests.analyze.recordings import Made
 from tests.report.browser import Opened, opened
@@ -204,18 +204,18 @@ def test_the_keys_of_the_keyboard_read_values(single_page: Opened, drawn_run: Ma
     distance = run.analyze("weight-distance").values
     accuracy = run.analyze("evaluation")["eval_accuracy"]
     chart = "telemetry-weight-distance-init"
-    assert number(distance[-1]) in single_page.key_text(chart)
+    assert format_number(distance[-1]) in single_page.key_text(chart)
     single_page.tab.focus(f"[data-chart={chart}]")
     single_page.tab.keyboard.press("Home")
     for _ in range(3):
         single_page.tab.keyboard.press("ArrowRight")
     assert single_page.tab.inner_text(".bar .at") == "at step 3"
-    assert number(distance[3]) in single_page.key_text(chart)
+    assert format_number(distance[3]) in single_page.key_text(chart)
     said = single_page.drawn(chart, "plot.getAttribute('aria-valuetext')")
     assert said.startswith("step 3: to init")
     # Every chart follows; of evaluations the last one up to the step counts.
     known = accuracy.sel(eval_step=slice(0, 3)).values[-1]
-    assert number(known, percent=True) in single_page.key_text("telemetry-eval-accuracy")
+    assert format_number(known, percent=True) in single_page.key_text("telemetry-eval-accuracy")
     rule = single_page.tab.eval_on_selector_all(
         ".rule", "all => all.filter(r => r.style.display == 'block').length"
     )
@@ -422,7 +422,7 @@ def test_numbers_are_written_alike_in_text_and_charts(single_page: Opened) -> No
             "([values, percent]) => values.map((v) => ckptlab.written(v, percent))",
             [values, percent],
         )
-        assert got == [number(value, percent) for value in values]
+        assert got == [format_number(value, percent) for value in values]
 
 
 def test_the_data_of_the_page_is_one_json_document(single: Path) -> None:

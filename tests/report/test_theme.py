@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from ckptlab.report.theme import DASHES, THEMES, Theme, evenly, template
+from ckptlab.report.theme import DASHES, THEMES, Theme, colour_scale, plotly_template
 
 # Machado, Oliveira & Fernandes (2009), severity 1, on linear RGB.
 EYES = {
@@ -79,14 +79,14 @@ def test_scales_go_one_way_in_lightness(theme: Theme, eye: str) -> None:
 
 @pytest.mark.parametrize("name", THEMES)
 def test_the_template_is_of_its_theme(name: str) -> None:
-    layout = template(name).layout
+    layout = plotly_template(name).layout
     assert layout.paper_bgcolor == THEMES[name].paper
     assert layout.colorway == THEMES[name].colours
     assert len(set(DASHES)) == len(DASHES)
 
 
 def test_a_scale_is_evenly_spaced() -> None:
-    assert evenly(("#000000", "#888888", "#FFFFFF")) == [
+    assert colour_scale(("#000000", "#888888", "#FFFFFF")) == [
         (0, "#000000"),
         (0.5, "#888888"),
         (1, "#FFFFFF"),

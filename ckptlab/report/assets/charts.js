@@ -43,12 +43,13 @@ function spanOf(chart) {
 function colourOf(chart, trace, position) {
   if (trace.tone) return look()[trace.tone];
   const colours = chart.byRun ? look().legend : look().colours;
-  return colours[(chart.byRun ? trace.run : position) % colours.length];
+  const own = page.averaged && isStep(chart) ? trace.style : position;
+  return colours[(chart.byRun ? trace.run : own) % colours.length];
 }
 
 // In a chart that is not over steps, styles are told apart by dashes in any case.
 function dashOf(chart, trace) {
-  if (trace.faint || (isStep(chart) && (!chart.byRun || isCrowded(chart)))) return "solid";
+  if (trace.faint || trace.single || (isStep(chart) && (!chart.byRun || isCrowded(chart)))) return "solid";
   return page.dashes[trace.style % page.dashes.length];
 }
 
@@ -57,7 +58,8 @@ function shownTraces(chart) {
 }
 
 function fullName(chart, trace) {
-  return [chart.byRun && page.runs[trace.run], trace.name].filter(Boolean);
+  const ofRun = chart.byRun || trace.single;
+  return [ofRun && page.runs[trace.run], trace.name].filter(Boolean);
 }
 
 function stepTitle(log, low) {

@@ -67,7 +67,7 @@ function showValues(div) {
   if (isCrowded(chart)) return;
   const items = [];
   for (const style of [...new Set(chart.traces.map((trace) => trace.style))]) {
-    const traces = shownTraces(chart).filter((trace) => trace.style === style);
+    const traces = shownTraces(chart).filter((trace) => trace.style === style && !trace.single);
     if (!traces.length) continue;
     const item = document.createElement("li");
     item.append(keyLine(chart, traces[0]), traces[0].name);

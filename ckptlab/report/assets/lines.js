@@ -1,8 +1,9 @@
 // Lines, with bands around those that are means, and what is said of a point under the pointer.
 
-// Bands lie behind all lines.
+// Bands lie behind all lines, and single runs behind their means.
 function lineData(chart, width) {
-  const parts = shownTraces(chart).map((trace) => lineOfTrace(chart, trace, width));
+  const traces = shownTraces(chart).sort((a, b) => Number(b.single) - Number(a.single));
+  const parts = traces.map((trace) => lineOfTrace(chart, trace, width));
   return [...parts.flatMap(({ bands }) => bands), ...parts.flatMap(({ lines }) => lines)];
 }
 
@@ -14,7 +15,7 @@ function lineOfTrace(chart, trace, width) {
   const spread = trace.spread && page.values(trace.spread);
   const kept = extremes(x, y, low, high, pixels, log);
   const color = colourOf(chart, trace, chart.traces.indexOf(trace));
-  const strong = trace.faint || chart.traces.length > 8 ? 1 : 1.75;
+  const strong = trace.faint || trace.single || (chart.traces.length > 8 && !page.averaged) ? 1 : 1.75;
   const plain = {
     type: "scatter",
     mode: x.length <= 40 ? "lines+markers" : "lines",
@@ -23,12 +24,13 @@ function lineOfTrace(chart, trace, width) {
     customdata: kept.map((i) => x[i]),
     name: escaped(fullName(chart, trace).join(", ")),
     ...hoverOf(chart, trace, kept),
-    opacity: trace.faint ? 0.45 : 1,
+    opacity: trace.single ? 0.25 : trace.faint ? 0.45 : 1,
+    showlegend: !trace.single,
     line: { color, width: isStep(chart) ? strong : 2, dash: dashOf(chart, trace) },
     marker: { size: isStep(chart) ? 5 : 6 },
     cliponaxis: isStep(chart),
   };
-  const mean = trace.noisy ? trend(x, y, low, high, log, chart.logY) : null;
+  const mean = trace.noisy && !trace.single ? trend(x, y, low, high, log, chart.logY) : null;
   if (!mean) {
     const edge = (sign) => kept.map((i) => y[i] + sign * spread[i]);
     const bands = spread ? bandsOf(plain.x, edge(-1), edge(1), color, chart.logY) : [];
@@ -110,7 +112,6 @@ function lineLayout(chart, data, width) {
   const logY = chart.logY && positive;
   const yaxis = { type: logY ? "log" : "linear", fixedrange: true, automargin: false, nticks: 6 };
   if (chart.percent && !logY) yaxis.tickformat = ".3~%";
-  if (chart.yRange) yaxis.range = chart.yRange;
   if (logY) {
     const values = data.flatMap((trace) => trace.y.filter((value) => value > 0));
     const low = Math.log10(values.reduce((a, b) => Math.min(a, b)));

@@ -164,8 +164,9 @@ function start() {
     const [what, section] = name.split("-", 2);
     if (section && what in state.chosen) {
       state.chosen[what] = Number(value);
-      for (const input of document.querySelectorAll(`input[name^=${what}-]`)) {
-        input.checked = input.value === value;
+      for (const input of document.querySelectorAll(`[name^=${what}-]`)) {
+        if (input.type === "radio") input.checked = input.value === value;
+        else input.value = value;
       }
       redraw();
     }

@@ -1,4 +1,4 @@
-"""The numbers of a page: every array once, as base64 of its bytes."""
+"""Embed the numbers of a page: each array once, as base64 of its bytes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ import xxhash
 Array = npt.NDArray[Any]
 
 
-class Columns:
-    """Collects arrays, and gives each a name to refer to it by.
+class EmbeddedArrays:
+    """The arrays of a page by name; equal arrays share one name.
 
-    Attributes
-    ----------
-    arrays : dict of str to dict
-        JSON: by name, `type` (``i4`` or ``f8``) and `data`.
+    `arrays` is JSON: by name, `type` (``i4`` or ``f8``) and `data`.
     """
 
     def __init__(self) -> None:
@@ -26,19 +23,8 @@ class Columns:
         self._names: dict[tuple[str, str], str] = {}
 
     def add(self, values: Array) -> str:
-        """Add an array, unless the same is there.
-
-        Parameters
-        ----------
-        values : ndarray
-            Integers that fit 32 bits are kept so, everything else as float64.
-
-        Returns
-        -------
-        str
-            What to call it.
-        """
-        kind = "i4" if _is_small_integer(values) else "f8"
+        """Embed an array, 32-bit integers as such and all else as float64; return its name."""
+        kind = "i4" if _fits_int32(values) else "f8"
         data = np.ascontiguousarray(values, f"<{kind}").tobytes()
         same = (kind, xxhash.xxh3_128_hexdigest(data))
         if same not in self._names:
@@ -48,7 +34,7 @@ class Columns:
         return self._names[same]
 
 
-def _is_small_integer(values: Array) -> bool:
+def _fits_int32(values: Array) -> bool:
     if values.dtype.kind not in "iu":
         return False
     return not len(values) or bool(np.abs(values).max() < 2**31)

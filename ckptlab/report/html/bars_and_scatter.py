@@ -1,4 +1,4 @@
-"""Charts of single values: bars from what they are compared with, and scatters with a line."""
+"""Charts of single values: bars from a baseline, and scatter plots with a fitted line."""
 
 from __future__ import annotations
 
@@ -8,28 +8,18 @@ from typing import Any
 import numpy.typing as npt
 
 from ckptlab.experiments.results.regression import Fit
-from ckptlab.report.html.arrays import Columns
-from ckptlab.report.html.charts import Axis, Chart
+from ckptlab.report.html.arrays import EmbeddedArrays
+from ckptlab.report.html.charts import Chart, XAxis
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bars:
-    """The rows that are shown of one choice.
+    """The bars of one choice: means `y`, standard deviations `spread`, numbers of values `count`.
 
-    Parameters
-    ----------
-    rows : tuple of str
-        Their names, from the top.
-    colours : tuple of int
-        Of each row, by position in the palette; -1 is ink.
-    y, spread, count : ndarray, shape (rows,)
-        Means, standard deviations (NaN where there is none), and of how many values.
-    single : ndarray, shape (rows, values)
-        The values themselves; NaN where there are fewer.
-    base : float or None
-        Where bars begin; None is zero.
+    `single`, shape (rows, values), holds the values themselves, NaN where there are fewer.
+    `colours` are positions in the palette; -1 is ink. Bars begin at `base`, or at zero.
     """
 
     rows: tuple[str, ...]
@@ -43,31 +33,18 @@ class Bars:
 
 @dataclass(frozen=True, kw_only=True)
 class BarChart(Chart):
-    """Horizontal bars, of which one choice's are shown at a time, on one axis for all.
-
-    Parameters
-    ----------
-    panels : tuple of (int, Bars)
-        With the position among the choices.
-    axis : Axis
-        Along x.
-    ends : (float, float)
-        Of the axis.
-    base : str
-        What bars begin at; empty if that is zero.
-    """
+    """Horizontal bars; each panel has its position among the choices. `base` names the baseline."""
 
     kind = "bars"
     panels: tuple[tuple[int, Bars], ...]
-    axis: Axis
+    axis: XAxis
     ends: tuple[float, float]
     base: str = ""
 
-    def specification(self, columns: Columns) -> dict[str, Any]:
-        """Return what the page's script draws it from."""
+    def drawing(self, arrays: EmbeddedArrays) -> dict[str, Any]:
+        """Return a panel for each choice, on one axis."""
         return {
-            **self.heading(columns),
-            "axis": self.axis.specification(self.ends),
+            "axis": self.axis.to_json(self.ends),
             "percent": self.axis.percent,
             "base": self.base,
             "panels": [
@@ -75,10 +52,10 @@ class BarChart(Chart):
                     "level": level,
                     "rows": list(bars.rows),
                     "colours": list(bars.colours),
-                    "y": columns.add(bars.y),
-                    "spread": columns.add(bars.spread),
-                    "count": columns.add(bars.count),
-                    "single": columns.add(bars.single),
+                    "y": arrays.add(bars.y),
+                    "spread": arrays.add(bars.spread),
+                    "count": arrays.add(bars.count),
+                    "single": arrays.add(bars.single),
                     "base": bars.base,
                 }
                 for level, bars in self.panels
@@ -88,18 +65,10 @@ class BarChart(Chart):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Points:
-    """The points that are shown of one choice.
+    """The points of one choice: means, standard deviations, and numbers of values.
 
-    Parameters
-    ----------
-    names : tuple of str
-        Of the points.
-    groups : tuple of int
-        Which group each is of; -1 is what others are compared with.
-    x, y, x_spread, y_spread, count : ndarray, shape (points,)
-        Means, standard deviations (NaN where there is none), and of how many values.
-    fit : Fit or None
-        A line through those of the groups.
+    `groups` are positions among the chart's groups; -1 is the baseline. `fit` is a line through
+    the points of all groups.
     """
 
     names: tuple[str, ...]
@@ -114,36 +83,21 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class ScatterChart(Chart):
-    """Points, of which one choice's are shown at a time, on one pair of axes for all.
-
-    Parameters
-    ----------
-    panels : tuple of (int, Points)
-        With the position among the choices.
-    groups : tuple of str
-        What colours and symbols mean.
-    axis : Axis
-        Along x.
-    x_ends, y_ends : (float, float)
-        Of the axes.
-    percent : bool
-        y is written per cent.
-    """
+    """A scatter plot; each panel has its position among the choices."""
 
     kind = "scatter"
     has_key = True
     panels: tuple[tuple[int, Points], ...]
     groups: tuple[str, ...]
-    axis: Axis
+    axis: XAxis
     x_ends: tuple[float, float]
     y_ends: tuple[float, float]
     percent: bool = False
 
-    def specification(self, columns: Columns) -> dict[str, Any]:
-        """Return what the page's script draws it from."""
+    def drawing(self, arrays: EmbeddedArrays) -> dict[str, Any]:
+        """Return a panel for each choice, on one pair of axes."""
         return {
-            **self.heading(columns),
-            "axis": self.axis.specification(self.x_ends),
+            "axis": self.axis.to_json(self.x_ends),
             "yRange": self.y_ends,
             "percent": self.percent,
             "groups": list(self.groups),
@@ -152,11 +106,11 @@ class ScatterChart(Chart):
                     "level": level,
                     "names": list(points.names),
                     "groups": list(points.groups),
-                    "x": columns.add(points.x),
-                    "y": columns.add(points.y),
-                    "xSpread": columns.add(points.x_spread),
-                    "ySpread": columns.add(points.y_spread),
-                    "count": columns.add(points.count),
+                    "x": arrays.add(points.x),
+                    "y": arrays.add(points.y),
+                    "xSpread": arrays.add(points.x_spread),
+                    "ySpread": arrays.add(points.y_spread),
+                    "count": arrays.add(points.count),
                     "fit": points.fit and asdict(points.fit),
                 }
                 for level, points in self.panels

@@ -1,7 +1,7 @@
-"""Charts: what all kinds have, and lines; what the page's script draws them from.
+"""Describe charts to the page's script: what every kind has, and line charts.
 
-A kind is a dataclass here, in `report.maps` or in `report.points`, and an
-entry of `KINDS` in ``assets/charts.js``.
+Each kind of chart is a dataclass here, in `heatmaps` or in `bars_and_scatter`, and an entry of
+`KINDS` in ``assets/charts.js``.
 """
 
 from __future__ import annotations
@@ -13,29 +13,18 @@ from typing import Any, ClassVar
 
 import numpy.typing as npt
 
-from ckptlab.report.html.arrays import Columns
+from ckptlab.report.html.arrays import EmbeddedArrays
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Axis:
-    """What runs along x.
+class XAxis:
+    """The x axis of a chart; the name includes units.
 
-    Parameters
-    ----------
-    name : str
-        With units, where it has some.
-    step : bool
-        It counts optimizer updates: it follows the switch, the cursor and the zoom of the page.
-    switched : bool
-        It follows the switch, whatever it is.
-    percent : bool
-        Shares, written per cent.
-    backwards : bool
-        Falls from left to right.
-    ticks : tuple of float
-        Where it is labelled on a logarithmic scale, as far as there is room.
+    A `step` axis counts optimizer updates and follows the page's log/linear switch, cursor and
+    zoom. A `switched` axis follows the log/linear switch only. `ticks` are the labels of a
+    logarithmic axis, as many as fit.
     """
 
     name: str = "step"
@@ -45,19 +34,8 @@ class Axis:
     backwards: bool = False
     ticks: tuple[float, ...] = ()
 
-    def specification(self, ends: Sequence[float]) -> dict[str, Any]:
-        """Return what the page's script draws it from.
-
-        Parameters
-        ----------
-        ends : sequence of float
-            What must lie on it.
-
-        Returns
-        -------
-        dict
-            JSON.
-        """
+    def to_json(self, ends: Sequence[float]) -> dict[str, Any]:
+        """Return the axis as JSON; it spans `ends`."""
         return {
             "name": self.name,
             "step": self.step,
@@ -71,28 +49,13 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A line of a chart.
+    """A line of a chart: x increases, NaN in y is a gap.
 
-    Parameters
-    ----------
-    name : str
-        In the key.
-    x, y : ndarray, shape (points,)
-        x increases; NaN in y is a gap.
-    run : int
-        Position among the page's runs.
-    style : int
-        Lines of several runs that show the same thing have the same style.
-    faint : bool
-        It stands back.
-    noisy : bool
-        Its mean is drawn, and the line itself stands back.
-    spread : ndarray, shape (points,), or None
-        Standard deviation of y, drawn as a band; NaN where there is none.
-    count : ndarray of int, shape (points,), or None
-        Of how many values y is the mean.
-    tone : str
-        A colour of the theme, such as ``ink``, for what others are compared with.
+    `run` is the position among the page's runs. Lines that show the same quantity of several runs
+    share a `style`. `faint` lines recede; of a `noisy` one the moving mean is drawn strong.
+    `single` marks one of the many runs whose mean is drawn. `spread` is the standard deviation of
+    y, drawn as a band, and `count` the number of values y is the mean of. `tone` names a colour of
+    the theme that replaces the line's own.
     """
 
     name: str
@@ -102,58 +65,58 @@ class Line:
     style: int = 0
     faint: bool = False
     noisy: bool = False
+    single: bool = False
     spread: Array | None = None
     count: Array | None = None
     tone: str = ""
 
+    def to_json(self, arrays: EmbeddedArrays) -> dict[str, Any]:
+        """Return the line as JSON."""
+        return {
+            "name": self.name,
+            "x": arrays.add(self.x),
+            "y": arrays.add(self.y),
+            "run": self.run,
+            "style": self.style,
+            "faint": self.faint,
+            "noisy": self.noisy,
+            "single": self.single,
+            "spread": None if self.spread is None else arrays.add(self.spread),
+            "count": None if self.count is None else arrays.add(self.count),
+            "tone": self.tone,
+        }
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Column:
-    """A column of a table.
-
-    Parameters
-    ----------
-    name : str
-        Its head.
-    values : ndarray
-        Numbers or text.
-    percent : bool
-        Shares, written per cent in the table, and as they are in the file.
-    """
+class TableColumn:
+    """A column of a chart's table; `percent` affects the page only, never the CSV file."""
 
     name: str
     values: Array
     percent: bool = False
 
+    def to_json(self, arrays: EmbeddedArrays) -> dict[str, Any]:
+        """Return the column as JSON, text as text."""
+        if self.values.dtype.kind in "OUT":
+            held: dict[str, Any] = {"texts": list(map(str, self.values))}
+        else:
+            held = {"values": arrays.add(self.values)}
+        return {"name": self.name, "percent": self.percent, **held}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chart(ABC):
-    """What all charts have.
+    """What every kind of chart has.
 
-    Parameters
-    ----------
-    key : str
-        Unique on the page; in names of files.
-    title : str
-        Over the chart.
-    unit : str
-        What y (or the colour) counts.
-    about : str
-        What is seen, in a sentence.
-    summary : str
-        The figures in a sentence, for those who cannot see the chart.
-    note : str
-        What it, or its table and file, lacks, if anything.
-    in_legend : bool
-        What it draws are entries of the page's legend.
-    table : tuple of Column
-        Of its table and file; without any they hold what is drawn.
-    tall : bool
-        It is worth more room.
+    `key` is unique on the page and part of file names. `unit` is that of y, or of the colour.
+    `about` is the caption; `summary` tells the numbers to readers who cannot see the chart; `note`
+    says what the chart or its table leaves out. If `in_legend`, the page's legend names its lines.
+    Without a `table`, the table and the CSV file hold what is drawn.
     """
 
     kind: ClassVar[str]
     has_key: ClassVar[bool] = False
+    noun: ClassVar[str] = "chart"
     key: str
     title: str
     unit: str
@@ -161,88 +124,66 @@ class Chart(ABC):
     summary: str = ""
     note: str = ""
     in_legend: bool = True
-    table: tuple[Column, ...] = ()
+    table: tuple[TableColumn, ...] = ()
     tall: bool = False
 
-    def heading(self, columns: Columns) -> dict[str, Any]:
-        """Return what every specification says."""
-        table = [
-            {
-                "name": column.name,
-                "percent": column.percent,
-                **(
-                    {"texts": list(map(str, column.values))}
-                    if column.values.dtype.kind in "OUT"
-                    else {"values": columns.add(column.values)}
-                ),
-            }
-            for column in self.table
-        ]
+    @property
+    def reads_steps(self) -> bool:
+        """Whether the arrow keys move the page's step on this chart."""
+        return False
+
+    @property
+    def label(self) -> str:
+        """What a screen reader calls the drawing."""
+        return f"{self.title}, {self.noun}"
+
+    def to_json(self, arrays: EmbeddedArrays) -> dict[str, Any]:
+        """Return the chart as JSON; its numbers go to `arrays`."""
         return {
             "kind": self.kind,
             "key": self.key,
             "title": self.title,
             "unit": self.unit,
             "inLegend": self.in_legend,
-            "table": table,
+            "table": [column.to_json(arrays) for column in self.table],
             "tall": self.tall,
+            **self.drawing(arrays),
         }
 
     @abstractmethod
-    def specification(self, columns: Columns) -> dict[str, Any]:
-        """Return what the page's script draws it from, its numbers put among the columns."""
+    def drawing(self, arrays: EmbeddedArrays) -> dict[str, Any]:
+        """Return what this kind of chart adds to the JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineChart(Chart):
-    """Lines.
-
-    Parameters
-    ----------
-    lines : tuple of Line
-        In order.
-    axis : Axis
-        Along x.
-    log_y, percent : bool
-        Logarithmic; written per cent.
-    y_range : (float, float) or None
-        Ends of the y axis; None fits the lines.
-    marks : tuple of (float, str)
-        Fine lines across at some y, and what they are.
-    """
+    """Lines, and `marks`: fine horizontal lines at some y, each with a label."""
 
     kind = "lines"
     has_key = True
     lines: tuple[Line, ...]
-    axis: Axis = Axis()
+    axis: XAxis = XAxis()
     log_y: bool = False
     percent: bool = False
-    y_range: tuple[float, float] | None = None
     marks: tuple[tuple[float, str], ...] = ()
 
-    def specification(self, columns: Columns) -> dict[str, Any]:
-        """Return what the page's script draws it from."""
+    @property
+    def reads_steps(self) -> bool:
+        """Whether the arrow keys move the page's step on this chart."""
+        return self.axis.step
+
+    @property
+    def label(self) -> str:
+        """What a screen reader calls the drawing."""
+        return f"{self.title}: arrow keys move the step" if self.reads_steps else super().label
+
+    def drawing(self, arrays: EmbeddedArrays) -> dict[str, Any]:
+        """Return axis, scale, marks and lines."""
         ends = [float(value) for line in self.lines for value in line.x[[0, -1]]]
         return {
-            **self.heading(columns),
-            "axis": self.axis.specification(ends),
+            "axis": self.axis.to_json(ends),
             "logY": self.log_y,
             "percent": self.percent,
-            "yRange": self.y_range,
             "marks": [{"y": y, "text": text} for y, text in self.marks],
-            "traces": [
-                {
-                    "name": line.name,
-                    "x": columns.add(line.x),
-                    "y": columns.add(line.y),
-                    "run": line.run,
-                    "style": line.style,
-                    "faint": line.faint,
-                    "noisy": line.noisy,
-                    "spread": None if line.spread is None else columns.add(line.spread),
-                    "count": None if line.count is None else columns.add(line.count),
-                    "tone": line.tone,
-                }
-                for line in self.lines
-            ],
+            "traces": [line.to_json(arrays) for line in self.lines],
         }

@@ -1,4 +1,4 @@
-"""Charts of one run at a time: heat maps of layers, and paths of weights."""
+"""Charts that show one run at a time: heat maps of layers, and paths of the weights."""
 
 from __future__ import annotations
 
@@ -8,28 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ckptlab.report.html.arrays import Columns
-from ckptlab.report.html.charts import Axis, Chart
+from ckptlab.report.html.arrays import EmbeddedArrays
+from ckptlab.report.html.charts import Chart, XAxis
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
-    """A heat map of one run.
+class HeatGrid:
+    """The heat map of one run: `z`, shape (rows, columns), not negative, on a logarithmic scale.
 
-    Parameters
-    ----------
-    run : int
-        Position among the page's runs.
-    rows : tuple of str
-        Their names, from the top.
-    x : ndarray, shape (columns,)
-        First step of each column.
-    end : int
-        Where the last column ends.
-    z : ndarray, shape (rows, columns)
-        Not negative; drawn on a logarithmic scale.
+    `x` holds the first step of each column, and `end` is where the last column ends.
     """
 
     run: int
@@ -40,20 +29,8 @@ class Grid:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Path3:
-    """A path through principal components of one run.
-
-    Parameters
-    ----------
-    run : int
-        Position among the page's runs.
-    step : ndarray, shape (points,)
-        Where on the path.
-    components : ndarray, shape (2 or 3, points)
-        Projections.
-    shares : ndarray, shape (2 or 3,)
-        Of the variance.
-    """
+class ComponentPath:
+    """One run's path through 2 or 3 principal components; `shares` of the variance of each."""
 
     run: int
     step: Array
@@ -63,34 +40,26 @@ class Path3:
 
 @dataclass(frozen=True, kw_only=True)
 class HeatChart(Chart):
-    """Heat maps of which one run's is shown at a time, on one scale for all.
-
-    Parameters
-    ----------
-    grids : tuple of Grid
-        One for each run that has one.
-    percent : bool
-        Written per cent.
-    """
+    """A heat map for each run, on one scale, of which one is shown at a time."""
 
     kind = "heat"
-    grids: tuple[Grid, ...]
+    noun = "heat map"
+    grids: tuple[HeatGrid, ...]
     percent: bool = False
 
-    def specification(self, columns: Columns) -> dict[str, Any]:
-        """Return what the page's script draws it from."""
+    def drawing(self, arrays: EmbeddedArrays) -> dict[str, Any]:
+        """Return a panel for each run."""
         least, most = _positive_range([grid.z for grid in self.grids])
         return {
-            **self.heading(columns),
-            "axis": Axis().specification([0, 1]),
+            "axis": XAxis().to_json([0, 1]),
             "percent": self.percent,
             "panels": [
                 {
                     "run": grid.run,
                     "rows": list(grid.rows),
-                    "x": columns.add(grid.x),
+                    "x": arrays.add(grid.x),
                     "end": grid.end,
-                    "z": columns.add(grid.z),
+                    "z": arrays.add(grid.z),
                     "least": least,
                     "most": most,
                 }
@@ -101,27 +70,20 @@ class HeatChart(Chart):
 
 @dataclass(frozen=True, kw_only=True)
 class PathChart(Chart):
-    """Paths of which one run's is shown at a time: in a plane, or in space if they have three.
+    """The path of each run in the plane of two components, of which one is shown at a time."""
 
-    Parameters
-    ----------
-    paths : tuple of Path3
-        One for each run that has one.
-    """
-
-    paths: tuple[Path3, ...]
     kind = "path"
+    paths: tuple[ComponentPath, ...]
 
-    def specification(self, columns: Columns) -> dict[str, Any]:
-        """Return what the page's script draws it from."""
+    def drawing(self, arrays: EmbeddedArrays) -> dict[str, Any]:
+        """Return a panel for each run."""
         return {
-            **self.heading(columns),
-            "axis": Axis(step=False).specification([0, 1]),
+            "axis": XAxis(step=False).to_json([0, 1]),
             "panels": [
                 {
                     "run": path.run,
-                    "step": columns.add(path.step),
-                    "components": [columns.add(values) for values in path.components],
+                    "step": arrays.add(path.step),
+                    "components": [arrays.add(values) for values in path.components],
                     "shares": [float(share) for share in path.shares],
                 }
                 for path in self.paths
@@ -131,13 +93,14 @@ class PathChart(Chart):
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceChart(PathChart):
-    """The same in space."""
+    """The same in three dimensions."""
 
     kind = "space"
+    noun = "chart: arrow keys turn it"
 
 
 def _positive_range(tables: list[Array]) -> tuple[float, float]:
-    """Return the ends of a logarithmic scale; all but the smallest per cent of values are on it."""
+    """Return the ends of a logarithmic scale, without the smallest one per cent of the values."""
     values = np.concatenate([table[(table > 0) & np.isfinite(table)] for table in tables])
     if not len(values):
         return 0.1, 1.0

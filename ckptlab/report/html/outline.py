@@ -1,29 +1,85 @@
-"""What a page consists of: sections of charts and text.
+"""The outline of a page: sections of text, tables and charts, which the templates turn into HTML.
 
-What a page is about is somebody else's: see `report.overview` and
-`report.studies`.
+Everything in it is plain text; `runs.page` and `studies.page` fill it in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ckptlab.report.html.charts import Chart
-from ckptlab.report.html.markup import NOTHING, Markup
+
+Groups = Mapping[str, Mapping[str, str]]
+"""Facts by heading and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Key figures in large type: names and values."""
+
+    kind: ClassVar[str] = "tiles"
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Lists of facts under headings, side by side where they fit."""
+
+    kind: ClassVar[str] = "facts"
+    groups: Groups
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value in a table; `run` gives it that run's colour, `verdict` is a CSS class."""
+
+    text: str
+    run: int | None = None
+    verdict: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A column's heading; `run` and `phase` give it a colour."""
+
+    text: str
+    note: str = ""
+    run: int | None = None
+    phase: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A row of a table, each cell with one value or several."""
+
+    name: str
+    cells: tuple[tuple[Value, ...], ...]
+    finding: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """A table that scrolls sideways on narrow screens; `style` is ``phases`` or ``compare``."""
+
+    kind: ClassVar[str] = "table"
+    style: str
+    label: str
+    corner: str
+    heads: tuple[Heading, ...]
+    rows: tuple[Row, ...]
+
+
+Content = Tiles | Facts | Table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """What a reader chooses, for all sections that offer it at once.
+    """A choice that all sections offering it share; `name` is ``run`` or ``level``.
 
-    Parameters
-    ----------
-    name : str
-        By which the panels of charts are numbered: ``run`` or ``level``.
-    legend : str
-        Before the options.
-    options : tuple of str
-        In order; the first is chosen at the beginning.
+    Panels of charts are numbered by the position among the options; the first is shown first.
     """
 
     name: str
@@ -33,66 +89,30 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A part of a page under one heading.
+    """A part of a page under one heading; `key` is its anchor.
 
-    Parameters
-    ----------
-    key : str
-        In its address.
-    title : str
-        The heading.
-    text : str
-        Under it.
-    charts : tuple of Chart
-        In order.
-    arranged : str
-        ``half`` of the width for each, ``thirds``, or the ``whole``.
-    markup, closing : Markup
-        Before and behind the charts.
-    choice : Choice or None
-        Its charts show one of several at a time.
+    `arranged` gives each chart ``half`` the width, ``thirds`` or the ``whole``; with a `choice`
+    the charts show one panel at a time.
     """
 
     key: str
     title: str
     text: str = ""
+    content: tuple[Content, ...] = ()
     charts: tuple[Chart, ...] = ()
     arranged: str = "half"
-    markup: Markup = NOTHING
-    closing: Markup = NOTHING
     choice: Choice | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """All of it.
+    """A whole page.
 
-    Parameters
-    ----------
-    title : str
-        The first heading.
-    kicker, lede : str
-        Above and below it.
-    runs : tuple of str
-        Names in the legend: of runs, or of what a study compares.
-    head : Markup
-        Below the lede.
-    sections : tuple of Section
-        In order.
-    notices : tuple of str
-        What the reader must know first.
-    notes : tuple of Markup
-        At the foot.
-    steps : (int, int) or None
-        First and last on the step axis; None if there is no such axis.
-    marks : tuple of int
-        Steps with a fine line through the charts.
-    legend, switch : str
-        Names of the legend, and of the axis that is logarithmic or linear; no switch if empty.
-    ordered : bool
-        What the legend names is in order, and so are its colours.
-    file : str
-        What files saved from the page begin with; the runs by default.
+    `runs` are the entries of the legend: runs, or what a study compares. If `averaged`, they are
+    too many for one colour each: lines show their means, and no legend is drawn. If `ordered`,
+    their colours follow an ordered scale. `steps` are the ends of the step axis, if there is one;
+    `marks` are steps with a fine line through the charts; `switch` names the axis that is
+    logarithmic or linear, if any; file names begin with `file`, or with the runs.
     """
 
     title: str
@@ -101,11 +121,12 @@ class Page:
     runs: tuple[str, ...]
     sections: tuple[Section, ...]
     steps: tuple[int, int] | None = None
-    head: Markup = NOTHING
+    head: tuple[Content, ...] = ()
     notices: tuple[str, ...] = ()
-    notes: tuple[Markup, ...] = ()
+    notes: tuple[str, ...] = ()
     marks: tuple[int, ...] = ()
     legend: str = "Runs"
     switch: str = "Step axis"
+    averaged: bool = False
     ordered: bool = False
     file: str = ""

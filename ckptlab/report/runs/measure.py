@@ -1,7 +1,4 @@
-"""What a page says of one run: everything measured, with what could not be.
-
-Nothing here draws.
-"""
+"""Measure everything that a page shows of a run, and read results that were measured before."""
 
 from __future__ import annotations
 
@@ -22,34 +19,21 @@ from ckptlab.run import Run
 from ckptlab.store.read.info import run_facts
 
 WEIGHTS = 10
-"""Single weights whose values are shown."""
+"""Number of single weights whose values are drawn."""
 
 COMPONENTS = 3
+"""Principal components of the path."""
 
 CURVATURE: tuple[str, ...] = ("hessian-spectrum", "fisher-trace")
-"""What is measured where curvature is asked for."""
+"""Metrics that ``--curvature`` measures."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One run, measured.
+class MeasuredRun:
+    """Everything measured of one run.
 
-    Parameters
-    ----------
-    name : str
-        On the page.
-    facts : dict
-        As `run_facts` gives them.
-    survey : Survey
-        Of the weights.
-    weights : DataArray, dims (param, step)
-        Values of a few.
-    path : Dataset
-        What the metric `subspace` gives.
-    results : dict of str to DataArray or Dataset
-        Further ones, by metric.
-    warnings : tuple of str
-        What the measurements warned of.
+    `facts` are those of `run_facts`, `weights` the values of a few weights, `path` is the metric
+    ``subspace``, `results` holds further results by metric.
     """
 
     name: str
@@ -61,57 +45,53 @@ class Measured:
     warnings: tuple[str, ...] = ()
 
 
-def measure(
+def measure_run(
     run: Run,
     name: str,
     *,
-    steps: Any = None,
-    kinds: Any = None,
-    scheduler: Any = None,
     curvature: bool = False,
     results: Mapping[str, xr.DataArray | xr.Dataset] | None = None,
-) -> Measured:
-    """Measure a run.
+    **options: Any,
+) -> MeasuredRun:
+    """Measure a run for a page, as far as it is committed.
 
     Parameters
     ----------
     run : Run
-        The recording, as far as it is committed.
+        The recording; the store is read three times, block by block.
     name : str
-        On the page.
-    steps, kinds, scheduler : object
-        As `Run.analyze` takes them.
+        What the page calls it.
     curvature : bool
-        Measure `CURVATURE` too, at a few steps, which takes long; needs a run of the built-in
-        trainer.
+        Measure `CURVATURE` at a few steps too, which takes long and needs the run's model and data.
     results : mapping, optional
-        Results that were computed before, by metric.
+        Results that were measured before, by metric.
+    **options
+        `steps`, `kinds`, `scheduler` and `memory`, as `Run.analyze` takes them.
 
     Returns
     -------
-    Measured
-        The store is read three times, block by block.
+    MeasuredRun
+        Its measurements.
 
     Raises
     ------
     StepError
-        If fewer than two steps are committed and selected.
+        If fewer than two committed steps are selected.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AnalysisWarning)
-        # The page says it once, at its head.
+        # The head of the page says so.
         warnings.simplefilter("ignore", UnfinishedRunWarning)
-        selected = {"steps": steps, "kinds": kinds, "scheduler": scheduler}
-        overview = survey(run, **selected)
+        overview = survey(run, **options)
         count = min(WEIGHTS, int(overview.network["weight_magnitude"].attrs["weights"]))
-        weights = run.analyze("trajectories", count=count, **selected)
-        path = run.analyze("subspace", components=COMPONENTS, **selected)
+        weights = run.analyze("trajectories", count=count, **options)
+        path = run.analyze("subspace", components=COMPONENTS, **options)
         further = dict(results or {})
         for metric in CURVATURE if curvature else ():
             if metric not in further:
                 further[metric] = run.analyze(metric)
     said = [str(w.message) for w in caught if issubclass(w.category, AnalysisWarning)]
-    return Measured(
+    return MeasuredRun(
         name=name,
         facts=run_facts(run.stored),
         survey=overview,
@@ -123,24 +103,10 @@ def measure(
 
 
 def read_results(paths: Sequence[str], runs: Sequence[str]) -> list[dict[str, Any]]:
-    """Read results that ``ckptlab analyze METRIC -o FILE`` wrote, and find the runs they are of.
+    """Read results of ``ckptlab analyze METRIC -o FILE``; return those of each run, by metric.
 
-    Parameters
-    ----------
-    paths : sequence of str
-        ``.nc`` or ``.zarr``.
-    runs : sequence of str
-        Paths of the runs of the page.
-
-    Returns
-    -------
-    list of dict
-        For each run its results, by metric.
-
-    Raises
-    ------
-    ConfigError
-        If a file is no such result, or of another run.
+    Raises ConfigError if a file holds no result a report can draw, LayoutError if it is of a run
+    that the page is not about.
     """
     found: list[dict[str, Any]] = [{} for _ in runs]
     for path in paths:
@@ -149,7 +115,7 @@ def read_results(paths: Sequence[str], runs: Sequence[str]) -> list[dict[str, An
         for run, part in _by_run(result, runs, path).items():
             if metric.name in found[run]:
                 raise ConfigError(
-                    f"{path}: there is another {metric.name} of {runs[run]}; give one"
+                    f"{path} is another {metric.name} of {runs[run]}; give only one"
                 )
             found[run][metric.name] = part
     return found
@@ -179,7 +145,10 @@ def _metric_of(result: xr.Dataset, path: str) -> Metric:
     name = result.attrs.get("metric")
     drawn = [m.name for m in METRICS.values() if m.plot.kind == "lines" and m.name != "telemetry"]
     if name is None:
-        raise ConfigError(f"{path} is no result of ckptlab analyze: it names no metric")
+        raise ConfigError(
+            f"{path} names no metric, so ckptlab analyze did not write it. Write one with ckptlab "
+            "analyze METRIC RUN -o FILE.nc"
+        )
     metric = metric_named(str(name))
     if metric.name not in drawn:
         raise ConfigError(
@@ -213,7 +182,7 @@ def _by_run(result: xr.Dataset, runs: Sequence[str], path: str) -> dict[int, xr.
 
 
 def _matches(name: str, runs: Sequence[str]) -> list[int]:
-    """Find the runs a result may be of: by its path, else by its name, as it may have moved."""
+    """Find the runs a result may be of: by path, or by name if it was moved."""
     exact = [k for k, run in enumerate(runs) if PurePath(run) == PurePath(name)]
     last = PurePath(name.rstrip("/")).name
     ends = [PurePath(run.rstrip("/")) for run in runs]

@@ -1,4 +1,4 @@
-"""The page about one run, or about several side by side."""
+"""Lay out the page about one run, or about several side by side."""
 
 from __future__ import annotations
 
@@ -9,33 +9,19 @@ from typing import Any
 from ckptlab._version import __version__
 from ckptlab.analyze.registry.metrics import METRICS
 from ckptlab.analyze.weights.timeline import PHASES
-from ckptlab.report.html.markup import Markup, joined
+from ckptlab.report.choices import choices_of
 from ckptlab.report.html.outline import Choice, Page, Section
-from ckptlab.report.runs import charts, tables
-from ckptlab.report.runs.measure import CURVATURE, Measured
-from ckptlab.report.theme import COLOURS
+from ckptlab.report.runs import run_charts, tables
+from ckptlab.report.runs.measure import CURVATURE, MeasuredRun
+from ckptlab.report.runs.run_charts import MOST_COLOURS
 from ckptlab.store.read.info import human_bytes
 
-MOST_RUNS = len(COLOURS)
-"""More cannot be told apart."""
-
 ON_LOSS: tuple[str, ...] = (*CURVATURE, "gradient-subspace")
-"""What is told under the heading of curvature."""
+"""Metrics that stand under the heading of curvature."""
 
 
-def overview(runs: Sequence[Measured]) -> Page:
-    """Lay out the page about runs.
-
-    Parameters
-    ----------
-    runs : sequence of Measured
-        One, or several side by side.
-
-    Returns
-    -------
-    Page
-        Ready to be written.
-    """
+def runs_page(runs: Sequence[MeasuredRun]) -> Page:
+    """Lay out the page about measured runs, ready for `write_page`."""
     names = tuple(run.name for run in runs)
     ends = [run.survey.network["step"].values[[0, -1]] for run in runs]
     sections = (
@@ -44,30 +30,33 @@ def overview(runs: Sequence[Measured]) -> Page:
         _layers(runs),
         _path(runs),
         *_further(runs),
-        _card(runs),
+        _recording(runs),
     )
     return Page(
         title=", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} more",
         kicker="Early training, step by step",
         lede=_lede(runs),
         runs=names,
-        head=tables.figures(runs),
+        head=(tables.key_figures(runs),),
         sections=tuple(section for section in sections if section is not None),
         notices=tuple(_notices(runs)),
         notes=tuple(_notes(runs)),
         steps=(int(min(a for a, _ in ends)), int(max(b for _, b in ends))),
         marks=tuple(phase.start for phase in PHASES),
+        averaged=len(runs) > MOST_COLOURS,
+        file="" if len(runs) <= MOST_COLOURS else f"{names[0]}-and-{len(names) - 1}-more",
     )
 
 
-def _lede(runs: Sequence[Measured]) -> str:
+def _lede(runs: Sequence[MeasuredRun]) -> str:
     facts = [run.facts for run in runs]
     trained = {_trained(f["config"]) for f in facts}
     what = f" of {trained.pop()}" if len(trained) == 1 and None not in trained else ""
     if len(runs) > 1:
         stored = human_bytes(sum(f["stored_bytes"] for f in facts))
+        how = "side by side" if len(runs) <= MOST_COLOURS else "and their means"
         return (
-            f"{len(runs)} recordings{what} side by side: "
+            f"{len(runs)} recordings{what} {how}: "
             f"{sum(f['steps'] for f in facts):,} snapshots in all, {stored} of weights."
         )
     (only,) = facts
@@ -89,42 +78,54 @@ def _trained(config: Any) -> str | None:
     return f"{names[0]} learning {names[1]}" if None not in names else None
 
 
-def _phases(runs: Sequence[Measured]) -> Section:
+def _phases(runs: Sequence[MeasuredRun]) -> Section:
+    means = (
+        " Values are means over runs ± the standard deviation of the sample (n − 1)."
+        if len(runs) > MOST_COLOURS
+        else ""
+    )
     return Section(
         key="phases",
         title="The phases",
         text="The paper's timeline for ResNet-20 on CIFAR-10 at batch 128, and what these weights "
-        "show over the same steps. Fine dotted lines mark the same steps in the charts below.",
-        markup=tables.phases(runs),
+        f"show over the same steps.{means} Fine dotted lines mark the same steps in the charts "
+        "below.",
+        content=(tables.phases(runs),),
     )
 
 
-def _telemetry(runs: Sequence[Measured]) -> Section:
+def _telemetry(runs: Sequence[MeasuredRun]) -> Section:
     kinds = runs[0].survey.network["weight_magnitude"].attrs["kinds"].replace(",", " and ")
+    means = (
+        f"Lines are means over {len(runs)} runs, at the steps that all of them recorded; bands are "
+        "standard deviations of the sample (n − 1); single runs are faint. "
+        if len(runs) > MOST_COLOURS
+        else ""
+    )
     return Section(
         key="telemetry",
         title="Telemetry",
-        text=f"Measured over the {kinds} weights. Move the pointer, or the arrow keys on a chart, "
-        "to read one step in all of them; drag to look closer, double-click to return. Where "
-        "neighbouring steps differ much, the strong line is their mean over a hundredth of the "
-        "axis (geometric on logarithmic scales).",
-        charts=(*charts.telemetry_charts(runs), charts.weights_chart(runs)),
+        text=f"Measured over the {kinds} weights. {means}Move the pointer, or the arrow keys on a "
+        "chart, to read one step in all of them; drag to look closer, double-click to return. "
+        "Where neighbouring steps differ much, the strong line is their mean over a hundredth of "
+        "the axis (geometric on logarithmic scales).",
+        charts=(*run_charts.telemetry_charts(runs), run_charts.weights_chart(runs)),
     )
 
 
-def _layers(runs: Sequence[Measured]) -> Section:
+def _layers(runs: Sequence[MeasuredRun]) -> Section:
     return Section(
         key="layers",
         title="Layer by layer",
         text="From the input at the top to the output; logarithmic scales of colour.",
-        charts=tuple(charts.layer_charts(runs)),
+        charts=tuple(run_charts.layer_charts(runs)),
         arranged="thirds",
         choice=_one_run(runs),
     )
 
 
-def _path(runs: Sequence[Measured]) -> Section | None:
-    drawn = tuple(charts.path_charts(runs))
+def _path(runs: Sequence[MeasuredRun]) -> Section | None:
+    drawn = tuple(run_charts.path_charts(runs))
     if not drawn:
         return None
     each = " Each run has components of its own." if len(runs) > 1 else ""
@@ -138,90 +139,82 @@ def _path(runs: Sequence[Measured]) -> Section | None:
     )
 
 
-def _one_run(runs: Sequence[Measured]) -> Choice:
+def _one_run(runs: Sequence[MeasuredRun]) -> Choice:
     return Choice(name="run", legend="Run", options=tuple(run.name for run in runs))
 
 
-def _further(runs: Sequence[Measured]) -> list[Section]:
-    found = list(dict.fromkeys(name for run in runs for name in run.results))
-    drawn = {
-        name: charts.line_charts(
-            name, [(k, run.results[name]) for k, run in enumerate(runs) if name in run.results]
-        )
-        for name in METRICS
-        if name in found
-    }
-    sections = []
-    for key, title, text, names in (
-        (
-            "curvature",
-            "Curvature",
-            "Of the training loss, on a fixed subset of the training examples.",
-            [name for name in drawn if name in ON_LOSS],
+def _further(runs: Sequence[MeasuredRun]) -> list[Section]:
+    found = {name for run in runs for name in run.results}
+    drawn = {}
+    for name in (name for name in METRICS if name in found):
+        held = [(k, run.results[name]) for k, run in enumerate(runs) if name in run.results]
+        choices = choices_of(result for _, result in held)
+        drawn[name] = run_charts.line_charts(name, held, choices=choices)
+    curvature = tuple(chart for name in drawn if name in ON_LOSS for chart in drawn[name])
+    others = tuple(chart for name in drawn if name not in ON_LOSS for chart in drawn[name])
+    sections = (
+        Section(
+            key="curvature",
+            title="Curvature",
+            text="Of the training loss, on a fixed subset of the training examples.",
+            charts=curvature,
         ),
-        (
-            "further",
-            "Further measurements",
-            "From results that were computed before.",
-            [name for name in drawn if name not in ON_LOSS],
+        Section(
+            key="further",
+            title="Further measurements",
+            text="Of metrics that were asked for, or from results that were measured before.",
+            charts=others,
         ),
-    ):
-        shown = tuple(chart for name in names for chart in drawn[name])
-        if shown:
-            sections.append(Section(key=key, title=title, text=text, charts=shown))
-    return sections
+    )
+    return [section for section in sections if section.charts]
 
 
-def _card(runs: Sequence[Measured]) -> Section:
+def _recording(runs: Sequence[MeasuredRun]) -> Section:
+    alone = len(runs) == 1
     return Section(
         key="run",
-        title="The run" if len(runs) == 1 else "The runs",
-        text="How it was made and what it holds."
-        if len(runs) == 1
-        else "How they were made and what they hold.",
-        markup=tables.card(runs),
+        title="The run" if alone else "The runs",
+        text="How it was recorded and what it holds."
+        if alone
+        else "How they were recorded and what they hold.",
+        content=tables.recording(runs),
     )
 
 
-def _notices(runs: Sequence[Measured]) -> list[str]:
+def _notices(runs: Sequence[MeasuredRun]) -> list[str]:
     notices = []
     for run in runs:
         steps, last = run.facts["steps"], run.facts["last_step"]
         name = f"{run.name} " if len(runs) > 1 else "This run "
         if run.facts["state"] == "recording":
             notices.append(
-                f"{name}is still being recorded: the page shows the {steps:,} steps that were "
-                f"committed when it was made, the last of which, {last:,}, stands for the last "
-                "weights."
+                f"{name}is still being recorded: the page shows the {steps:,} steps committed when "
+                f"it was made. The last of them, {last:,}, stands for the final weights."
             )
         elif run.facts["state"] != "complete":
             notices.append(
-                f"{name}was interrupted: {steps:,} steps were committed, the last of which, "
-                f"{last:,}, stands for the last weights. ckptlab record --resume takes it up again."
+                f"{name}was interrupted: {steps:,} steps were committed. The last of them, "
+                f"{last:,}, stands for the final weights. Continue with ckptlab record --resume."
             )
         notices += run.warnings
-    return notices
+    return list(dict.fromkeys(notices))
 
 
-def _notes(runs: Sequence[Measured]) -> list[Markup]:
+def _notes(runs: Sequence[MeasuredRun]) -> list[str]:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    paper = "Frankle, Schwab & Morcos (2020), arXiv:2002.10365"
-    kept = (
-        "A screen has fewer pixels than a run has steps: each line shows the lowest and the "
-        "highest value of the steps under a pixel, each cell of a heat map their mean; look closer "
-        "to see single steps. Tables and CSV files hold exact values."
-    )
-    missing = _missing(runs)
     notes = [
-        joined("The phases and most measures are those of ", paper, "."),
-        Markup(kept),
-        joined(missing) if missing else None,
-        joined("Made by ckptlab ", __version__, ", ", now, "."),
+        "The phases and most measures are those of Frankle, Schwab & Morcos (2020), "
+        "arXiv:2002.10365.",
+        "A screen has fewer pixels than a run has steps: each line shows the lowest and the highest "
+        "value of the steps under a pixel, each cell of a heat map their mean; look closer to see "
+        "single steps. Tables and CSV files hold exact values.",
+        _missing(runs),
+        f"Made by ckptlab {__version__}, {now}.",
     ]
-    return [note for note in notes if note is not None]
+    return [note for note in notes if note]
 
 
-def _missing(runs: Sequence[Measured]) -> str:
+def _missing(runs: Sequence[MeasuredRun]) -> str:
     wanted = {
         "sign_flips_init": "comparisons with step 0, which was not recorded",
         "gradient_norm": "gradients, which were not recorded",
@@ -232,5 +225,5 @@ def _missing(runs: Sequence[Measured]) -> str:
     return f"Not shown: {'; '.join(absent)}." if absent else ""
 
 
-def _has(run: Measured, name: str) -> bool:
+def _has(run: MeasuredRun, name: str) -> bool:
     return name in run.survey.network and bool(run.survey.network[name].notnull().any())

@@ -1,4 +1,4 @@
-"""What a page says in words and tables: key figures, phases, and the run card."""
+"""Lay out what a page says of runs in tables: key figures, phases, and how they were recorded."""
 
 from __future__ import annotations
 
@@ -7,117 +7,53 @@ from typing import Any
 
 import numpy as np
 
-from ckptlab.analyze.weights.timeline import LONG_NAMES, PHASES, Phase
-from ckptlab.report.html.markup import Markup, joined, tag
-from ckptlab.report.html.numbers import number
-from ckptlab.report.runs.measure import Measured
+from ckptlab.analyze.weights.timeline import PHASES
+from ckptlab.report.html.numbers import format_number, format_spread
+from ckptlab.report.html.outline import Content, Facts, Heading, Row, Table, Tiles, Value
+from ckptlab.report.phases import EVIDENCE, SHARES, Cell, count_verdicts, phase_table, verdict
+from ckptlab.report.runs.measure import MeasuredRun
+from ckptlab.report.runs.run_charts import MOST_COLOURS
 from ckptlab.store.read.info import human_bytes
 
 Groups = dict[str, dict[str, str]]
-"""Facts by heading and name."""
-
-VERDICTS = {"yes": ("✓ agrees", "known"), "no": ("✕ differs", "known")}
-
-SHARES = ("sign_flips", "accuracy")
-"""Evidence that is written per cent."""
 
 
-def figures(runs: Sequence[Measured]) -> Markup:
-    """Show the key figures.
-
-    Parameters
-    ----------
-    runs : sequence of Measured
-        Those of the page.
-
-    Returns
-    -------
-    Markup
-        Large for one run, a table for several.
-    """
+def key_figures(runs: Sequence[MeasuredRun]) -> Content:
+    """Lay out the key figures: tiles for one run, a table for several."""
     shown = [_figures(run) for run in runs]
     known = [name for name in shown[0] if any(figures[name] != "–" for figures in shown)]
-    if len(runs) > 1:
-        rows = {name.capitalize(): [figures[name] for figures in shown] for name in known}
-        return side_by_side(runs, "Key figures", rows)
-    pairs = (tag("div", tag("dt", name), tag("dd", shown[0][name])) for name in known)
-    return tag("dl", *pairs, class_="tiles")
+    if len(runs) == 1:
+        return Tiles(tuple((name, shown[0][name]) for name in known))
+    rows = {name.capitalize(): [figures[name] for figures in shown] for name in known}
+    return side_by_side(runs, "Key figures", rows)
 
 
-def _figures(run: Measured) -> dict[str, str]:
+def _figures(run: MeasuredRun) -> dict[str, str]:
     facts = run.facts
     return {
         "snapshots": f"{facts['steps']:,}",
         "parameters": f"{facts['parameters']:,}",
-        "test accuracy, last": number(_last(run, "eval_accuracy"), percent=True),
-        "signs changed": number(_last(run, "sign_flips_init"), percent=True),
-        "distance moved": number(_last(run, "weight_distance_init")),
+        "test accuracy, last": format_number(_last(run, "eval_accuracy"), percent=True),
+        "signs changed": format_number(_last(run, "sign_flips_init"), percent=True),
+        "distance moved": format_number(_last(run, "weight_distance_init")),
         "stored weights": human_bytes(facts["stored_bytes"]),
         "smaller than float32": f"{facts['ratio']:.2f} ×" if facts["ratio"] else "–",
     }
 
 
-def phases(runs: Sequence[Measured]) -> Markup:
-    """Show the phases of early training side by side, with the evidence for each.
-
-    Parameters
-    ----------
-    runs : sequence of Measured
-        Those of the page.
-
-    Returns
-    -------
-    Markup
-        A table with a column for each phase that a run reaches.
-    """
-    reached = [p for p in PHASES if any(p.name in r.survey.timeline["phase"].values for r in runs)]
-    rows = [
-        tag("tr", tag("th", "The paper found", scope="row"), *_findings(reached), class_="finding")
-    ]
-    for name in (n for n in LONG_NAMES if n not in ("start", "stop", "gradient_min_step")):
-        rows += _evidence(runs, reached, name)
-    rows += _evidence(runs, reached, "agrees")
-    head = [
-        tag(
-            "th",
-            phase.name.capitalize(),
-            tag("span", _span(runs, phase.name), class_="steps"),
-            scope="col",
-            data_phase=k,
-        )
-        for k, phase in enumerate(reached)
-    ]
-    table = tag(
-        "table",
-        tag(
-            "thead",
-            tag("tr", tag("th", tag("span", "Evidence", class_="unseen"), scope="col"), *head),
-        ),
-        tag("tbody", *rows),
-        class_="phases",
-        style=f"min-width:{9 + 8 * len(reached)}rem",
-    )
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="Phases, table")
+def phases(runs: Sequence[MeasuredRun]) -> Table:
+    """Lay out the phases that any run reaches, with the evidence of each run or of their mean."""
+    spans = {phase.name: _span(runs, phase.name) for phase in PHASES}
+    reached = {name: span for name, span in spans.items() if span}
+    cell = _mean_cell if len(runs) > MOST_COLOURS else _cells
+    return phase_table(reached, lambda phase, name: cell(runs, phase, name), EVIDENCE)
 
 
-def card(runs: Sequence[Measured]) -> Markup:
-    """Show all that is known about how the runs were made.
-
-    Parameters
-    ----------
-    runs : sequence of Measured
-        Those of the page.
-
-    Returns
-    -------
-    Markup
-        Lists for one run; for several a table, with what differs first.
-    """
+def recording(runs: Sequence[MeasuredRun]) -> tuple[Content, ...]:
+    """Lay out how the runs were recorded: lists for one; for several first what differs."""
     groups = [_groups(run.facts) for run in runs]
-    return lists(groups[0]) if len(runs) == 1 else _comparison(runs, groups)
-
-
-def _comparison(runs: Sequence[Measured], groups: list[Groups]) -> Markup:
+    if len(runs) == 1:
+        return (Facts(groups[0]),)
     keys = dict.fromkeys((title, k) for g in groups for title, rows in g.items() for k in rows)
     values = {key: [g.get(key[0], {}).get(key[1], "–") for g in groups] for key in keys}
     differ = {f"{t}: {k}": row for (t, k), row in values.items() if len(set(row)) > 1}
@@ -125,75 +61,28 @@ def _comparison(runs: Sequence[Measured], groups: list[Groups]) -> Markup:
     for (title, key), row in values.items():
         if len(set(row)) == 1:
             same.setdefault(title, {})[key] = row[0]
-    return joined(
-        side_by_side(runs, "What differs", differ),
-        tag("h3", "What is the same", class_="apart"),
-        lists(same),
-    )
+    return (side_by_side(runs, "What differs", differ), Facts(same, title="What is the same"))
 
 
 def side_by_side(
-    runs: Sequence[Measured], title: str, rows: Mapping[str, Sequence[str | Markup]]
-) -> Markup:
-    """Make a table with a column for each run.
-
-    Parameters
-    ----------
-    runs : sequence of Measured
-        Those of the page.
-    title : str
-        What the table is of.
-    rows : mapping
-        By what they say, a value for each run.
-
-    Returns
-    -------
-    Markup
-        It can be scrolled where the screen is narrow.
-    """
-    head = (
-        tag("th", tag("i", class_="dot", data_run=k), run.name, scope="col")
-        for k, run in enumerate(runs)
-    )
-    table = tag(
-        "table",
-        tag("thead", tag("tr", tag("th", title, scope="col"), *head)),
-        tag(
-            "tbody",
-            *(
-                tag("tr", tag("th", name, scope="row"), *(tag("td", value) for value in values))
-                for name, values in rows.items()
-            ),
+    runs: Sequence[MeasuredRun], title: str, rows: Mapping[str, Sequence[str]]
+) -> Table:
+    """Lay out facts with a column for each run; with a row for each if there are many runs."""
+    names = [run.name for run in runs]
+    many = len(runs) > MOST_COLOURS
+    heads = [Heading(name, run=None if many else k) for k, name in enumerate(names)]
+    lines: list[tuple[str, Sequence[str]]] = list(rows.items())
+    if many:
+        heads = [Heading(name) for name in rows]
+        lines = [(name, [row[k] for row in rows.values()]) for k, name in enumerate(names)]
+    return Table(
+        style="compare",
+        label=title,
+        corner=title,
+        heads=tuple(heads),
+        rows=tuple(
+            Row(name=name, cells=tuple((Value(text),) for text in texts)) for name, texts in lines
         ),
-        class_="compare",
-    )
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=title)
-
-
-def lists(groups: Groups) -> Markup:
-    """List facts under their headings, side by side where there is room.
-
-    Parameters
-    ----------
-    groups : dict
-        Facts by heading and name.
-
-    Returns
-    -------
-    Markup
-        All of them.
-    """
-    return tag(
-        "div",
-        *(
-            tag(
-                "section",
-                tag("h3", title),
-                tag("dl", *(joined(tag("dt", k), tag("dd", v)) for k, v in rows.items())),
-            )
-            for title, rows in groups.items()
-        ),
-        class_="card",
     )
 
 
@@ -218,98 +107,85 @@ def _groups(facts: dict[str, Any]) -> Groups:
         },
         "Seeds": {name: str(seed) for name, seed in facts["seeds"].items()},
         "Versions": {name: str(version) for name, version in facts["versions"].items()},
+        **settings(facts["config"]),
     }
-    groups |= settings(facts["config"])
     return {title: rows for title, rows in groups.items() if rows}
 
 
 def settings(config: Any) -> Groups:
-    """Write settings of any form as facts.
-
-    Parameters
-    ----------
-    config : object
-        Usually tables by section.
-
-    Returns
-    -------
-    dict
-        Those in no section first; what is None is left out.
-    """
+    """Lay out settings of any form, by section where they have sections; None is left out."""
     tables = config if isinstance(config, Mapping) else {"config": config}
     groups = {
-        "Settings": {str(k): written(v) for k, v in tables.items() if not isinstance(v, Mapping)}
+        "Settings": {
+            str(k): format_setting(v) for k, v in tables.items() if not isinstance(v, Mapping)
+        }
     }
     for section, chosen in tables.items():
         if isinstance(chosen, Mapping):
             groups[f"Settings: {section}"] = {
-                str(k): written(v) for k, v in chosen.items() if v is not None
+                str(k): format_setting(v) for k, v in chosen.items() if v is not None
             }
     return {title: rows for title, rows in groups.items() if rows}
 
 
-def written(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """Write a setting of any form on one line."""
     if isinstance(value, list | tuple):
-        return ", ".join(map(written, value)) or "none"
+        return ", ".join(map(format_setting, value)) or "none"
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} {written(v)}" for k, v in value.items())
+        return ", ".join(f"{k} {format_setting(v)}" for k, v in value.items())
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _findings(reached: Sequence[Phase]) -> list[Markup]:
-    return [tag("td", phase.finding) for phase in reached]
+def _span(runs: Sequence[MeasuredRun], phase: str) -> str:
+    rows = [row for run in runs if (row := _row(run, phase)) is not None]
+    if not rows:
+        return ""
+    first, last = min(int(row["start"]) for row in rows), max(int(row["stop"]) for row in rows)
+    return f"steps {first:,} to {last:,}"
 
 
-def _span(runs: Sequence[Measured], name: str) -> str:
-    spans = []
-    for run in runs:
-        table = run.survey.timeline
-        if name in table["phase"].values:
-            row = table.sel(phase=name)
-            spans.append((int(row["start"]), int(row["stop"])))
-    return f"steps {min(a for a, _ in spans):,} to {max(b for _, b in spans):,}"
-
-
-def _evidence(runs: Sequence[Measured], reached: Sequence[Phase], name: str) -> list[Markup]:
-    """Make the row of one piece of evidence, unless nobody has it."""
-    cells = [[_cell(run, phase.name, name) for run in runs] for phase in reached]
-    if all(cell == "–" for column in cells for cell in column):
-        return []
-    title, unit = "Compared with the paper", "1"
-    if name != "agrees":
-        unit, title = LONG_NAMES[name]
-    head = title[:1].upper() + title[1:] + ("" if unit == "1" else f" [{unit}]")
-    row = (tag("td", *_beside(column)) for column in cells)
-    return [tag("tr", tag("th", head, scope="row"), *row)]
-
-
-def _beside(cells: Sequence[str | Markup]) -> list[str | Markup]:
-    """Put the values of several runs into one cell, each with the colour of its run."""
-    if len(cells) == 1:
-        return list(cells)
-    return [
-        tag("span", tag("i", class_="dot", data_run=k), cell, class_="of")
-        for k, cell in enumerate(cells)
-        if cell != "–"
-    ] or ["–"]
-
-
-def _cell(run: Measured, phase: str, name: str) -> str | Markup:
+def _row(run: MeasuredRun, phase: str) -> Any:
     table = run.survey.timeline
-    if phase not in table["phase"].values:
-        return "–"
-    row = table.sel(phase=phase)
+    return table.sel(phase=phase) if phase in table["phase"].values else None
+
+
+def _cells(runs: Sequence[MeasuredRun], phase: str, name: str) -> Cell:
+    """Return a value for each run that reaches the phase, in its colour if there are several."""
+    values = [
+        (k, _value(row, name))
+        for k, run in enumerate(runs)
+        if (row := _row(run, phase)) is not None
+    ]
+    shown = [(k, value) for k, value in values if value.text != "–"]
+    if len(runs) == 1:
+        return tuple(value for _, value in shown) or (Value("–"),)
+    coloured = (Value(v.text, run=k, verdict=v.verdict) for k, v in shown)
+    return tuple(coloured) or (Value("–"),)
+
+
+def _value(row: Any, name: str) -> Value:
     if name == "agrees":
-        text, kind = VERDICTS.get(str(row["agrees"].item()), ("not measured", "unknown"))
-        return tag("span", text, class_=f"verdict {kind}")
-    text = number(float(row[name]), percent=name in SHARES)
+        return verdict(str(row["agrees"].item()))
+    text = format_number(float(row[name]), percent=name in SHARES)
     if name == "gradient_min" and text != "–":
         text += f" at step {int(row['gradient_min_step']):,}"
-    return text
+    return Value(text)
 
 
-def _last(run: Measured, name: str) -> float:
+def _mean_cell(runs: Sequence[MeasuredRun], phase: str, name: str) -> Cell:
+    """Return the mean over runs with its sample standard deviation, or the count of verdicts."""
+    rows = [row for run in runs if (row := _row(run, phase)) is not None]
+    if name == "agrees":
+        return (count_verdicts([str(row["agrees"].item()) for row in rows]),)
+    values = np.array([float(row[name]) for row in rows])
+    known = values[np.isfinite(values)]
+    mean = float(known.mean()) if len(known) else np.nan
+    std = float(known.std(ddof=1)) if len(known) > 1 else np.nan
+    return (Value(format_spread(mean, std, percent=name in SHARES)),)
+
+
+def _last(run: MeasuredRun, name: str) -> float:
     if name not in run.survey.network:
         return float("nan")
     values = run.survey.network[name].values

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ckptlab.report.html.charts import Line
-from ckptlab.report.html.numbers import described, number
+from ckptlab.report.html.numbers import describe_lines, format_number
 
 
 @pytest.mark.parametrize(
@@ -25,12 +25,12 @@ from ckptlab.report.html.numbers import described, number
     ],
 )
 def test_numbers_have_three_digits(value: float, percent: bool, text: str) -> None:
-    assert number(value, percent) == text
+    assert format_number(value, percent) == text
 
 
 def test_lines_are_told_in_figures() -> None:
     line = Line(name="a", x=np.array([0, 5, 1000]), y=np.array([np.nan, 0.5, 0.25]))
-    assert described([line], percent=True) == (
+    assert describe_lines([line], percent=True) == (
         "a: from 50 % at 5 to 25 % at 1,000; lowest 25 % at 1,000, highest 50 % at 5."
     )
-    assert described([line] * 10, percent=False).endswith("And 2 more lines.")
+    assert describe_lines([line] * 10, percent=False).endswith("And 2 more lines.")

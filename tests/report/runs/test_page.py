@@ -16,25 +16,27 @@ from torch import nn
 import ckptlab
 from ckptlab.cli.results import save
 from ckptlab.errors import ConfigError, LayoutError, StepError
-from ckptlab.report.html.numbers import number
-from ckptlab.report.page import rendered
-from ckptlab.report.runs.measure import Measured, measure, read_results
-from ckptlab.report.runs.page import overview
-from ckptlab.report.runs.tables import card, figures, phases
+from ckptlab.report.runs.tables import key_figures, phases, recording
+from ckptlab.report.html.outline import Content
+from ckptlab.report.runs.measure import MeasuredRun, measure_run, read_results
+from ckptlab.report.runs.page import runs_page
+from ckptlab.report.page import render
+from ckptlab.report.html.numbers import format_number
 from tests.analyze.recordings import Made, record
 from tests.report.browser import opened
 from tests.report.conftest import report
+from tests.report.test_templates import html_of
 
 
-def text_of(markup: str) -> str:
+def text_of(*parts: Content) -> str:
     """Return what is read, one line an element."""
-    return re.sub(r"\s*\n\s*", "\n", re.sub(r"<[^>]*>", "\n", markup)).strip()
+    return re.sub(r"\s*\n\s*", "\n", re.sub(r"<[^>]*>", "\n", html_of(*parts))).strip()
 
 
 @pytest.fixture(scope="module")
-def pair(drawn_run: Made, second_run: Made) -> list[Measured]:
+def pair(drawn_run: Made, second_run: Made) -> list[MeasuredRun]:
     return [
-        measure(ckptlab.open_run(made.path), made.path.stem) for made in (drawn_run, second_run)
+        measure_run(ckptlab.open_run(made.path), made.path.stem) for made in (drawn_run, second_run)
     ]
 
 
@@ -47,51 +49,52 @@ def walk(model: nn.Module, recorder: Any, steps: int) -> None:
         recorder.step(loss=1.0)
 
 
-def test_key_figures_are_those_of_the_run(pair: list[Measured], drawn_run: Made) -> None:
+def test_key_figures_are_those_of_the_run(pair: list[MeasuredRun], drawn_run: Made) -> None:
     run = ckptlab.open_run(drawn_run.path)
     moved = run.analyze("weight-distance").values[-1]
     flipped = run.analyze("sign-flips", relative_to="init").values[-1]
-    lines = text_of(figures(pair[:1])).split("\n")
+    lines = text_of(key_figures(pair[:1])).split("\n")
     said = dict(zip(lines[::2], lines[1::2], strict=True))
     assert said["snapshots"] == "61"
-    assert said["distance moved"] == number(moved)
-    assert said["signs changed"] == number(flipped, percent=True)
-    assert said["test accuracy, last"] == number(60 / 61, percent=True)
-    table = text_of(figures(pair))
+    assert said["distance moved"] == format_number(moved)
+    assert said["signs changed"] == format_number(flipped, percent=True)
+    assert said["test accuracy, last"] == format_number(60 / 61, percent=True)
+    table = text_of(key_figures(pair))
     assert "drawn\nsecond\nSnapshots\n61\n91" in table
 
 
-def test_phases_have_a_column_each_and_a_colour_for_each_run(pair: list[Measured]) -> None:
+def test_phases_have_a_column_each_and_a_colour_for_each_run(pair: list[MeasuredRun]) -> None:
     alone, both = phases(pair[:1]), phases(pair)
     for text in ("Fast motion", "steps 0 to 10", "Gradient dip", "steps 10 to 60"):
         assert text in text_of(alone)
     assert "steps 10 to 90" in text_of(both)
     assert "Slowing" not in text_of(both)
     row = pair[1].survey.timeline.sel(phase="gradient dip")
-    assert number(float(row["change_per_update"])) in text_of(both)
-    assert both.count('data-run="1"') == both.count('data-run="0"') > 4
-    assert "data-run" not in alone
+    assert format_number(float(row["change_per_update"])) in text_of(both)
+    drawn = html_of(both)
+    assert drawn.count('data-run="1"') == drawn.count('data-run="0"') > 4
+    assert "data-run" not in html_of(alone)
 
 
-def test_the_card_tells_what_differs_first(pair: list[Measured]) -> None:
-    alone = text_of(card(pair[:1]))
+def test_the_card_tells_what_differs_first(pair: list[MeasuredRun]) -> None:
+    alone = text_of(*recording(pair[:1]))
     assert "complete" in alone
     for name, version in pair[0].facts["versions"].items():
         assert f"{name}\n{version}" in alone
-    differ, same = text_of(card(pair)).split("What is the same")
+    differ, same = text_of(*recording(pair)).split("What is the same")
     assert "Recording: snapshots\n61, steps 0 to 60\n91, steps 0 to 90" in differ
     assert "codec" not in differ
     assert f"parameters\n{pair[0].facts['parameters']:,} in 8 tensors" in same
 
 
-def test_settings_of_any_form_are_shown(pair: list[Measured]) -> None:
+def test_settings_of_any_form_are_shown(pair: list[MeasuredRun]) -> None:
     odd = {"loose": 3, "model": {"name": "x", "sizes": [1, 2], "flag": True, "none": None}}
     pair[0].facts["config"] = odd
-    said = text_of(card(pair[:1]))
+    said = text_of(*recording(pair[:1]))
     assert "Settings\nloose\n3" in said
     assert "Settings: model\nname\nx\nsizes\n1, 2\nflag\nyes" in said
     pair[0].facts["config"] = "just text"
-    assert "config\njust text" in text_of(card(pair[:1]))
+    assert "config\njust text" in text_of(*recording(pair[:1]))
     pair[0].facts["config"] = {}
 
 
@@ -104,9 +107,9 @@ def test_a_run_that_is_being_recorded_says_so(browser: Any, tmp_path: Path) -> N
         while len(until.steps) < 20:
             until = ckptlab.open_run(path)
         assert until.state == "recording"
-        page = overview([measure(until, "live")])
+        page = runs_page([measure_run(until, "live")])
         (notice,) = page.notices
-        assert f"shows the {len(until.steps)} steps that were committed" in notice
+        assert f"shows the {len(until.steps)} steps committed" in notice
         written = report(tmp_path / "live.html", path)
         walk(model, recorder, 1)
     with opened(browser, written) as shown:
@@ -120,9 +123,9 @@ def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
     with contextlib.suppress(KeyError), ckptlab.Recorder(path, model) as recorder:
         walk(model, recorder, 7)
         raise KeyError
-    page = overview([measure(ckptlab.open_run(path), "cut")])
+    page = runs_page([measure_run(ckptlab.open_run(path), "cut")])
     (notice,) = page.notices
-    assert "was interrupted: 8 steps were committed, the last of which, 7," in notice
+    assert "was interrupted: 8 steps were committed. The last of them, 7," in notice
     assert "--resume" in notice
 
 
@@ -130,7 +133,7 @@ def test_too_few_steps_are_refused(tmp_path: Path) -> None:
     with ckptlab.Recorder(tmp_path / "one.zarr", nn.Linear(3, 2)):
         pass
     with pytest.raises(StepError, match="an overview needs at least 2"):
-        measure(ckptlab.open_run(tmp_path / "one.zarr"), "one")
+        measure_run(ckptlab.open_run(tmp_path / "one.zarr"), "one")
 
 
 def test_two_steps_are_enough(browser: Any, tmp_path: Path) -> None:
@@ -199,11 +202,11 @@ def test_results_that_were_computed_before_are_drawn(
     first, second = read_results(files, paths)
     assert (set(first), set(second)) == ({"gradient-noise", "effective-std"}, {"effective-std"})
     measured = [
-        measure(run, name, results=held)
+        measure_run(run, name, results=held)
         for run, name, held in zip((one, two), ("drawn", "second"), (first, second), strict=True)
     ]
     page = tmp_path / "page.html"
-    page.write_text("".join(rendered(overview(measured))))
+    page.write_text("".join(render(runs_page(measured))))
     with opened(browser, page) as shown:
         assert shown.console == []
         drawn = shown.drawn("effective-std-effective-std", "[...plot.data[1].y]")

@@ -20,10 +20,11 @@ from ckptlab.experiments.jobs.job import TrainJob
 from ckptlab.experiments.results.open import load_results
 from ckptlab.report.page import write_page
 from ckptlab.report.studies.page import study_page
-from ckptlab.report.theme import THEMES, between
+from ckptlab.report.theme import THEMES, sample_colours
 from tests.report.browser import Opened, opened
 from tests.report.conftest import HOSTILE
 from tests.report.studied import STUDIES, make_study, write_study_page
+from tests.report.test_templates import html_of
 
 CHARTS: dict[str, set[str]] = {
     "imp": {"accuracy", "loss"},
@@ -199,7 +200,7 @@ def test_the_legend_and_the_axis_switch(tabs: Callable[[str], Opened]) -> None:
     assert names == ["step 8, imp", "step 8, random"]
     assert page.key_text("loss").split("\n") == names
     colours = page.drawn("loss", "plot.data.filter(t => !t.band).map(t => t.line.color)")
-    assert set(colours) == {between(THEMES["light"].order, 2)[1]}
+    assert set(colours) == {sample_colours(THEMES["light"].order, 2)[1]}
     page.tab.click("input[name=theme][value=dark]")
     page.settle()
     assert page.drawn("loss", "plot.layout.template.layout.paper_bgcolor") == THEMES["dark"].paper
@@ -434,7 +435,7 @@ def test_before_anything_is_done_it_says_so(browser: Any, tmp_path: Path, kind: 
         assert page.charts() == []
         notices = page.tab.locator("header .notice[role=note]").all_inner_texts()
         assert notices[0].startswith("Results so far")
-        assert notices[-1] == "Nothing is there to be drawn yet."
+        assert notices[-1] == "There are no results to draw yet."
 
 
 def test_hostile_coordinates_are_text(browser: Any, studies: Studies, tmp_path: Path) -> None:
@@ -465,7 +466,7 @@ def test_hostile_coordinates_are_text(browser: Any, studies: Studies, tmp_path: 
 def test_results_of_a_kind_that_is_not_known(studies: Studies) -> None:
     results = load_results(studies("imp")).assign_attrs(kind="distil")
     (notice,) = study_page(results, "x").notices
-    assert "'distil' are not known to this version" in notice
+    assert "cannot draw results of the kind 'distil'" in notice
 
 
 @pytest.mark.parametrize(
@@ -515,6 +516,6 @@ def test_what_two_metrics_call_the_same_is_told_apart(tmp_path: Path) -> None:
     assert results["gradient_norm"].dims == ("replicate", "step")
     assert results["timeline_gradient_norm"].dims == ("replicate", "phase")
     page = study_page(load_results(folder), "record")
-    (text,) = (section.markup for section in page.sections if section.key == "timeline")
+    (text,) = (html_of(*s.content) for s in page.sections if s.key == "timeline")
     mean = results["timeline_gradient_norm"].sel(phase="fast motion").mean().item()
     assert f"{mean:.3g}" in text

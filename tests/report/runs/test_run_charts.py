@@ -11,19 +11,19 @@ import xarray as xr
 
 import ckptlab
 from ckptlab.analyze.registry.metrics import METRICS
-from ckptlab.report.curves import axes_of
-from ckptlab.report.html.arrays import Columns
-from ckptlab.report.runs import charts
-from ckptlab.report.runs.measure import Measured, measure
+from ckptlab.report.runs import run_charts
+from ckptlab.report.html.arrays import EmbeddedArrays
+from ckptlab.report.plot_data import panels_of
+from ckptlab.report.runs.measure import MeasuredRun, measure_run
 from tests.analyze.recordings import Made
 
 
 @pytest.fixture(scope="module")
-def measured(drawn_run: Made) -> Measured:
-    return measure(ckptlab.open_run(drawn_run.path), "drawn")
+def measured(drawn_run: Made) -> MeasuredRun:
+    return measure_run(ckptlab.open_run(drawn_run.path), "drawn")
 
 
-def lengthened(measured: Measured, steps: int) -> Measured:
+def lengthened(measured: MeasuredRun, steps: int) -> MeasuredRun:
     """The same run as if it had many more steps: values interpolated, and noise."""
     network = measured.survey.network
     at = np.arange(steps)
@@ -40,35 +40,35 @@ def lengthened(measured: Measured, steps: int) -> Measured:
     return replace(measured, survey=survey)
 
 
-def test_every_panel_of_the_registry_is_a_chart(measured: Measured) -> None:
-    titles = [chart.title for chart in charts.telemetry_charts([measured])]
+def test_every_panel_of_the_registry_is_a_chart(measured: MeasuredRun) -> None:
+    titles = [chart.title for chart in run_charts.telemetry_charts([measured])]
     panels = METRICS["telemetry"].plot.panels
     assert titles == [panel.title for panel in panels if panel.title != "Learning rate"]
     assert {v for panel in panels for v in panel.variables} >= set(measured.survey.network)
 
 
-def test_what_never_changes_is_left_out(measured: Measured) -> None:
+def test_what_never_changes_is_left_out(measured: MeasuredRun) -> None:
     network = measured.survey.network
     still = network.assign(zeros=network["zeros"] * 0)
     changed = replace(measured, survey=replace(measured.survey, network=still))
-    titles = [chart.title for chart in charts.telemetry_charts([changed])]
+    titles = [chart.title for chart in run_charts.telemetry_charts([changed])]
     assert "Weights that are zero" not in titles
     assert "Mean absolute weight" in titles
 
 
-def test_all_steps_are_kept_where_they_fit(measured: Measured) -> None:
-    for chart in charts.telemetry_charts([measured]):
+def test_all_steps_are_kept_where_they_fit(measured: MeasuredRun) -> None:
+    for chart in run_charts.telemetry_charts([measured]):
         assert chart.note == ""
-    (grid,) = charts.layer_charts([measured])[0].grids
+    (grid,) = run_charts.layer_charts([measured])[0].grids
     expected = measured.survey.layers["sign_flips"].values[:, 1:]
     np.testing.assert_array_equal(grid.z, expected)
     np.testing.assert_array_equal(grid.x, np.arange(1, 61))
     assert grid.end == 61
 
 
-def test_what_is_too_long_is_thinned_and_says_so(measured: Measured) -> None:
+def test_what_is_too_long_is_thinned_and_says_so(measured: MeasuredRun) -> None:
     long = lengthened(measured, 62_561)
-    (chart,) = [c for c in charts.telemetry_charts([long]) if c.title == "Mean absolute weight"]
+    (chart,) = [c for c in run_charts.telemetry_charts([long]) if c.title == "Mean absolute weight"]
     (line,) = chart.lines
     whole = long.survey.network["weight_magnitude"].values
     assert len(line.x) < 7_000
@@ -78,20 +78,20 @@ def test_what_is_too_long_is_thinned_and_says_so(measured: Measured) -> None:
     assert line.y.min() == whole.min()
     assert "of the 62,561 steps" in chart.note
     assert "ckptlab analyze telemetry RUN -o" in chart.note
-    heat = charts.layer_charts([long])[0]
+    heat = run_charts.layer_charts([long])[0]
     (grid,) = heat.grids
     assert grid.z.shape[1] <= 3_001
     assert "--by layer" in heat.note
     # The means of the stretches, weighted by their lengths, are the mean of all.
     lengths = np.diff([*grid.x, 62_561])
     z = long.survey.layers["relative_change"].values
-    (thinned,) = charts.layer_charts([long])[1].grids
+    (thinned,) = run_charts.layer_charts([long])[1].grids
     np.testing.assert_allclose((thinned.z * lengths).sum(1) / lengths.sum(), z.mean(1))
 
 
-def test_lines_of_several_runs_share_styles(measured: Measured) -> None:
+def test_lines_of_several_runs_share_styles(measured: MeasuredRun) -> None:
     pair = [measured, replace(measured, name="other")]
-    by_title = {chart.title: chart for chart in charts.telemetry_charts(pair)}
+    by_title = {chart.title: chart for chart in run_charts.telemetry_charts(pair)}
     lines = by_title["Direction"].lines
     assert [(line.name, line.run, line.style) for line in lines] == [
         ("to init", 0, 0),
@@ -107,15 +107,15 @@ def test_panels_are_named_by_what_differs(drawn_run: Made) -> None:
         {"eigenvalues": (("step", "eigenvalue"), np.ones((3, 2)), {"units": "x"})},
         {"step": [0, 1, 2], "eigenvalue": [1, 2]},
     )
-    (axes,) = axes_of(spectrum, METRICS["hessian-spectrum"])
+    (axes,) = panels_of(spectrum, METRICS["hessian-spectrum"])
     assert [curve.name for curve in axes.curves] == ["1", "2"]
-    by_layer = axes_of(run.analyze("cosine", by="layer"), METRICS["cosine"])[0]
+    by_layer = panels_of(run.analyze("cosine", by="layer"), METRICS["cosine"])[0]
     assert [curve.name for curve in by_layer.curves] == ["conv", "big", "out"]
-    assert (by_layer.axis_name, by_layer.units, by_layer.against) == ("step", "1", "init")
+    assert (by_layer.x_name, by_layer.units, by_layer.relative_to) == ("step", "1", "init")
 
 
 def test_numbers_are_embedded_once_and_exactly() -> None:
-    columns = Columns()
+    columns = EmbeddedArrays()
     values = np.array([1.5, np.nan, np.inf, -0.0, 5e-324])
     steps = np.arange(10)
     name = columns.add(values)
@@ -131,7 +131,7 @@ def test_numbers_are_embedded_once_and_exactly() -> None:
     assert len(columns.arrays) == 3
 
 
-def test_a_path_that_is_not_finite_is_not_drawn(measured: Measured) -> None:
-    assert [chart.kind for chart in charts.path_charts([measured])] == ["path", "space"]
+def test_a_path_that_is_not_finite_is_not_drawn(measured: MeasuredRun) -> None:
+    assert [chart.kind for chart in run_charts.path_charts([measured])] == ["path", "space"]
     broken = replace(measured, path=measured.path * np.nan)
-    assert charts.path_charts([broken]) == []
+    assert run_charts.path_charts([broken]) == []

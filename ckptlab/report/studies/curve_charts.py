@@ -1,44 +1,29 @@
-"""Sections of studies whose results are curves: pruning, pre-training, connectivity, deficits.
-
-The legend of the page tells
-apart what `legend` names; other lines of a chart differ in their dashes, or have no legend.
-"""
+"""Draw studies whose results are curves: pruning, pre-training, connectivity, and deficits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ckptlab.experiments.plans.imp import PRUNING
-from ckptlab.report.html.charts import Axis, Line, LineChart
-from ckptlab.report.html.numbers import described, number, readable_unit
+from ckptlab.report.html.charts import Line, LineChart, XAxis
+from ckptlab.report.html.numbers import describe_lines, format_number, format_unit
 from ckptlab.report.html.outline import Section
-from ckptlab.report.studies.results import MEANS, SHARES, At, Cells, updates
+from ckptlab.report.studies.study_results import MEANS, SHARES, At, StudyResults, updates_axis
 
 STABLE = 0.02
-"""Instability below which children count as connected (Frankle, Dziugaite, Roy & Carbin 2020)."""
+"""Instability below which children count as linearly connected (arXiv:1912.05671)."""
 
 
-def pruning_sections(cells: Cells) -> list[Section]:
-    """Draw accuracy and loss against density by rewind point.
-
-    Parameters
-    ----------
-    cells : Cells
-        Of a study of the kind ``imp``.
-
-    Returns
-    -------
-    list of Section
-        The paper's figure 1, and the same of the loss.
-    """
-    ways, rewinds = cells.values("pruning"), cells.values("rewind")
+def pruning_sections(study: StudyResults) -> list[Section]:
+    """Draw accuracy and loss against density, a line a rewind point (the paper's figure 1)."""
+    ways, rewinds = study.values("pruning"), study.values("rewind")
     told = "; ".join(f"{way}: {PRUNING[way]}" for way in ways if way in PRUNING)
     charts = []
     for name in ("accuracy", "loss"):
         lines = [
-            cells.line(
+            study.line(
                 name,
                 "level",
                 {"rewind": rewind, "pruning": way},
@@ -52,46 +37,35 @@ def pruning_sections(cells: Cells) -> list[Section]:
         at = {"rewind": rewinds[0], "pruning": ways[0], "level": 0}
         charts.append(
             _chart(
-                cells,
+                study,
                 name,
                 lines,
                 key=name,
                 title=name.capitalize(),
                 about="On the test set, at the end of training.",
-                axis=cells.density_axis(),
+                axis=study.density_axis(),
                 tall=True,
-                marks=_mark("dense", name, cells.mean(name, at)) if 0 in cells.density else (),
+                marks=_mark("dense", name, study.mean(name, at)) if 0 in study.density else (),
             )
         )
     text = f"Rewound to a step, then trained to the end; {told}. {MEANS}"
     return _section("density", "Accuracy and loss against density", charts, text, arranged="whole")
 
 
-def pretraining_sections(cells: Cells) -> list[Section]:
-    """Draw what follows pre-training: against density for each proxy, and against its length.
-
-    Parameters
-    ----------
-    cells : Cells
-        Of a study of the kind ``pretrain``.
-
-    Returns
-    -------
-    list of Section
-        The paper's figures 9 and 10.
-    """
-    tasks, lengths, levels = (cells.values(dim) for dim in ("task", "length", "level"))
+def pretraining_sections(study: StudyResults) -> list[Section]:
+    """Draw accuracy after pre-training against density and against length (figures 9 and 10)."""
+    tasks, lengths, levels = (study.values(dim) for dim in ("task", "length", "level"))
     by_density = [
         _chart(
-            cells,
+            study,
             "accuracy",
             [
-                cells.line("accuracy", "level", {"task": task, "length": length}, run=run)
+                study.line("accuracy", "level", {"task": task, "length": length}, run=run)
                 for run, length in enumerate(lengths)
             ],
             key=f"density-{k}",
             title=str(task),
-            axis=cells.density_axis(),
+            axis=study.density_axis(),
             at={"task": task},
         )
         for k, task in enumerate(tasks)
@@ -99,15 +73,15 @@ def pretraining_sections(cells: Cells) -> list[Section]:
     shown = [*dict.fromkeys((levels[0], levels[len(levels) // 2], levels[-1]))]
     by_length = [
         _chart(
-            cells,
+            study,
             "accuracy",
             [
-                cells.line("accuracy", "length", {"task": task, "level": level}, name=str(task))
+                study.line("accuracy", "length", {"task": task, "level": level}, name=str(task))
                 for task in tasks
             ],
             key=f"length-{level}",
-            title=f"{cells.level_name(level)} of the weights kept",
-            axis=updates("length of pre-training"),
+            title=f"{study.level_name(level)} of the weights kept",
+            axis=updates_axis("length of pre-training"),
             at={"level": level},
             in_legend=False,
         )
@@ -129,32 +103,21 @@ def pretraining_sections(cells: Cells) -> list[Section]:
     ]
 
 
-def connectivity_sections(cells: Cells) -> list[Section]:
-    """Draw the instability of children, and error and loss on the line between them.
-
-    Parameters
-    ----------
-    cells : Cells
-        Of a study of the kind ``connect``.
-
-    Returns
-    -------
-    list of Section
-        What Frankle, Dziugaite, Roy & Carbin (2020) draw.
-    """
-    levels, rewinds = cells.values("level"), cells.values("rewind")
+def connectivity_sections(study: StudyResults) -> list[Section]:
+    """Draw the instability of children, and error and loss on the line between them."""
+    levels, rewinds = study.values("level"), study.values("rewind")
     rises = [
         _chart(
-            cells,
+            study,
             name,
             [
-                cells.line(name, "rewind", {"level": level}, name=_kept(cells, level))
+                study.line(name, "rewind", {"level": level}, name=_kept(study, level))
                 for level in levels
             ],
             key=name.replace("_", "-"),
             title=title,
             about=about,
-            axis=updates("step at which the children part"),
+            axis=updates_axis("step at which the children part"),
             in_legend=False,
             marks=marks,
         )
@@ -163,23 +126,23 @@ def connectivity_sections(cells: Cells) -> list[Section]:
                 "instability",
                 "Instability",
                 "The highest error on the line between two children, less the mean of its ends.",
-                ((STABLE, f"stable below {number(STABLE, percent=True)}"),),
+                ((STABLE, f"stable below {format_number(STABLE, percent=True)}"),),
             ),
             ("loss_barrier", "Loss barrier", "The same of the loss.", ()),
         )
     ]
     paths = [
         _chart(
-            cells,
+            study,
             name,
             [
-                cells.line(name, "alpha", {"level": level, "rewind": rewind}, run=run)
+                study.line(name, "alpha", {"level": level, "rewind": rewind}, run=run)
                 for run, rewind in enumerate(rewinds)
             ],
             key=f"{name}-{0 if level is None else level}",
-            title=f"{title}{f', {_kept(cells, level)}' if len(levels) > 1 else ''}",
+            title=f"{title}{f', {_kept(study, level)}' if len(levels) > 1 else ''}",
             about="At α of the way from one child to the other, on the test set.",
-            axis=Axis(name="α, the share of one child [no unit]", step=False),
+            axis=XAxis(name="α, the share of one child [no unit]", step=False),
             at={"level": level},
         )
         for level in levels
@@ -191,35 +154,27 @@ def connectivity_sections(cells: Cells) -> list[Section]:
     ]
 
 
-def deficit_sections(cells: Cells) -> list[Section]:
-    """Draw accuracy and loss against where a deficit in the data ends, or begins.
+def deficit_sections(study: StudyResults) -> list[Section]:
+    """Draw accuracy and loss after a deficit (Achille, Rovere & Soatto 2019).
 
-    Parameters
-    ----------
-    cells : Cells
-        Of a study of the kind ``critical``.
-
-    Returns
-    -------
-    list of Section
-        What Achille, Rovere & Soatto (2019) draw: of one onset against the duration, of windows
-        against the onset.
+    A study with one onset is drawn against the duration, one that slides a window against the
+    onset.
     """
-    onsets, durations = cells.values("onset"), cells.values("duration")
+    onsets, durations = study.values("onset"), study.values("duration")
     slides = len(durations) < len(onsets)
     along, by, told = ("onset", "duration", "lasting") if slides else ("duration", "onset", "from")
-    axis = updates("first step with the deficit" if slides else "steps with the deficit")
+    axis = updates_axis("first step with the deficit" if slides else "steps with the deficit")
     values = durations if slides else onsets
     charts = []
     for name in ("accuracy", "loss"):
-        none = cells.mean(name, {"onset": onsets[0], "duration": 0}) if 0 in durations else math.nan
+        none = study.mean(name, {"onset": onsets[0], "duration": 0}) if 0 in durations else math.nan
         lines = [
-            cells.line(name, along, {by: value}, name=f"{told} {value}" if len(values) > 1 else "")
+            study.line(name, along, {by: value}, name=f"{told} {value}" if len(values) > 1 else "")
             for value in values
         ]
         charts.append(
             _chart(
-                cells,
+                study,
                 name,
                 lines,
                 key=name,
@@ -233,41 +188,30 @@ def deficit_sections(cells: Cells) -> list[Section]:
     return _section("deficit", "After a deficit in the data", charts, MEANS)
 
 
-def legend_of(cells: Cells) -> tuple[str, tuple[str, ...]]:
-    """Say what the legend of the page tells apart.
-
-    Parameters
-    ----------
-    cells : Cells
-        Of a study.
-
-    Returns
-    -------
-    (str, tuple of str)
-        Its name, and its entries in order; without any where charts have keys of their own.
-    """
-    kind = cells.results.attrs["kind"]
+def legend_of(study: StudyResults) -> tuple[str, tuple[str, ...]]:
+    """Return the name and the entries of the page's legend, if it has one."""
+    kind = study.results.attrs["kind"]
     if kind == "imp":
-        return "Rewound to", tuple(f"step {rewind}" for rewind in cells.values("rewind"))
+        return "Rewound to", tuple(f"step {rewind}" for rewind in study.values("rewind"))
     if kind == "connect":
-        return "Children of", tuple(f"step {rewind}" for rewind in cells.values("rewind"))
+        return "Children of", tuple(f"step {rewind}" for rewind in study.values("rewind"))
     if kind == "pretrain":
-        lengths = cells.values("length")
+        lengths = study.values("length")
         return "Pre-trained for", tuple(f"{n} steps" if n else "no step" for n in lengths)
     return "", ()
 
 
 def _mark(text: str, name: str, value: float) -> tuple[tuple[float, str], ...]:
-    """Draw a fine line at a value, if it is known."""
+    """Mark a value with a fine line, if it is known."""
     if not math.isfinite(value):
         return ()
-    return ((value, f"{text}: {number(value, name in SHARES)}"),)
+    return ((value, f"{text}: {format_number(value, name in SHARES)}"),)
 
 
-def _kept(cells: Cells, level: int | None) -> str:
+def _kept(study: StudyResults, level: int | None) -> str:
     if level is None:
         return ""
-    return "dense" if level == 0 else f"{cells.level_name(level)} of the weights kept"
+    return "dense" if level == 0 else f"{study.level_name(level)} of the weights kept"
 
 
 def _section(
@@ -280,26 +224,25 @@ def _section(
 
 
 def _chart(
-    cells: Cells,
+    study: StudyResults,
     name: str,
     lines: Sequence[Line | None],
     *,
     at: At | None = None,
     **look: Any,
 ) -> LineChart | None:
-    """Make a chart of those lines that there are, and the table of all their cells."""
+    """Make a chart of those lines that there are, and the table of all their study."""
     drawn = tuple(line for line in lines if line is not None)
     if not drawn:
         return None
-    attrs: Mapping[str, Any] = cells.results[name].attrs
     percent = name in SHARES
-    unit = "per cent" if percent else readable_unit(str(attrs.get("units", "1")))
+    unit = format_unit(str(study.results[name].attrs.get("units", "1")), percent)
     return LineChart(
         unit=unit,
         percent=percent,
         lines=drawn,
-        summary=described(drawn, percent),
-        note=cells.missing(name, at or {}),
-        table=cells.table(name, at or {}),
+        summary=describe_lines(drawn, percent),
+        note=study.missing(name, at or {}),
+        table=study.table(name, at or {}),
         **look,
     )

@@ -1,4 +1,4 @@
-"""Results of a study as charts take them: lines of means, names of levels, tables."""
+"""Read the results of a study for charts: lines of means over replicates, levels, and tables."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from ckptlab.experiments.results.replicates import over_replicates
-from ckptlab.report.html.charts import Axis, Column, Line
-from ckptlab.report.html.numbers import number
+from ckptlab.report.html.charts import Line, TableColumn, XAxis
+from ckptlab.report.html.numbers import format_number
 from ckptlab.report.html.outline import Choice
 
 Array = npt.NDArray[Any]
@@ -21,24 +21,15 @@ At = Mapping[str, Any]
 SHARES: tuple[str, ...] = ("accuracy", "density", "error", "instability")
 """Variables that are written per cent."""
 
-MEANS = "Means over replicates; bands are standard deviations of the sample."
-"""What lines are."""
+MEANS = "Means over replicates; bands are standard deviations of the sample (n − 1)."
+"""The caption of lines."""
 
 
-class Cells:
+class StudyResults:
     """The results of a study, with means over replicates.
 
-    Parameters
-    ----------
-    results : Dataset
-        As `gather` gives them.
-
-    Attributes
-    ----------
-    dims : tuple of str
-        Of the study, but for replicates.
-    density : dict of int to float
-        Share of the prunable weights that each level keeps; NaN where nobody knows.
+    `dims` are those of the study other than ``replicate``. `density` maps each level to the share
+    of the prunable weights that it keeps, NaN if unknown.
     """
 
     def __init__(self, results: xr.Dataset) -> None:
@@ -48,35 +39,22 @@ class Cells:
         self.reduced = cache(self._reduced)
 
     def values(self, dim: str) -> list[Any]:
-        """Return the coordinates of a dim; None alone where the study has no such dim."""
+        """Return the coordinates of a dim, or ``[None]`` if the study has no such dim."""
         return self.results[dim].values.tolist() if dim in self.dims else [None]
 
     def has(self, name: str) -> bool:
-        """Say whether anything is known of a variable."""
+        """Return whether a variable has any values."""
         return name in self.results and bool(self.results[name].notnull().any())
 
     def mean(self, name: str, at: At) -> float:
-        """Return the mean of one cell; NaN if it is not there."""
+        """Return the mean of one cell, NaN if it is missing."""
         return float(_at(self.reduced(name)["mean"], at)) if self.has(name) else float("nan")
 
     def line(self, variable: str, along: str, at: At, /, **look: Any) -> Line | None:
-        """Draw means over replicates along a dim.
+        """Return the line of means over replicates along a dim, None if there are no values.
 
-        Parameters
-        ----------
-        variable : str
-            Its name.
-        along : str
-            The dim; ``level`` is drawn by density.
-        at : mapping
-            The other coordinates.
-        **look : object
-            What else `Line` takes; `name` is empty unless given.
-
-        Returns
-        -------
-        Line or None
-            None if nothing is known of it. What is missing between others is a gap.
+        ``level`` is drawn by density. `at` holds the other coordinates, `look` goes to `Line`.
+        Values missing between others leave gaps.
         """
         if not self.has(variable):
             return None
@@ -99,21 +77,11 @@ class Cells:
             **{"name": "", **look},
         )
 
-    def table(self, name: str, at: At) -> tuple[Column, ...]:
-        """Tabulate a variable: a row for each cell that was planned.
+    def table(self, name: str, at: At) -> tuple[TableColumn, ...]:
+        """Tabulate a variable, a row for each planned cell at the given coordinates.
 
-        Parameters
-        ----------
-        name : str
-            The variable.
-        at : mapping
-            Coordinates of the rows, where not all are wanted.
-
-        Returns
-        -------
-        tuple of Column
-            Coordinates, density, mean, standard deviation, number of replicates, and what each of
-            them gave.
+        Columns are coordinates, density, mean, standard deviation, number of replicates, and the
+        value of each replicate.
         """
         wanted = {dim: [value] for dim, value in at.items() if value is not None}
         part = _at(self.reduced(name), wanted)
@@ -126,13 +94,13 @@ class Cells:
         planned = _planned(states).broadcast_like(mean).transpose(*dims).values.ravel()
         grid = np.meshgrid(*(part[dim].values for dim in dims), indexing="ij")
         columns = [
-            Column(name=str(dim), values=values.ravel()[planned])
+            TableColumn(name=str(dim), values=values.ravel()[planned])
             for dim, values in zip(dims, grid, strict=True)
         ]
         if "level" in dims and np.isfinite(list(self.density.values())).any():
             levels = grid[dims.index("level")].ravel()[planned]
             kept = np.array([self.density[int(level)] for level in levels])
-            columns.append(Column(name="density", values=kept, percent=True))
+            columns.append(TableColumn(name="density", values=kept, percent=True))
         share = name in SHARES
         for label, values, percent in (
             (name, mean, share),
@@ -141,11 +109,11 @@ class Cells:
             *self._each(name, wanted, share),
         ):
             flat = values.transpose(*dims).values.ravel()[planned]
-            columns.append(Column(name=label, values=flat, percent=percent))
+            columns.append(TableColumn(name=label, values=flat, percent=percent))
         return tuple(columns)
 
     def missing(self, name: str, at: At) -> str:
-        """Say how many of the planned values of a variable are not there."""
+        """Say how many of the planned values of a variable are missing."""
         wanted = {dim: [value] for dim, value in at.items() if value is not None}
         planned = _at(self.results["state"], wanted) != "none"
         there = (
@@ -156,21 +124,21 @@ class Cells:
         return f"{absent:,} of {int(planned.sum()):,} values are missing." if absent else ""
 
     def level_name(self, level: int | None) -> str:
-        """Name a level by what it keeps."""
+        """Name a level by its density."""
         if level is None:
             return ""
         kept = self.density[level]
-        return number(kept, percent=True) if np.isfinite(kept) else f"level {level}"
+        return format_number(kept, percent=True) if np.isfinite(kept) else f"level {level}"
 
     def choice(self) -> Choice:
-        """Let readers choose among the levels."""
+        """Return the choice among the levels."""
         options = tuple(map(self.level_name, self.values("level")))
         return Choice(name="level", legend="Weights kept", options=options)
 
-    def density_axis(self) -> Axis:
-        """Return the axis that densities run along, from dense to sparse."""
+    def density_axis(self) -> XAxis:
+        """Return the x axis of densities, from dense to sparse."""
         known = sorted((d for d in self.density.values() if np.isfinite(d)), reverse=True)
-        return Axis(
+        return XAxis(
             name="prunable weights kept [per cent]",
             step=False,
             switched=True,
@@ -192,26 +160,13 @@ class Cells:
         return over_replicates(self.results, name)
 
 
-def updates(name: str, switched: bool = True) -> Axis:
-    """Return an axis that counts optimizer updates, but not those of one training."""
-    return Axis(name=f"{name} [optimizer updates]", step=False, switched=switched)
+def updates_axis(name: str, switched: bool = True) -> XAxis:
+    """Return an x axis of optimizer updates that is not the step axis of the page."""
+    return XAxis(name=f"{name} [optimizer updates]", step=False, switched=switched)
 
 
 def span(values: Sequence[Array], room: float = 0.06) -> tuple[float, float]:
-    """Return the ends of an axis on which all values lie, with some room.
-
-    Parameters
-    ----------
-    values : sequence of ndarray
-        What is not finite does not count.
-    room : float
-        On either side, as a share.
-
-    Returns
-    -------
-    (float, float)
-        Different, also where all values are the same.
-    """
+    """Return different ends of an axis that all finite values fit on, with `room` as a share."""
     all_of_them = np.concatenate([np.ravel(part) for part in values])
     known = all_of_them[np.isfinite(all_of_them)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
@@ -220,7 +175,7 @@ def span(values: Sequence[Array], room: float = 0.06) -> tuple[float, float]:
 
 
 def _at(values: Any, at: At) -> Any:
-    """Select by those of the coordinates that it has."""
+    """Select by the coordinates that `values` has."""
     return values.sel({dim: at[dim] for dim in at if dim in values.dims and at[dim] is not None})
 
 
@@ -238,9 +193,8 @@ def _densities(results: xr.Dataset) -> dict[int, float]:
     if "density" in results:
         others = [dim for dim in results["density"].dims if dim != "level"]
         found = results["density"].max(others).values
-    # What no job has told yet is what so many prunings leave.
-    study = results.attrs.get("study") or {}
-    share = 1 - float(study.get("fraction", np.nan))
+    # Until a job reports its density, assume what so many prunings leave.
+    share = 1 - float((results.attrs.get("study") or {}).get("fraction", np.nan))
     return {
         level: float(kept) if np.isfinite(kept) else share**level
         for level, kept in zip(levels, found, strict=True)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ckptlab.report.runs.downsample import extremes, means, stretches
+from ckptlab.report.downsample import bin_means, bin_starts, extremes
 
 increasing = st.lists(st.integers(1, 50), min_size=1, max_size=400).map(
     lambda gaps: np.cumsum(gaps) - gaps[0]
@@ -17,7 +17,7 @@ numbers = st.floats(-1e6, 1e6) | st.just(float("nan"))
 
 @given(steps=increasing, most=st.integers(2, 60))
 def test_stretches_are_few_and_short_on_both_axes(steps: np.ndarray, most: int) -> None:
-    starts = stretches(steps, most)
+    starts = bin_starts(steps, most)
     assert starts[0] == 0
     assert (np.diff(starts) > 0).all()
     assert len(starts) <= most + 1
@@ -31,7 +31,7 @@ def test_stretches_are_few_and_short_on_both_axes(steps: np.ndarray, most: int) 
 
 @given(data=st.data(), values=arrays(float, st.integers(1, 300), elements=numbers))
 def test_extremes_keep_every_stretch_s_range(data: st.DataObject, values: np.ndarray) -> None:
-    starts = stretches(np.arange(len(values)), data.draw(st.integers(2, 40)))
+    starts = bin_starts(np.arange(len(values)), data.draw(st.integers(2, 40)))
     kept = extremes(values, starts)
     assert (np.diff(kept) > 0).all()
     assert kept[0] == 0
@@ -50,8 +50,8 @@ def test_extremes_keep_every_stretch_s_range(data: st.DataObject, values: np.nda
     values=arrays(float, st.tuples(st.integers(1, 4), st.integers(1, 100)), elements=numbers),
 )
 def test_means_are_means_of_what_is_known(data: st.DataObject, values: np.ndarray) -> None:
-    starts = stretches(np.arange(values.shape[1]), data.draw(st.integers(2, 40)))
-    thinned = means(values, starts)
+    starts = bin_starts(np.arange(values.shape[1]), data.draw(st.integers(2, 40)))
+    thinned = bin_means(values, starts)
     for row in range(len(values)):
         parts = np.split(values[row], starts[1:])
         expected = [np.mean(p[~np.isnan(p)]) if (~np.isnan(p)).any() else np.nan for p in parts]

@@ -1,11 +1,7 @@
-"""Sections of perturbation studies: bars, curves, and accuracy against the effective deviation.
+"""Draw perturbation studies: bars, curves over densities, and accuracy against effective deviation.
 
-`none` among the
-perturbations is what the others are compared with.
-
-References
-----------
-Frankle, Schwab & Morcos (2020), arXiv:2002.10365, section 5, figures 4 to 8.
+The unperturbed networks, `NONE`, are the baseline. After Frankle, Schwab & Morcos (2020),
+arXiv:2002.10365, section 5, figures 4 to 8.
 """
 
 from __future__ import annotations
@@ -17,10 +13,10 @@ import numpy.typing as npt
 
 from ckptlab.experiments.results.regression import fit_line
 from ckptlab.report.html.bars_and_scatter import BarChart, Bars, Points, ScatterChart
-from ckptlab.report.html.charts import Axis, Column, LineChart
-from ckptlab.report.html.numbers import described, number
+from ckptlab.report.html.charts import LineChart, TableColumn, XAxis
+from ckptlab.report.html.numbers import describe_lines, format_number
 from ckptlab.report.html.outline import Section
-from ckptlab.report.studies.results import MEANS, Cells, span
+from ckptlab.report.studies.study_results import MEANS, StudyResults, span
 from ckptlab.report.theme import COLOURS
 
 Array = npt.NDArray[Any]
@@ -34,45 +30,33 @@ FAMILIES: dict[str, str] = {
     "noise": "noise",
     "reinit": "fresh initialisation",
 }
-"""Perturbations by the name they begin with, and what they are together."""
+"""Families of perturbations by the first part of their names."""
 
 
-def perturbation_sections(cells: Cells) -> list[Section]:
-    """Draw what perturbations do to accuracy.
-
-    Parameters
-    ----------
-    cells : Cells
-        Of a study of the kind ``perturb``.
-
-    Returns
-    -------
-    list of Section
-        Bars (the paper's figures 4 to 7, at one density), curves over densities, and accuracy
-        against the effective standard deviation (figure 8), as far as there are results.
-    """
-    rewinds, levels = cells.values("rewind"), cells.values("level")
-    choice = cells.choice() if len(levels) > 1 else None
+def perturbation_sections(study: StudyResults) -> list[Section]:
+    """Draw accuracy as bars, over densities, and against the effective standard deviation."""
+    rewinds, levels = study.values("rewind"), study.values("level")
+    choice = study.choice() if len(levels) > 1 else None
     alone = levels[0] if len(levels) == 1 else None
-    only = "" if alone is None else f", with {cells.level_name(alone)} of the prunable weights kept"
+    only = "" if alone is None else f", with {study.level_name(alone)} of the prunable weights kept"
     sections = []
-    if cells.has("accuracy"):
-        each = cells.reduced("accuracy")
-        # No accuracy lies beyond 1, wherever a deviation would end.
+    if study.has("accuracy"):
+        each = study.reduced("accuracy")
+        # Error bars may reach beyond 1, accuracies do not.
         reach = np.clip(_around(each["mean"].values, each["std"].values), 0, 1)
-        ends = span([cells.results["accuracy"].values, reach])
+        ends = span([study.results["accuracy"].values, reach])
         sections.append(
             Section(
                 key="bars",
                 title="Accuracy after each perturbation",
                 text=f"Perturbed at a step, then trained to the end{only}. Ticks are means over "
-                "replicates with the standard deviation of the sample, dots the replicates.",
-                charts=tuple(_bars(cells, rewind, ends) for rewind in rewinds),
+                "replicates ± the standard deviation of the sample (n − 1), dots are replicates.",
+                charts=tuple(_bars(study, rewind, ends) for rewind in rewinds),
                 choice=choice,
             )
         )
     curves = tuple(
-        chart for rewind in rewinds if len(levels) > 1 and (chart := _curves(cells, rewind))
+        chart for rewind in rewinds if len(levels) > 1 and (chart := _curves(study, rewind))
     )
     if curves:
         sections.append(
@@ -83,7 +67,7 @@ def perturbation_sections(cells: Cells) -> list[Section]:
                 charts=curves,
             )
         )
-    if cells.has("effective_std"):
+    if study.has("effective_std"):
         sections.append(
             Section(
                 key="deviation",
@@ -91,20 +75,20 @@ def perturbation_sections(cells: Cells) -> list[Section]:
                 text="How far a perturbation moves the surviving weights, std(w′ − w), and what "
                 f"it costs{only}. Each point is a mean over replicates; the line is that of least "
                 "squares through all but the unperturbed network, r is Pearson's correlation.",
-                charts=tuple(_scatter(cells, rewind) for rewind in rewinds),
+                charts=tuple(_scatter(study, rewind) for rewind in rewinds),
                 choice=choice,
             )
         )
     return sections
 
 
-def _bars(cells: Cells, rewind: Any, ends: tuple[float, float]) -> BarChart:
-    kinds = cells.values("perturbation")
+def _bars(study: StudyResults, rewind: Any, ends: tuple[float, float]) -> BarChart:
+    kinds = study.values("perturbation")
     panels = []
-    for position, level in enumerate(cells.values("level")):
+    for position, level in enumerate(study.values("level")):
         at = {"rewind": rewind, "level": level}
-        y, spread, count = _over_kinds(cells, "accuracy", at)
-        single = cells.results["accuracy"].sel(_known(at))
+        y, spread, count = _over_kinds(study, "accuracy", at)
+        single = study.results["accuracy"].sel(_known(at))
         base = y[kinds.index(NONE)] if NONE in kinds else np.nan
         bars = Bars(
             rows=tuple(map(_named, kinds)),
@@ -125,21 +109,21 @@ def _bars(cells: Cells, rewind: Any, ends: tuple[float, float]) -> BarChart:
         if NONE in kinds
         else "",
         summary=" ".join(
-            _told(cells, level, bars)
-            for level, bars in zip(cells.values("level"), (b for _, b in panels), strict=True)
+            _told(study, level, bars)
+            for level, bars in zip(study.values("level"), (b for _, b in panels), strict=True)
         ),
-        note=cells.missing("accuracy", {"rewind": rewind}),
+        note=study.missing("accuracy", {"rewind": rewind}),
         panels=tuple(panels),
-        axis=Axis(name="test accuracy [per cent]", step=False, percent=True),
+        axis=XAxis(name="test accuracy [per cent]", step=False, percent=True),
         ends=(min(0.0, ends[0]), ends[1]) if bare else ends,
         base="unperturbed",
-        table=cells.table("accuracy", {"rewind": rewind}),
+        table=study.table("accuracy", {"rewind": rewind}),
     )
 
 
-def _curves(cells: Cells, rewind: Any) -> LineChart | None:
+def _curves(study: StudyResults, rewind: Any) -> LineChart | None:
     lines = [
-        cells.line(
+        study.line(
             "accuracy",
             "level",
             {"rewind": rewind, "perturbation": kind},
@@ -147,7 +131,7 @@ def _curves(cells: Cells, rewind: Any) -> LineChart | None:
             tone="ink" if kind == NONE else "",
             style=k // len(COLOURS),
         )
-        for k, kind in enumerate(cells.values("perturbation"))
+        for k, kind in enumerate(study.values("perturbation"))
     ]
     drawn = tuple(line for line in lines if line is not None)
     if not drawn:
@@ -157,25 +141,25 @@ def _curves(cells: Cells, rewind: Any) -> LineChart | None:
         title=f"At step {rewind}",
         unit="per cent",
         about="Each line another perturbation of the same sub-networks.",
-        summary=described(drawn, percent=True),
-        note=cells.missing("accuracy", {"rewind": rewind}),
+        summary=describe_lines(drawn, percent=True),
+        note=study.missing("accuracy", {"rewind": rewind}),
         lines=drawn,
-        axis=cells.density_axis(),
+        axis=study.density_axis(),
         percent=True,
-        table=cells.table("accuracy", {"rewind": rewind}),
+        table=study.table("accuracy", {"rewind": rewind}),
         in_legend=False,
         tall=True,
     )
 
 
-def _scatter(cells: Cells, rewind: Any) -> ScatterChart:
-    kinds = cells.values("perturbation")
+def _scatter(study: StudyResults, rewind: Any) -> ScatterChart:
+    kinds = study.values("perturbation")
     panels = []
-    for position, level in enumerate(cells.values("level")):
+    for position, level in enumerate(study.values("level")):
         at = {"rewind": rewind, "level": level}
-        y, y_spread, count = _over_kinds(cells, "accuracy", at)
-        x, x_spread, _ = _over_kinds(cells, "effective_std", at)
-        # Nothing was changed: that is no measurement, it is so.
+        y, y_spread, count = _over_kinds(study, "accuracy", at)
+        x, x_spread, _ = _over_kinds(study, "effective_std", at)
+        # The baseline moved by nothing, whether measured or not.
         x = np.where([kind == NONE for kind in kinds], 0.0, x)
         counted = np.array([kind != NONE for kind in kinds])
         panels.append(
@@ -200,45 +184,45 @@ def _scatter(cells: Cells, rewind: Any) -> ScatterChart:
         unit="test accuracy, per cent",
         about="Unfilled: not perturbed.",
         summary=" ".join(
-            f"{cells.level_name(level)}: {_fit_told(part)}."
-            for level, part in zip(cells.values("level"), points, strict=True)
+            f"{study.level_name(level)}: {_fit_told(part)}."
+            for level, part in zip(study.values("level"), points, strict=True)
         ),
-        note=cells.missing("accuracy", {"rewind": rewind}),
+        note=study.missing("accuracy", {"rewind": rewind}),
         panels=tuple(panels),
         groups=(*FAMILIES.values(), "others"),
-        axis=Axis(name="effective standard deviation [weight]", step=False),
+        axis=XAxis(name="effective standard deviation [weight]", step=False),
         x_ends=span([_around(part.x, part.x_spread) for part in points]),
         y_ends=span([*(_around(part.y, part.y_spread) for part in points), *map(_fitted, points)]),
         percent=True,
-        table=_scatter_table(cells, rewind),
+        table=_scatter_table(study, rewind),
         tall=True,
     )
 
 
 def _around(mean: Array, spread: Array) -> Array:
-    """Return where error bars end."""
+    """Return both ends of the error bars."""
     reach = np.nan_to_num(spread)
     return np.concatenate([mean - reach, mean + reach])
 
 
 def _fitted(points: Points) -> Array:
-    """Return the ends of the line of least squares, if there is one."""
+    """Return the ends of the fitted line, if there is one."""
     if points.fit is None:
         return np.array([])
     x = points.x[np.isfinite(points.x) & (np.array(points.groups) >= 0)]
     return points.fit.intercept + points.fit.slope * np.array([x.min(), x.max()])
 
 
-def _scatter_table(cells: Cells, rewind: Any) -> tuple[Column, ...]:
-    """Put accuracy and deviation side by side, a row for each cell that was planned."""
-    accuracy = cells.table("accuracy", {"rewind": rewind})
-    deviation = cells.table("effective_std", {"rewind": rewind})
+def _scatter_table(study: StudyResults, rewind: Any) -> tuple[TableColumn, ...]:
+    """Tabulate accuracy and deviation side by side, a row for each planned cell."""
+    accuracy = study.table("accuracy", {"rewind": rewind})
+    deviation = study.table("effective_std", {"rewind": rewind})
     taken = {column.name for column in accuracy}
     return (*accuracy, *(column for column in deviation if column.name not in taken))
 
 
-def _over_kinds(cells: Cells, name: str, at: dict[str, Any]) -> tuple[Any, Any, Any]:
-    reduced = cells.reduced(name).sel(_known(at))
+def _over_kinds(study: StudyResults, name: str, at: dict[str, Any]) -> tuple[Any, Any, Any]:
+    reduced = study.reduced(name).sel(_known(at))
     return tuple(reduced[part].values for part in ("mean", "std", "count"))  # type: ignore[return-value]
 
 
@@ -251,20 +235,20 @@ def _named(kind: str) -> str:
 
 
 def _family(kind: str) -> int:
-    """Return the position of a perturbation's family; -1 of none, behind all if unknown."""
+    """Return the position of a perturbation's family: -1 for `NONE`, after the last if unknown."""
     if kind == NONE:
         return -1
     name = kind.partition(":")[0]
     return list(FAMILIES).index(name) if name in FAMILIES else len(FAMILIES)
 
 
-def _told(cells: Cells, level: Any, bars: Bars) -> str:
+def _told(study: StudyResults, level: Any, bars: Bars) -> str:
     parts = [
-        f"{name} {number(float(y), percent=True)}"
+        f"{name} {format_number(float(y), percent=True)}"
         for name, y in zip(bars.rows, bars.y, strict=True)
         if np.isfinite(y)
     ]
-    return f"{cells.level_name(level)}: {', '.join(parts)}." if parts else ""
+    return f"{study.level_name(level)}: {', '.join(parts)}." if parts else ""
 
 
 def _fit_told(points: Points) -> str:
