@@ -1,4 +1,4 @@
-"""Model, loss and data of a run of the built-in trainer, for the metrics that need them."""
+"""Rebuild model, loss and data of a run of the built-in trainer, for the metrics that need them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptlab.analyze.registry.spec import Metric
+from ckptlab.extras import require
 
 if TYPE_CHECKING:
     import torch
@@ -21,44 +22,25 @@ if TYPE_CHECKING:
 def inputs_for(
     metric: Metric, attributes: Mapping[str, Any], options: Mapping[str, Any], run: str = "."
 ) -> Iterator[dict[str, Any]]:
-    """Rebuild what a metric needs beyond the recording, as far as the caller does not give it.
+    """Yield the inputs of a metric that the caller does not give, rebuilt from a run's attributes.
 
-    Parameters
-    ----------
-    metric : Metric
-        The metric.
-    attributes : mapping
-        Root attributes of the run.
-    options : mapping
-        What the caller gives.
-    run : str
-        Path of the run: images are read from a folder beside it, or one that the user names.
-
-    Yields
-    ------
-    dict
-        Keyword arguments to add; empty if nothing is needed, or the run was recorded from a loop
-        of one's own. Meanwhile threads and precision are those of the training.
-
-    Raises
-    ------
-    DataError
-        If the data set is not there.
+    `run` is the path of the run: images are read from a folder beside it, or one the user names.
+    Nothing if the metric needs none, or the run was not made by the built-in trainer. While they
+    are in use, threads and precision are those of the training.
     """
     missing = {k: offer for k, offer in metric.inputs.items() if options.get(k) is None}
     if not missing or not metric.wants_inputs(options) or not is_builtin(attributes):
         yield {}
         return
+    torch = require("torch", metric.name)
     training = rebuild(attributes, run)
-    import torch
-
     from ckptlab.train.numerics import numerics
 
-    # Evaluations are to equal those of the training; curvature is to be as exact as it can be.
-    again = metric.inputs.get("data") == "test"
-    low = training.update.autocast if again else None
+    # Evaluations must equal those of the training; curvature is as exact as it can be.
+    as_trained = metric.inputs.get("data") == "test"
+    low = training.update.autocast if as_trained else None
     settings = training.config.train
-    settings = settings if again else settings.model_copy(update={"precision": "fp32"})
+    settings = settings if as_trained else settings.model_copy(update={"precision": "fp32"})
     with (
         numerics(settings, training.device),
         torch.autocast(training.device.type, low, enabled=low is not None),
@@ -76,7 +58,7 @@ def inputs_for(
 
 
 def is_builtin(attributes: Mapping[str, Any]) -> bool:
-    """Say whether a run was made by the built-in trainer."""
+    """Return whether a run was made by the built-in trainer."""
     config = attributes.get("config")
     return (
         isinstance(config, Mapping)
@@ -86,15 +68,11 @@ def is_builtin(attributes: Mapping[str, Any]) -> bool:
 
 
 def rebuild(attributes: Mapping[str, Any], run: str = ".") -> Training:
-    """Build the training of a run again, at its initialisation, on whatever device there is.
+    """Rebuild the training of a run on any device, its model at the initialisation.
 
-    Nothing is downloaded, and a folder of images outside that of the run is read only if the user
-    names it (see `ckptlab.train.data_root`).
-
-    Raises
-    ------
-    DataError
-        If the data set is not there, or not named.
+    Nothing is downloaded or created, code is imported only if the user allowed it, and a folder of
+    images outside that of the run is read only if the user names it (see
+    `ckptlab.train.data_root`): DataError otherwise.
     """
     from ckptlab.train.assemble import build
     from ckptlab.train.data import load_data
@@ -109,16 +87,10 @@ def rebuild(attributes: Mapping[str, Any], run: str = ".") -> Training:
 
 
 class TaskExamples:
-    """Images and answers as the network sees them outside the stages, without augmentation.
+    """The images and labels that the network is trained or tested on outside stages.
 
-    The same for every step, so that steps can be compared.
-
-    Parameters
-    ----------
-    training : Training
-        Whose task they are.
-    split : str
-        ``train`` or ``test``.
+    Without augmentation, and the same at every step, so that steps can be compared. `split` is
+    ``train`` or ``test``.
     """
 
     def __init__(self, training: Training, split: str) -> None:

@@ -37,7 +37,7 @@ def load_mask(mask: Any, source: Source) -> Mask | None:
 
     Parameters
     ----------
-    mask : ndarray, DataArray, str, path or None
+    mask : Mask, ndarray, DataArray, str, path or None
         Bool over `param`; or ``FILE.npy``; or ``FILE.zarr[@LEVEL]`` with an array ``mask``
         (param, level), whose last level is taken unless one is named, or (param,), as the run of a
         sparse training has it.
@@ -56,8 +56,8 @@ def load_mask(mask: Any, source: Source) -> Mask | None:
     DataError
         If the file is missing, holds no mask, or not that level.
     """
-    if mask is None:
-        return None
+    if mask is None or isinstance(mask, Mask):
+        return mask
     if isinstance(mask, str | os.PathLike):
         label = os.fspath(mask)
         values, table = _read(label)

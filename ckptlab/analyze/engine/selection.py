@@ -210,7 +210,7 @@ def select_columns(source: Source, steps: Any = None) -> npt.NDArray[np.int64]:
     return columns.astype(np.int64)
 
 
-def find_reference(source: Source, relative_to: Any) -> Reference:
+def find_reference(source: Source, relative_to: Any, option: str = "relative_to=") -> Reference:
     """Find the snapshot that ``relative_to`` means.
 
     Parameters
@@ -220,6 +220,8 @@ def find_reference(source: Source, relative_to: Any) -> Reference:
     relative_to : str or int
         ``init`` (step 0, which a branch shares with the run it left), ``final`` (the last recorded
         step), ``previous`` or a step.
+    option : str
+        How the user gave it, for errors.
 
     Returns
     -------
@@ -237,7 +239,8 @@ def find_reference(source: Source, relative_to: Any) -> Reference:
     if name == "previous":
         return Reference(name, None, None)
     if name not in RELATIVE_TO and not name[:1].isdigit():
-        raise unknown_name("value of relative_to", name, (*RELATIVE_TO, "STEP"))
+        parameter = option.partition("=")[0]
+        raise unknown_name(f"value of {parameter}", name, (*RELATIVE_TO, "STEP"))
     recorded = source.steps
     if not len(recorded):
         raise MissingStepError(f"{source.path} holds no recorded step yet")
@@ -253,8 +256,8 @@ def find_reference(source: Source, relative_to: Any) -> Reference:
         return Reference(name, position, step)
     nearest = int(recorded[np.argmin(np.abs(recorded - step))])
     raise MissingStepError(
-        f"relative_to {name!r}: step {step} was not recorded; recorded: {_recorded(recorded)}. "
-        f"Use relative_to={nearest}, the nearest."
+        f"{option}{name}: step {step} was not recorded; recorded: {_recorded(recorded)}. "
+        f"Use {option}{nearest}, the nearest."
     )
 
 

@@ -83,6 +83,10 @@ class Source(Protocol):
         """Read a small array; one over tensors is in the order of the tensor table."""
         ...
 
+    def mask(self) -> npt.NDArray[np.bool_] | None:
+        """Read which weights a sparse training kept, shape (param,); None if it was dense."""
+        ...
+
     def column(self, name: str, position: int) -> Array:
         """Read one recorded step of a large array, shape (param,)."""
         ...
@@ -149,6 +153,10 @@ class StoredSource:
         """Read a small array."""
         return self.run.small(name)
 
+    def mask(self) -> npt.NDArray[np.bool_] | None:
+        """Read which weights a sparse training kept."""
+        return self.run.mask()
+
     def column(self, name: str, position: int) -> Array:
         """Read one recorded step of a large array."""
         return self.run.snapshot(int(self.steps[position]), name)
@@ -209,6 +217,10 @@ class DatasetSource:
         table = np.full((len(self.layout.names), array.sizes["step"]), np.nan)
         table[positions] = array.transpose("tensor", "step").values
         return table
+
+    def mask(self) -> npt.NDArray[np.bool_] | None:
+        """Compute which weights a sparse training kept."""
+        return self.dataset["mask"].values.astype(bool) if self.has("mask") else None
 
     def column(self, name: str, position: int) -> Array:
         """Compute one recorded step of a large array."""

@@ -1,4 +1,4 @@
-"""Linear mode connectivity: loss and error on the straight line between two snapshots."""
+"""Measure linear mode connectivity: loss and error on the line between two snapshots."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import nn
 from ckptlab.analyze.engine.progress import paced
 from ckptlab.analyze.engine.selection import find_reference, steps_per_epoch
 from ckptlab.analyze.engine.source import Source, as_source
-from ckptlab.analyze.model.examples import Subset, draw, whole
+from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
 from ckptlab.analyze.model.replay_model import (
-    Evaluated,
-    Problem,
+    ExampleScores,
+    ReplayModel,
     Vectors,
     read_step,
     require_same_tensors,
@@ -28,7 +28,7 @@ from ckptlab.record.schedule import parse_step
 from ckptlab.store.read.reader import open_store
 
 STATISTICS: tuple[str, ...] = ("recompute", "average")
-"""Running statistics of batch norm between the ends."""
+"""How batch norm's running statistics are found between the ends."""
 
 
 def connectivity(
@@ -56,22 +56,22 @@ def connectivity(
     model : Module
         The network that was recorded; copied.
     data : (inputs, targets) or Dataset
-        What the line is evaluated on, usually the test set.
+        Examples that the line is evaluated on, usually the test set.
     loss : callable, optional
         ``loss(outputs, targets)``; cross-entropy by default.
     training_data : (inputs, targets) or Dataset, optional
         For ``statistics="recompute"`` of a network with batch norm.
     other : str, recording, or (recording, step)
-        Where W₂ is: ``RUN`` (its final step), ``RUN@STEP``, or ``@STEP`` of the same run.
+        W₂: ``RUN`` (its final step), ``RUN@STEP``, or ``@STEP`` of the same run.
     at : str or int
         Step of W₁: ``init``, ``final`` or a step.
     alphas : int
-        How many α, both ends included.
+        Number of α, both ends included.
     statistics : str
-        Running statistics of batch norm: ``recompute``, on the training data, at the ends too; or
-        ``average``, of the two ends with the same α.
+        Running statistics of batch norm: ``recompute`` them on the training data, at the ends too;
+        or ``average`` those of the two ends with the same α.
     samples, seed : int
-        Training examples the statistics are recomputed on, and the seed of their draw.
+        Number of training examples that statistics are recomputed on, and the seed of their draw.
     batch_size : int
         Examples at once; recomputed statistics are means over such batches.
     scheduler : object
@@ -94,32 +94,33 @@ def connectivity(
     """
     if statistics not in STATISTICS:
         raise unknown_name("value of statistics", str(statistics), STATISTICS)
-    second, wanted = _other(source, other)
+    second, far_column = _other(source, other)
+    near_column = _column(source, at, "at=")
     require_same_tensors(source.layout, second.layout, (source.path, second.path))
-    problem = Problem(source, model, loss)
-    positions = [_column(source, at), _column(second, wanted)]
-    near, far = read_step(source, positions[0]), read_step(second, positions[1])
-    subset = whole(data, batch_size)
-    refresh = _refresher(problem, statistics, training_data, samples, seed, batch_size)
+    replay = ReplayModel(source, model, loss)
+    near, far = read_step(source, near_column), read_step(second, far_column)
+    subset = draw(data, None, 0, batch_size)
+    refresh = _recomputed_on(replay, statistics, training_data, samples, seed, batch_size)
     grid = np.linspace(0, 1, alphas)
-    held = refresh if refresh is None or scheduler is None else refresh.held()
+    held = refresh if refresh is None or scheduler is None else refresh.in_memory()
     measure = partial(_evaluations, near=near, far=far, refresh=held)
-    found = spread(measure, problem, subset, grid, scheduler)
-    losses = np.array([evaluated.loss for evaluated in found])
-    errors = 1 - np.array([evaluated.accuracy for evaluated in found])
+    found = spread(measure, replay, subset, grid, scheduler)
+    losses = np.array([scores.loss for scores in found])
+    errors = 1 - np.array([scores.accuracy for scores in found])
     attrs = {
         "line": "alpha * one + (1 - alpha) * other",
-        "one": f"{source.path}@{source.steps[positions[0]]}",
-        "other": f"{second.path}@{second.steps[positions[1]]}",
+        "one": f"{source.path}@{source.steps[near_column]}",
+        "other": f"{second.path}@{second.steps[far_column]}",
         "data": subset.name,
-        "loss_function": problem.loss.name,
-        "batch_norm": _policy(problem, statistics, refresh),
+        "loss_function": replay.loss.name,
+        "precision": replay.precision,
+        "batch_norm": _policy(replay, statistics, refresh),
     }
     return _result(grid, losses, errors, attrs)
 
 
 def _evaluations(
-    problem: Problem,
+    model: ReplayModel,
     subset: Subset,
     alphas: Sequence[float],
     before: float | None,
@@ -127,38 +128,28 @@ def _evaluations(
     near: Vectors,
     far: Vectors,
     refresh: Subset | None,
-) -> list[Evaluated]:
-    """Evaluate each point of the line, its statistics recomputed on `refresh` if it is given."""
+) -> list[ExampleScores]:
+    """Evaluate points of the line, with statistics recomputed on `refresh` if it is given."""
     del before
     found = []
     for alpha in paced(alphas):
-        problem.load(between(near, far, float(alpha)))
+        model.load(interpolate(near, far, float(alpha)))
         if refresh is not None:
-            recompute(problem, refresh)
-        found.append(problem.evaluate(subset))
+            recompute_statistics(model, refresh)
+        found.append(model.evaluate(subset))
     return found
 
 
-def between(one: Vectors, other: Vectors, alpha: float) -> Vectors:
-    """Take the point α of the way from `other` to `one`.
+def interpolate(one: Vectors, other: Vectors, alpha: float) -> Vectors:
+    """Return alpha * one + (1 - alpha) * other, averaged in float64 and rounded once.
 
-    Parameters
-    ----------
-    one, other : dict of str to ndarray
-        What belongs to two snapshots.
-    alpha : float
-        In [0, 1]; 1 is `one`.
-
-    Returns
-    -------
-    dict of str to ndarray
-        Averaged in float64 and rounded once; whole numbers are those of the nearer end.
+    Whole numbers are those of the nearer end.
     """
     point = {}
     for name, values in one.items():
         if values.dtype.kind == "f":
             mean = alpha * values.astype(float) + (1 - alpha) * other[name].astype(float)
-            # An end is itself, also where the other one is infinite.
+            # An end is exact, also where the other one is infinite.
             mean = {0.0: other[name], 1.0: values}.get(alpha, mean)
             point[name] = mean.astype(values.dtype)
         else:
@@ -166,40 +157,35 @@ def between(one: Vectors, other: Vectors, alpha: float) -> Vectors:
     return point
 
 
-def recompute(problem: Problem, subset: Subset) -> None:
-    """Set batch norm's running statistics to means over batches of some examples.
+def recompute_statistics(model: ReplayModel, subset: Subset) -> None:
+    """Set batch norm's running statistics to their means over batches of the subset.
 
-    Parameters
-    ----------
-    problem : Problem
-        Its model is changed.
-    subset : Subset
-        Training examples; a smaller last batch is left out, so that each counts the same.
+    A smaller last batch is left out, so that each batch counts the same.
     """
-    momenta = [norm.momentum for norm in problem.norms]
-    for norm in problem.norms:
+    momenta = [norm.momentum for norm in model.norms]
+    for norm in model.norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean
         norm.train()
     with torch.no_grad():
-        for number, (inputs, _) in enumerate(subset.batches(problem.device)):
+        for number, (inputs, _) in enumerate(subset.batches(model.device)):
             if number == 0 or len(inputs) == subset.batch_size:
-                problem.model(inputs)
-    for norm, momentum in zip(problem.norms, momenta, strict=True):
+                model.model(inputs)
+    for norm, momentum in zip(model.norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
 
 
-def _refresher(
-    problem: Problem,
+def _recomputed_on(
+    model: ReplayModel,
     statistics: str,
     training_data: Any,
     samples: int,
     seed: int,
     batch_size: int,
 ) -> Subset | None:
-    """Return what statistics are to be recomputed on; None if they are not."""
-    if statistics == "average" or not _tracking(problem):
+    """Return the examples that statistics are recomputed on; None if they are not."""
+    if statistics == "average" or not _tracking(model):
         return None
     if training_data is None:
         raise ConfigError(
@@ -209,33 +195,36 @@ def _refresher(
     return draw(training_data, samples, seed, batch_size)
 
 
-def _tracking(problem: Problem) -> list[nn.Module]:
-    return [norm for norm in problem.norms if norm.track_running_stats]
+def _tracking(model: ReplayModel) -> list[nn.Module]:
+    return [norm for norm in model.norms if norm.track_running_stats]
 
 
-def _policy(problem: Problem, statistics: str, refresh: Subset | None) -> str:
-    if not _tracking(problem):
+def _policy(model: ReplayModel, statistics: str, refresh: Subset | None) -> str:
+    if not _tracking(model):
         return "no running statistics in the model"
     if refresh is None:
         return f"{statistics}: running statistics of the two ends, averaged with the same alpha"
     return f"{statistics}: {refresh.name}, mean over batches of {refresh.batch_size}"
 
 
-def _other(source: Source, other: Any) -> tuple[Source, Any]:
-    """Find the other recording and the step wanted of it."""
+def _other(source: Source, other: Any) -> tuple[Source, int]:
+    """Find the other recording, and the position of the wanted step in it."""
     if other is None:
         raise ConfigError(
             "connectivity needs another snapshot: other=RUN[@STEP], or other=@STEP of this run"
         )
     if isinstance(other, tuple):
-        return as_source(other[0]), other[1]
+        second = as_source(other[0])
+        return second, _column(second, other[1], "other=@")
     if not isinstance(other, str) and not hasattr(other, "__fspath__"):
-        return as_source(other), "final"
+        second = as_source(other)
+        return second, _column(second, "final", "other=@")
     text = str(other)
     path, mark, step = text.rpartition("@")
     if not mark or not _is_step(step, source):
-        return as_source(open_store(text)), "final"
-    return (as_source(open_store(path)) if path else source), step
+        path, step = text, "final"
+    second = as_source(open_store(path)) if path else source
+    return second, _column(second, step, f"other={path}@")
 
 
 def _is_step(text: str, source: Source) -> bool:
@@ -248,10 +237,10 @@ def _is_step(text: str, source: Source) -> bool:
     return True
 
 
-def _column(source: Source, step: Any) -> int:
-    column = find_reference(source, step).column
+def _column(source: Source, step: Any, option: str) -> int:
+    column = find_reference(source, step, option).column
     if column is None:
-        raise ConfigError(f"{step!r} is no snapshot of its own; use init, final or a step")
+        raise ConfigError(f"{option}{step} names no single snapshot; use init, final or a step")
     return column
 
 

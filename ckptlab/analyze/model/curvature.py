@@ -1,8 +1,8 @@
-"""The Hessian along a run: its largest eigenvalues, and the subspace their eigenvectors span."""
+"""Measure the Hessian at recorded steps: sharpness, eigenvalues, and the top subspace."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.model.eigen import Eigenpairs, largest, method
 from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
-from ckptlab.analyze.model.replay_model import Problem
+from ckptlab.analyze.model.replay_model import ReplayModel
 
 Array = npt.NDArray[Any]
 
@@ -29,15 +29,19 @@ def hessian_spectrum(
     data: Any,
     loss: Any = None,
     steps: Any = "log:2",
+    mask: Any = None,
     eigenvalues: int | None = None,
     samples: int = 512,
     seed: int = 0,
     batch_size: int = 256,
-    batch_norm: str = "eval",
+    batch_norm: str = "train",
     vectors: bool = False,
     scheduler: Any = None,
 ) -> xr.Dataset:
-    """Largest eigenvalues of the Hessian of the training loss.
+    """Largest eigenvalues of the Hessian of the training loss, and the edge of stability.
+
+    The loss is the mean over a fixed subset of the training examples, without weight decay and
+    without augmentation; dropout is off.
 
     Parameters
     ----------
@@ -50,15 +54,18 @@ def hessian_spectrum(
     loss : callable, optional
         ``loss(outputs, targets)``; cross-entropy by default.
     steps : str, int or slice, optional
-        Which recorded steps.
+        Recorded steps.
+    mask : ndarray of bool, DataArray or path, optional
+        Differentiate only the weights it keeps. A run's own mask applies in any case.
     eigenvalues : int, optional
         How many; the number of outputs of the model by default.
     samples, seed : int
         Size of the fixed subset of the data, and the seed of its draw and of the start vector.
     batch_size : int
-        Examples at once; with ``batch_norm="train"`` also what batch statistics are taken over.
+        Examples at once; with ``batch_norm="train"`` also the batch that statistics are of.
     batch_norm : str
-        ``eval``, running statistics as recorded, or ``train``, those of each batch.
+        ``train``, the function that is trained: statistics of each batch; or ``eval``, the running
+        ones as recorded.
     vectors : bool
         Return the eigenvectors too.
     scheduler : object
@@ -68,44 +75,49 @@ def hessian_spectrum(
     -------
     Dataset, dims (step, eigenvalue), (step,)
         `eigenvalues`, algebraically largest first, with their `residual` ‖Hv − λv‖₂; `sharpness`,
-        the largest; `two_over_lr`, at which gradient descent without momentum is unstable, of the
-        update that starts at the step (of the one that led to it, where the next is not recorded).
-        With `vectors`, `eigenvectors` (step, eigenvalue, param) over the trained parameters.
+        the largest; `two_over_lr`, beyond which gradient descent without momentum is unstable; and
+        `stability_bound`, the same for the optimizer of the run where it is SGD: 2(1 + β)/lr with
+        momentum β, 2(1 + β)/((1 + 2β) lr) with Nesterov's. The rate is that of the update that
+        starts at the step (of the one that led to it, where the next is not recorded). With
+        `vectors`, `eigenvectors` (step, eigenvalue, param) over the surviving trained parameters.
 
     Raises
     ------
     ConfigError
-        If `eigenvalues` does not fit the model, or curvlinops is not installed.
+        If `eigenvalues` does not fit the model.
+    MissingExtraError
+        If curvlinops is not installed.
     LayoutError
-        If the model is not the one recorded.
+        If the model is not the one recorded, or the mask keeps nothing of it.
+
+    References
+    ----------
+    Cohen et al. (2021), arXiv:2103.00065: the bounds, in section 2 and appendix B.
     """
-    problem = Problem(source, model, loss, batch_norm=batch_norm)
+    replay = ReplayModel(source, model, loss, batch_norm=batch_norm, mask=mask)
     subset = draw(data, samples, seed, batch_size)
     columns = select_columns(source, steps)
-    k = eigenvalues or problem.outputs(subset)
+    k = eigenvalues or replay.outputs(subset)
     measure = partial(_spectra, k=k, seed=seed, vectors=vectors)
-    found = spread(measure, problem, subset, columns, scheduler)
+    found = spread(measure, replay, subset, columns, scheduler)
     values = np.stack([pairs.values for pairs in found])
     residuals = np.stack([pairs.residuals for pairs in found])
     unit = {"units": "loss per weight^2"}
     by_rank = ("step", "eigenvalue")
     data_vars: dict[str, Any] = {
         "sharpness": ("step", values[:, 0], {**unit, "long_name": "sharpness"}),
+        **_stability(source, columns),
+        "eigenvalues": (by_rank, values, {**unit, "long_name": "eigenvalue"}),
+        "residual": (by_rank, residuals, {**unit, "long_name": "residual"}),
     }
-    if source.has("lr"):
-        about = {**unit, "long_name": "2 / learning rate of the next update"}
-        data_vars["two_over_lr"] = ("step", _edge(source, columns), about)
-    data_vars["eigenvalues"] = (by_rank, values, {**unit, "long_name": "eigenvalue"})
-    data_vars["residual"] = (by_rank, residuals, {**unit, "long_name": "residual"})
-    if vectors:
-        about = {"units": "1", "long_name": "eigenvector"}
-        stacked = np.stack([pairs.vectors.T for pairs in found], dtype=np.float32)
-        data_vars["eigenvectors"] = (("step", "eigenvalue", "param"), stacked, about)
     coords: dict[str, Any] = {"eigenvalue": np.arange(1, k + 1), **_steps(source, columns)}
     if vectors:
+        stacked = np.stack([pairs.vectors.T for pairs in found], dtype=np.float32)
+        about = {"units": "1", "long_name": "eigenvector"}
+        data_vars["eigenvectors"] = (("step", "eigenvalue", "param"), stacked, about)
         meaning = {"long_name": "position in the parameter vector"}
-        coords["param"] = ("param", problem.positions, meaning)
-    return xr.Dataset(data_vars, coords, described(problem, subset, k))
+        coords["param"] = ("param", replay.positions, meaning)
+    return xr.Dataset(data_vars, coords, _attributes(replay, subset, k, seed))
 
 
 def gradient_subspace(
@@ -115,18 +127,19 @@ def gradient_subspace(
     data: Any,
     loss: Any = None,
     steps: Any = "log:2",
+    mask: Any = None,
     eigenvalues: int | None = None,
     samples: int = 512,
     seed: int = 0,
     batch_size: int = 256,
-    batch_norm: str = "eval",
+    batch_norm: str = "train",
     scheduler: Any = None,
 ) -> xr.Dataset:
     """Share of the gradient in the top Hessian subspace, and its drift.
 
     Parameters
     ----------
-    source, model, data, loss, steps, eigenvalues, samples, seed, batch_size : object
+    source, model, data, loss, steps, mask, eigenvalues, samples, seed, batch_size : object
         As `hessian_spectrum` takes them.
     batch_norm, scheduler : object
         As well.
@@ -137,23 +150,25 @@ def gradient_subspace(
         `gradient_share`, ‖P_k g‖² / ‖g‖² of the gradient over the same examples; `overlap_previous`
         and `overlap_last`, (1/k) Σ ‖P_k(t) v_i(t′)‖² with the previous and the last of the chosen
         steps; `drift_previous` and `drift_last`, one minus these; `gradient_norm`; and `baseline`,
-        k/P, what a random subspace would give.
+        k/P, what a random subspace would give, P the number of surviving trained weights.
 
     Raises
     ------
     ConfigError
-        If `eigenvalues` does not fit the model, or curvlinops is not installed.
+        If `eigenvalues` does not fit the model.
+    MissingExtraError
+        If curvlinops is not installed.
     LayoutError
-        If the model is not the one recorded.
+        If the model is not the one recorded, or the mask keeps nothing of it.
     """
-    problem = Problem(source, model, loss, batch_norm=batch_norm)
+    replay = ReplayModel(source, model, loss, batch_norm=batch_norm, mask=mask)
     subset = draw(data, samples, seed, batch_size)
     columns = select_columns(source, steps)
-    k = eigenvalues or problem.outputs(subset)
+    k = eigenvalues or replay.outputs(subset)
 
-    (last,) = spread(partial(_bases, k=k, seed=seed), problem, subset, columns[-1:], scheduler)
+    (last,) = spread(partial(_bases, k=k, seed=seed), replay, subset, columns[-1:], scheduler)
     measure = partial(_shares, k=k, seed=seed, end=int(columns[-1]), last=last)
-    found = spread(measure, problem, subset, columns, scheduler)
+    found = spread(measure, replay, subset, columns, scheduler)
     shares, norms, to_previous, to_last = map(np.array, zip(*found, strict=True))
     series = {
         "gradient_share": (shares, "share of the gradient in the top subspace"),
@@ -169,12 +184,12 @@ def gradient_subspace(
     about = {"units": "loss per weight", "long_name": "norm of the gradient over the subset"}
     data_vars["gradient_norm"] = ("step", norms, about)
     meaning = {"units": "1", "long_name": "k/P, overlap with a random subspace"}
-    data_vars["baseline"] = ((), k / problem.size, meaning)
-    return xr.Dataset(data_vars, _steps(source, columns), described(problem, subset, k))
+    data_vars["baseline"] = ((), k / replay.size, meaning)
+    return xr.Dataset(data_vars, _steps(source, columns), _attributes(replay, subset, k, seed))
 
 
 def _spectra(
-    problem: Problem,
+    model: ReplayModel,
     subset: Subset,
     columns: Sequence[int],
     before: int | None,
@@ -187,15 +202,15 @@ def _spectra(
     del before
     found = []
     for column in paced(columns):
-        problem.load_step(column)
-        pairs = largest(problem, subset, k, seed)
+        model.load_step(column)
+        pairs = largest(model, subset, k, seed)
         kept = pairs.vectors if vectors else np.zeros((0, k))
         found.append(Eigenpairs(pairs.values, kept, pairs.residuals))
     return found
 
 
 def _bases(
-    problem: Problem,
+    model: ReplayModel,
     subset: Subset,
     columns: Sequence[int],
     before: int | None,
@@ -207,13 +222,13 @@ def _bases(
     del before
     found = []
     for column in columns:
-        problem.load_step(column)
-        found.append(largest(problem, subset, k, seed).vectors)
+        model.load_step(column)
+        found.append(largest(model, subset, k, seed).vectors)
     return found
 
 
 def _shares(
-    problem: Problem,
+    model: ReplayModel,
     subset: Subset,
     columns: Sequence[int],
     before: int | None,
@@ -226,35 +241,25 @@ def _shares(
     """Find share and norm of the gradient, overlap with the step before and with `last`."""
     basis = np.full_like(last, np.nan)
     if before is not None:
-        (basis,) = _bases(problem, subset, [before], None, k=k, seed=seed)
+        (basis,) = _bases(model, subset, [before], None, k=k, seed=seed)
     found = []
     for column in paced(columns):
         earlier = basis
         if column == end:
-            problem.load_step(column)
+            model.load_step(column)
             basis = last
         else:
-            (basis,) = _bases(problem, subset, [column], None, k=k, seed=seed)
-        gradient, _ = problem.gradient(subset)
+            (basis,) = _bases(model, subset, [column], None, k=k, seed=seed)
+        gradient, _ = model.gradient(subset)
         share, norm = gradient_share(gradient, basis), float(np.linalg.norm(gradient))
         found.append((share, norm, overlap(earlier, basis), overlap(last, basis)))
     return found
 
 
 def gradient_share(gradient: Array, basis: Array) -> float:
-    """Return the share of a vector's squared length that lies in a subspace.
+    """Return the share of a vector's squared length in the span of orthonormal columns.
 
-    Parameters
-    ----------
-    gradient : ndarray, shape (param,)
-        The vector.
-    basis : ndarray, shape (param, k)
-        Orthonormal.
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN for a vector of zeros.
+    NaN for a vector of zeros.
     """
     whole = float(gradient @ gradient)
     inside = basis.T @ gradient
@@ -262,42 +267,61 @@ def gradient_share(gradient: Array, basis: Array) -> float:
 
 
 def overlap(one: Array, other: Array) -> float:
-    """Return the overlap of two subspaces of the same dimension.
+    """Return (1/k) Σ ‖P v_i‖² of two subspaces spanned by k orthonormal columns each.
 
-    Parameters
-    ----------
-    one, other : ndarray, shape (param, k)
-        Orthonormal.
-
-    Returns
-    -------
-    float
-        (1/k) Σ ‖P v_i‖², 1 for the same subspace and 0 for orthogonal ones; NaN if either is.
+    1 for the same subspace, 0 for orthogonal ones; NaN if either is.
     """
     return float(np.minimum(np.square(one.T @ other).sum() / one.shape[1], 1))
 
 
-def described(problem: Problem, subset: Subset, k: int) -> dict[str, Any]:
-    """Return what a result says of how it was made."""
-    return {
-        "eigenvalues": k,
-        "parameters": problem.size,
-        "method": method(problem.size, k),
-        "data": subset.name,
-        "batch_size": subset.batch_size,
-        "batch_norm": problem.batch_norm,
-        "loss": problem.loss.name,
-    }
+def stability_factor(optim: Mapping[str, Any]) -> tuple[float, str] | None:
+    """Return what divided by the learning rate bounds stable sharpness, and its formula.
+
+    `optim` holds the optimizer's settings in the run's configuration; None unless it is SGD. On a
+    quadratic, the update of one eigendirection has eigenvalues inside the unit circle up to it.
+    """
+    if optim.get("name") != "sgd":
+        return None
+    beta = float(optim.get("momentum") or 0)
+    if not beta:
+        return 2.0, "2 / lr: SGD without momentum"
+    if optim.get("nesterov"):
+        return 2 * (1 + beta) / (1 + 2 * beta), f"2 (1 + b) / ((1 + 2 b) lr): Nesterov, b = {beta:g}"
+    return 2 * (1 + beta), f"2 (1 + b) / lr: SGD with momentum b = {beta:g}"
 
 
-def _edge(source: Source, columns: Array) -> Array:
-    """Return 2 / η; the rate recorded at a step is that of the update that led to it."""
+def _stability(source: Source, columns: Array) -> dict[str, Any]:
+    """Return the bounds of the edge of stability at steps, where the run has a learning rate."""
+    if not source.has("lr"):
+        return {}
+    # The rate recorded at a step is that of the update that led to it.
     rate = np.asarray(source.small("lr"), float)
     following = np.minimum(columns + 1, len(rate) - 1)
     consecutive = source.steps[following] == source.steps[columns] + 1
+    rate = np.where(consecutive, rate[following], rate[columns])
+    config = source.attributes.get("config")
+    optim = config.get("optim") if isinstance(config, Mapping) else None
+    factor = stability_factor(optim) if isinstance(optim, Mapping) else None
+    unit = {"units": "loss per weight^2"}
     with np.errstate(divide="ignore"):
-        edge: Array = 2 / np.where(consecutive, rate[following], rate[columns])
-    return edge
+        bounds: dict[str, Any] = {
+            "two_over_lr": ("step", 2 / rate, {**unit, "long_name": "2 / learning rate"})
+        }
+        if factor is not None:
+            about = {**unit, "long_name": "bound of stability", "bound": factor[1]}
+            bounds["stability_bound"] = ("step", factor[0] / rate, about)
+    return bounds
+
+
+def _attributes(model: ReplayModel, subset: Subset, k: int, seed: int) -> dict[str, Any]:
+    return {
+        "function": "mean loss over the data, without augmentation or weight decay, dropout off",
+        "eigenvalues": k,
+        "parameters": model.size,
+        "method": method(model.size, k),
+        "seed": seed,
+        **model.describe(subset),
+    }
 
 
 def _steps(source: Source, columns: Sequence[int] | Array) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The largest eigenvalues of a Hessian, from products with vectors alone."""
+"""Find the largest eigenvalues of a Hessian from Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import numpy.typing as npt
 import torch
 
 from ckptlab.analyze.model.examples import Subset
-from ckptlab.analyze.model.replay_model import Problem
+from ckptlab.analyze.model.replay_model import ReplayModel
 from ckptlab.errors import ConfigError
+from ckptlab.extras import require
 
 DENSE_UP_TO = 256
-"""Networks of so few parameters have their whole Hessian made; so have those of 4 k."""
+"""Up to so many weights, or 4 k, the whole Hessian is made; Lanczos needs k well below the size."""
 
 DENSE_AT_MOST = 2**14
 """A Hessian of more rows is never made whole."""
 
 TOLERANCE = 1e-6
-"""Relative accuracy that Lanczos iterates to; products are of the model's own precision."""
+"""Relative accuracy that Lanczos iterates to; products have the model's own precision."""
 
 COLUMNS = 32
 """Vectors multiplied at once when the whole Hessian is made."""
@@ -30,16 +31,10 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Eigenpairs:
-    """The algebraically largest eigenvalues of a symmetric matrix.
+    """The algebraically largest eigenvalues of a symmetric matrix, decreasing.
 
-    Parameters
-    ----------
-    values : ndarray of float64, shape (k,)
-        Decreasing.
-    vectors : ndarray of float64, shape (param, k)
-        Orthonormal; the element of largest magnitude of each is positive.
-    residuals : ndarray of float64, shape (k,)
-        ‖Hv − λv‖₂.
+    `vectors`, shape (param, k), are orthonormal; the element of largest magnitude of each is
+    positive. `residuals` are ‖Hv − λv‖₂.
     """
 
     values: Array
@@ -48,45 +43,29 @@ class Eigenpairs:
 
 
 def method(size: int, k: int) -> str:
-    """Say how `largest` will find k eigenvalues of a matrix of a size."""
+    """Describe how `largest` finds k eigenvalues of a matrix with `size` rows."""
     if is_dense(size, k):
         return "dense: products by curvlinops, numpy eigh"
     return f"Lanczos: products by curvlinops, scipy eigsh (LA, tol {TOLERANCE:g})"
 
 
 def is_dense(size: int, k: int) -> bool:
-    """Say whether the whole matrix is made; Lanczos needs k well below the size."""
+    """Return whether the whole matrix is made."""
     return size <= max(DENSE_UP_TO, 4 * k)
 
 
-def largest(problem: Problem, subset: Subset, k: int, seed: int) -> Eigenpairs:
-    """Find the k largest eigenvalues of the Hessian of the mean loss.
+def largest(model: ReplayModel, subset: Subset, k: int, seed: int) -> Eigenpairs:
+    """Find the k largest eigenvalues of the Hessian of the mean loss over the surviving weights.
 
-    Parameters
-    ----------
-    problem : Problem
-        At the step wanted.
-    subset : Subset
-        The examples.
-    k : int
-        How many; at most the number of parameters.
-    seed : int
-        Of the start vector (NumPy's PCG64, normal).
-
-    Returns
-    -------
-    Eigenpairs
-        NaN if the Hessian is not finite.
-
-    Raises
-    ------
-    ConfigError
-        If `k` does not fit, or curvlinops is not installed.
+    `seed` draws the start vector (NumPy's PCG64, normal). A Hessian that is not finite gives NaN;
+    ConfigError if `k` does not fit.
     """
-    size = problem.size
+    size = model.size
     if not 1 <= k <= size:
-        raise ConfigError(f"eigenvalues {k}: the model has {size} trained parameters; take 1..that")
-    product = hessian_product(problem, subset)
+        raise ConfigError(
+            f"eigenvalues {k}: the model has {size} trained parameters; take 1..{size}"
+        )
+    product = hessian_product(model, subset)
     start = np.random.default_rng(seed).standard_normal(size)
     image = product(start[:, None])
     if not np.isfinite(image).all():
@@ -105,44 +84,28 @@ def largest(problem: Problem, subset: Subset, k: int, seed: int) -> Eigenpairs:
     return Eigenpairs(values, vectors, residuals)
 
 
-def hessian_product(problem: Problem, subset: Subset) -> Any:
-    """Return the function that multiplies the Hessian onto a matrix of float64.
+def hessian_product(model: ReplayModel, subset: Subset) -> Any:
+    """Return the function that multiplies the Hessian onto a float64 matrix, (param, columns)."""
+    require("curvlinops", "the Hessian")
+    from ckptlab.analyze.model.hessian import ReverseHessian
 
-    Parameters
-    ----------
-    problem : Problem
-        At the step wanted.
-    subset : Subset
-        The examples.
-
-    Returns
-    -------
-    callable
-        ``f(matrix)``, both of shape (param, columns).
-
-    Raises
-    ------
-    ConfigError
-        If curvlinops is not installed.
-    """
-    try:
-        from ckptlab.analyze.model.hessian import ReverseHessian
-    except ImportError as error:
-        raise ConfigError("Hessians need curvlinops: pip install 'ckptlab[curvature]'") from error
     operator = ReverseHessian(
-        problem.model,
-        problem.loss,
-        problem.parameters,
-        list(subset.batches(problem.device)),
+        model.model,
+        model.loss,
+        model.parameters,
+        list(subset.batches(model.device)),
         # The batches are fixed and the model draws nothing; the check would cost two products.
         check_deterministic=False,
         num_data=len(subset),
     )
-    dtype = problem.parameters[0].dtype
+    dtype = model.parameters[0].dtype
+    kept = model.kept
 
     def product(matrix: Array) -> Array:
-        given = torch.from_numpy(np.ascontiguousarray(matrix)).to(problem.device, dtype)
-        result: Array = (operator @ given).detach().double().cpu().numpy()
+        whole = np.zeros((len(kept), matrix.shape[1]))
+        whole[kept] = matrix
+        image = operator @ torch.from_numpy(whole).to(model.device, dtype)
+        result: Array = image.detach().double().cpu().numpy()[kept]
         return result
 
     return product

@@ -1,4 +1,4 @@
-"""The data that a metric of a model is measured on: what users pass, and a fixed subset of it."""
+"""Turn the data that users pass into examples, and draw a fixed subset of them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,16 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class ExampleSet(Protocol):
     """Inputs and targets, taken by index."""
 
-    def __len__(self) -> int:
-        """Return how many there are."""
-        ...
+    def __len__(self) -> int: ...
 
     def take(self, index: npt.NDArray[np.int64]) -> Batch:
-        """Return inputs and targets of some of them, ready for the model."""
+        """Return inputs and targets of some examples, ready for the model."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TensorExamples:
-    """Examples in memory.
-
-    Parameters
-    ----------
-    inputs, targets : Tensor, shape (examples, …)
-        What the model takes, and what the loss compares its output with.
-    """
+    """Inputs and targets in memory, both of shape (examples, …)."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
@@ -44,23 +36,14 @@ class TensorExamples:
         return len(self.inputs)
 
     def take(self, index: npt.NDArray[np.int64]) -> Batch:
-        """Return some of them."""
+        """Return inputs and targets of some examples."""
         at = torch.from_numpy(index)
-        return (
-            self.inputs[at.to(self.inputs.device)],
-            self.targets[at.to(self.targets.device)],
-        )
+        return self.inputs[at.to(self.inputs.device)], self.targets[at.to(self.targets.device)]
 
 
 @dataclass(frozen=True, slots=True)
 class ItemExamples:
-    """A map-style dataset, whose items are pairs of input and target.
-
-    Parameters
-    ----------
-    items : Dataset
-        With ``len`` and indexing.
-    """
+    """A map-style dataset whose items are pairs of input and target."""
 
     items: Any
 
@@ -68,25 +51,16 @@ class ItemExamples:
         return len(self.items)
 
     def take(self, index: npt.NDArray[np.int64]) -> Batch:
-        """Collate some of them."""
+        """Collate some items."""
         batch = torch.utils.data.default_collate([self.items[int(i)] for i in index])
         return batch[0], batch[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """The examples a measurement is made on.
+    """The examples that a metric is measured on.
 
-    Parameters
-    ----------
-    examples : ExampleSet
-        All there are.
-    index : ndarray of int64
-        Which of them, increasing.
-    batch_size : int
-        How many go through the model at once.
-    name : str
-        What they are, for the attributes of results.
+    `index` is increasing; `name` describes the subset in the attributes of results.
     """
 
     examples: ExampleSet
@@ -97,48 +71,23 @@ class Subset:
     def __len__(self) -> int:
         return len(self.index)
 
-    def held(self) -> Subset:
+    def in_memory(self) -> Subset:
         """Return the same examples, in memory and on the CPU."""
         inputs, targets = self.examples.take(self.index)
         held = TensorExamples(inputs.cpu(), targets.cpu())
         return Subset(held, np.arange(len(self.index)), self.batch_size, self.name)
 
     def batches(self, device: torch.device) -> Iterator[Batch]:
-        """Yield batches, always the same ones.
-
-        Parameters
-        ----------
-        device : device
-            Where the model is.
-
-        Yields
-        ------
-        tuple of Tensor
-            Inputs and targets.
-        """
+        """Yield inputs and targets on a device, always in the same batches."""
         for start in range(0, len(self.index), self.batch_size):
             inputs, targets = self.examples.take(self.index[start : start + self.batch_size])
             yield inputs.to(device), targets.to(device)
 
 
 def as_examples(data: Any) -> ExampleSet:
-    """Take what users pass as data.
+    """Return an example set for a pair of arrays, a torch dataset or an example set.
 
-    Parameters
-    ----------
-    data : (inputs, targets), Dataset or ExampleSet
-        A pair of tensors or arrays over the examples, a map-style torch dataset of pairs, or
-        anything with ``len`` and ``take(index)``.
-
-    Returns
-    -------
-    ExampleSet
-        The same examples.
-
-    Raises
-    ------
-    ConfigError
-        If it is none of these, or holds no example.
+    ConfigError if the data is none of these, or holds no example.
     """
     examples: ExampleSet
     if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(p, "ndim") for p in data):
@@ -163,36 +112,15 @@ def as_examples(data: Any) -> ExampleSet:
     return examples
 
 
-def whole(data: Any, batch_size: int) -> Subset:
-    """Take every example; see `draw`."""
-    examples = as_examples(data)
-    count = len(examples)
-    return Subset(examples, np.arange(count), batch_size, f"all {count} examples")
+def draw(data: Any, samples: int | None, seed: int, batch_size: int) -> Subset:
+    """Draw a fixed subset: the first `samples` of a permutation by NumPy's PCG64.
 
-
-def draw(data: Any, samples: int, seed: int, batch_size: int) -> Subset:
-    """Draw a fixed subset.
-
-    Parameters
-    ----------
-    data : object
-        As `as_examples` takes it.
-    samples : int
-        How many; all of them if there are no more.
-    seed : int
-        Of NumPy's PCG64: the first of a permutation, so that a larger subset holds a smaller one.
-    batch_size : int
-        How many go through the model at once.
-
-    Returns
-    -------
-    Subset
-        In increasing order.
+    A larger subset contains a smaller one of the same seed. None takes every example.
     """
     examples = as_examples(data)
     count = len(examples)
-    if samples >= count:
-        return whole(data, batch_size)
+    if samples is None or samples >= count:
+        return Subset(examples, np.arange(count), batch_size, f"all {count} examples")
     index = np.sort(np.random.default_rng(seed).permutation(count)[:samples])
     name = f"{samples} of {count} examples, drawn by NumPy's PCG64 with seed {seed}"
     return Subset(examples, index, batch_size, name)

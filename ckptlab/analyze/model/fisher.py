@@ -1,4 +1,4 @@
-"""The trace of the Fisher information along a run."""
+"""Measure the trace of the Fisher information at recorded steps."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ckptlab.analyze.engine.selection import select
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
-from ckptlab.analyze.model.replay_model import Problem
+from ckptlab.analyze.model.replay_model import ReplayModel, surviving
 from ckptlab.errors import ConfigError, LayoutError, unknown_name
 
 Array = npt.NDArray[Any]
 
 LABELS: tuple[str, ...] = ("sampled", "exact", "empirical")
-"""Where the labels come from: the model's own distribution, all of it, or the data."""
+"""Labels: sampled from the model's distribution, all of them weighted by it, or the data's."""
 
 GRADIENT_BYTES = 2**28
-"""Bytes of the per-example gradients that are held at once."""
+"""Bytes of per-example gradients held at once."""
 
 
 def fisher_trace(
@@ -39,6 +39,7 @@ def fisher_trace(
     steps: Any = "log:3",
     by: str = "network",
     kinds: Any = "all",
+    mask: Any = None,
     labels: str = "sampled",
     draws: int = 1,
     samples: int = 512,
@@ -48,7 +49,7 @@ def fisher_trace(
 ) -> xr.DataArray:
     """Trace of the Fisher information, E‖∇ log p(y|x)‖².
 
-    Batch norm uses the running statistics as recorded.
+    Batch norm uses the running statistics as recorded, so that each example has its own gradient.
 
     Parameters
     ----------
@@ -57,12 +58,12 @@ def fisher_trace(
     model : Module
         The network that was recorded; copied. Its outputs are logits.
     data : (inputs, targets) or Dataset
-        Training examples; the targets matter to ``labels="empirical"`` only.
+        Training examples; only ``labels="empirical"`` uses the targets.
     loss : callable, optional
-        ``loss(outputs, targets)``, −log p(y|x); cross-entropy by default, and needed unless the
+        ``loss(outputs, targets)``, −log p(y|x); cross-entropy by default, and required unless the
         labels are the empirical ones.
-    steps, by, kinds : object
-        As `selection.select` takes them.
+    steps, by, kinds, mask : object
+        As `selection.select` takes them; the run's own mask applies in any case.
     labels : str
         ``sampled`` from the model's distribution; ``exact``, the expectation over all classes; or
         ``empirical``, the labels of the data, which is another quantity.
@@ -79,7 +80,8 @@ def fisher_trace(
     Returns
     -------
     DataArray, dims (step,) or (layer | tensor, step)
-        Sum over the selected trained parameters of the mean squared gradient.
+        Sum over the selected surviving weights of the mean squared gradient; NaN in a group
+        without any.
 
     Raises
     ------
@@ -90,38 +92,42 @@ def fisher_trace(
     """
     if labels not in LABELS:
         raise unknown_name("value of labels", str(labels), LABELS)
-    problem = Problem(source, model, loss)
-    if labels != "empirical" and not problem.loss.is_cross_entropy:
+    keep = surviving(source, mask)
+    replay = ReplayModel(source, model, loss, mask=mask)
+    if labels != "empirical" and not replay.loss.is_cross_entropy:
         raise ConfigError(
-            f"labels={labels!r} needs cross-entropy, the loss is {problem.loss.name}; use "
+            f"labels={labels!r} needs cross-entropy, the loss is {replay.loss.name}; use "
             "labels=empirical, or leave the loss out"
         )
     subset = draw(data, samples, seed, batch_size)
-    selection = select(source, steps=steps, by=by, kinds="all" if kinds is None else kinds)
-    rows = {name: i for i, name in enumerate(source.layout.names)}
-    group = selection.tensor_group[[rows[name] for name in problem.names]]
-    if (group < 0).all():
+    kinds = "all" if kinds is None else kinds
+    selection = select(source, steps=steps, by=by, kinds=kinds, mask=keep)
+    taken = selection.group[replay.positions]
+    groups = len(selection.names)
+    weights = np.bincount(taken[taken >= 0], minlength=groups)[:, None]
+    if not weights.any():
         raise LayoutError(f"no trained parameter is of kinds {','.join(selection.kinds)}")
-    values = np.zeros((len(selection.names), len(selection.columns)))
+    rows = {name: i for i, name in enumerate(source.layout.names)}
+    group = selection.tensor_group[[rows[name] for name in replay.names]]
+    values = np.zeros((groups, len(selection.columns)))
     measure = partial(_traces, labels=labels, draws=draws, seed=seed)
-    for k, traces in enumerate(spread(measure, problem, subset, selection.columns, scheduler)):
+    for k, traces in enumerate(spread(measure, replay, subset, selection.columns, scheduler)):
         np.add.at(values[:, k], group[group >= 0], traces[group >= 0])
     return labelled(
         "fisher_trace",
-        values,
+        np.where(weights > 0, values, np.nan),
         selection,
         units="1 per weight^2",
         long_name=f"Fisher trace ({labels} labels)",
         labels=labels,
         draws=draws if labels == "sampled" else None,
-        data=subset.name,
-        batch_norm=problem.batch_norm,
         seed=seed,
+        **replay.describe(subset),
     )
 
 
 def _traces(
-    problem: Problem,
+    model: ReplayModel,
     subset: Subset,
     columns: Sequence[int],
     before: int | None,
@@ -134,42 +140,51 @@ def _traces(
     del before
     found = []
     for column in paced(columns):
-        problem.load_step(column)
-        squares = _squared_gradients(problem, subset.batch_size)
+        model.load_step(column)
+        squares = _squared_gradients(model, subset.batch_size)
         # The same uniform numbers at every step.
         rng = np.random.default_rng([seed, 1])
-        total = np.zeros(len(problem.parameters))
-        for inputs, targets in subset.batches(problem.device):
-            for chosen, weight in _labels(problem, inputs, targets, labels, draws, rng):
+        total = np.zeros(len(model.parameters))
+        for inputs, targets in subset.batches(model.device):
+            for chosen, weight in _labels(model, inputs, targets, labels, draws, rng):
                 total += weight @ squares(inputs, chosen).double().cpu().numpy()
         found.append(total / len(subset))
     return found
 
 
-def _squared_gradients(problem: Problem, batch_size: int) -> Any:
+def _squared_gradients(model: ReplayModel, batch_size: int) -> Any:
     """Return a function of inputs and labels: squared gradient norms, (examples, tensors)."""
-    live = dict(problem.model.named_parameters())
-    trained = {name: live[name].detach() for name in problem.names}
+    live = dict(model.model.named_parameters())
+    trained = {name: live[name].detach() for name in model.names}
+    kept = _kept_parts(model)
+
+    def norms(gradients: Any) -> torch.Tensor:
+        own = [
+            g if keep is None else torch.where(keep, g, 0)
+            for g, keep in zip(gradients, kept, strict=True)
+        ]
+        return torch.stack([part.square().sum() for part in own])
 
     def one_loss(parameters: Any, inputs: torch.Tensor, target: torch.Tensor) -> Any:
-        outputs = functional_call(problem.model, parameters, (inputs[None],))
-        return problem.loss(outputs, target[None])
+        outputs = functional_call(model.model, parameters, (inputs[None],))
+        return model.loss(outputs, target[None])
 
     def one(inputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         gradients = grad(one_loss)(trained, inputs, target)
-        return torch.stack([gradients[name].square().sum() for name in problem.names])
+        return norms([gradients[name] for name in model.names])
 
     def one_by_one(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         found = []
         for example, target in zip(inputs, targets, strict=True):
-            loss = problem.loss(problem.model(example[None]), target[None])
+            loss = model.loss(model.model(example[None]), target[None])
             parts = torch.autograd.grad(
-                loss, problem.parameters, allow_unused=True, materialize_grads=True
+                loss, model.parameters, allow_unused=True, materialize_grads=True
             )
-            found.append(torch.stack([part.square().sum() for part in parts]))
+            found.append(norms(parts))
         return torch.stack(found)
 
-    chunk = max(1, min(batch_size, GRADIENT_BYTES // (4 * problem.size)))
+    elements = sum(part.numel() for part in trained.values())
+    chunk = max(1, min(batch_size, GRADIENT_BYTES // (4 * elements)))
     together = vmap(one, chunk_size=chunk)
     traceable = True
 
@@ -187,8 +202,18 @@ def _squared_gradients(problem: Problem, batch_size: int) -> Any:
     return squares
 
 
+def _kept_parts(model: ReplayModel) -> list[Any]:
+    """Return the mask of each trained parameter; None where it keeps all."""
+    ends = np.cumsum([p.numel() for p in model.parameters])
+    parts = np.split(model.kept, ends[:-1])
+    return [
+        None if part.all() else torch.from_numpy(part).to(p.device).view(p.shape)
+        for part, p in zip(parts, model.parameters, strict=True)
+    ]
+
+
 def _labels(
-    problem: Problem,
+    model: ReplayModel,
     inputs: torch.Tensor,
     targets: torch.Tensor,
     labels: str,
@@ -201,7 +226,7 @@ def _labels(
         yield targets, np.ones(count)
         return
     with torch.no_grad():
-        outputs = problem.model(inputs)
+        outputs = model.model(inputs)
     if outputs.ndim != 2:
         raise ConfigError(
             f"the model's outputs are of shape {tuple(outputs.shape)}; labels={labels!r} needs "

@@ -1,4 +1,4 @@
-"""The gradient over many training examples at once, at steps of a run."""
+"""Measure the gradient over many training examples at recorded steps."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 from ckptlab.analyze.engine.progress import paced
 from ckptlab.analyze.engine.selection import Selection
 from ckptlab.analyze.engine.source import Source
-from ckptlab.analyze.model.examples import Subset, draw, whole
+from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
-from ckptlab.analyze.model.replay_model import Problem
+from ckptlab.analyze.model.replay_model import ReplayModel
 from ckptlab.errors import LayoutError
 
 Array = npt.NDArray[Any]
@@ -27,6 +27,7 @@ def full_gradients(
     model: Any,
     data: Any,
     loss: Any = None,
+    mask: Any = None,
     samples: int | None = None,
     seed: int = 0,
     batch_size: int = 256,
@@ -47,54 +48,51 @@ def full_gradients(
         Training examples.
     loss : callable, optional
         ``loss(outputs, targets)``; cross-entropy by default.
+    mask : object, optional
+        As `load_mask` takes it; the run's own mask applies in any case.
     samples : int, optional
         Size of a fixed subset of the data; all of it by default.
     seed : int
-        Of the draw of the subset.
+        Seed of the draw of the subset.
     batch_size : int
-        Examples at once; with ``batch_norm="train"`` also what statistics are taken over.
+        Examples at once; with ``batch_norm="train"`` also the batch that statistics are of.
     batch_norm : str
-        ``train``, statistics of each batch as in the training, or ``eval``, running ones.
+        ``train``, statistics of each batch as in training, or ``eval``, the recorded ones.
     scheduler : object
         As `spread` takes it.
 
     Returns
     -------
     norm, mean : ndarray of float64, shape (groups, step)
-        L2 norm and mean absolute value; NaN in a group without a trained parameter.
+        L2 norm and mean absolute value over the selected surviving weights; NaN in a group
+        without any.
     about : dict
-        How it was made, for attributes.
+        How the numbers were made, for attributes.
 
     Raises
     ------
     LayoutError
         If no trained parameter is selected, or the model is not the one recorded.
     """
-    problem = Problem(source, model, loss, batch_norm=batch_norm)
-    subset = whole(data, batch_size) if samples is None else draw(data, samples, seed, batch_size)
-    group = selection.group[problem.positions]
+    replay = ReplayModel(source, model, loss, batch_norm=batch_norm, mask=mask)
+    subset = draw(data, samples, seed, batch_size)
+    group = selection.group[replay.positions]
     groups = len(selection.names)
     weights = np.bincount(group[group >= 0], minlength=groups)[:, None]
     if not weights.any():
         raise LayoutError(f"no trained parameter is of kinds {','.join(selection.kinds)}")
     measure = partial(_sums, group=group, groups=groups)
-    found = np.array(spread(measure, problem, subset, selection.columns, scheduler))
+    found = np.array(spread(measure, replay, subset, selection.columns, scheduler))
     squares, magnitudes = found.transpose(1, 2, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         norm = np.where(weights > 0, np.sqrt(squares), np.nan)
         mean = np.where(weights > 0, magnitudes / weights, np.nan)
-    about = {
-        "gradient": "of the mean loss over the data, at the step, without augmentation",
-        "data": subset.name,
-        "batch_size": batch_size,
-        "batch_norm": problem.batch_norm,
-        "loss": problem.loss.name,
-    }
-    return norm, mean, about
+    what = "of the mean loss over the data, at the step, without augmentation or weight decay"
+    return norm, mean, {"gradient": what, **replay.describe(subset)}
 
 
 def _sums(
-    problem: Problem,
+    model: ReplayModel,
     subset: Subset,
     columns: Sequence[int],
     before: int | None,
@@ -107,8 +105,8 @@ def _sums(
     chosen = group >= 0
     found = []
     for column in paced(columns):
-        problem.load_step(column)
-        gradient, _ = problem.gradient(subset)
+        model.load_step(column)
+        gradient, _ = model.gradient(subset)
         own = gradient[chosen]
         parts = [np.bincount(group[chosen], values, groups) for values in (own * own, np.abs(own))]
         found.append(np.stack(parts))

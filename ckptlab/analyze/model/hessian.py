@@ -1,4 +1,4 @@
-"""Products with the Hessian of a mean loss, as a linear operator of curvlinops."""
+"""Multiply the Hessian of a mean loss onto vectors (Hessian-vector products, curvlinops)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class ReverseHessian(HessianLinearOperator):
-    """The operator of curvlinops, with products by differentiating the gradient backwards.
+    """Hessian-vector products by reverse mode over reverse mode.
 
-    Its own products differentiate the gradient forwards. In torch that is wrong without a word for
-    batch, instance and layer norm that use the batch's statistics (pytorch issues 196699, 186256)
-    and missing for group norm, attention and some activations; backwards both are right.
+    curvlinops differentiates the gradient in forward mode. In torch that is silently wrong for
+    batch, instance and layer norm that use the batch's statistics (pytorch issues 196699, 186256),
+    and missing for group norm, attention and some activations; reverse mode is right for all.
     """
 
     def _matmat_batch(

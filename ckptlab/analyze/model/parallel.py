@@ -1,7 +1,6 @@
-"""Steps measured on a model: one after the other here, or spread over worker processes.
+"""Run a measurement at many steps, in this process or spread over dask workers.
 
-torch uses all cores by itself,
-so threads would only compete: with them everything runs here.
+torch uses all cores by itself, so threads would only compete: with them everything runs here.
 """
 
 from __future__ import annotations
@@ -17,49 +16,35 @@ import torch
 
 from ckptlab.analyze.engine.executor import open_executor
 from ckptlab.analyze.model.examples import Subset
-from ckptlab.analyze.model.replay_model import Problem
+from ckptlab.analyze.model.replay_model import ReplayModel
 
 HERE: tuple[Any, ...] = (None, "threads", "synchronous")
 """Schedulers that mean this process."""
 
 Measure = Callable[..., list[Any]]
-"""``f(problem, subset, items, before)``: a result for each item; `before` is the item before the
-first, None if there is none. It is run where torch's switches are as they are here."""
+"""``f(model, subset, items, before)`` returns one result for each item.
+
+`before` is the item before the first, or None. It must pickle: a function of a module, or a
+partial of one."""
 
 
 def spread(
     measure: Measure,
-    problem: Problem,
+    model: ReplayModel,
     subset: Subset,
     items: Sequence[Any] | npt.NDArray[Any],
     scheduler: Any,
 ) -> list[Any]:
     """Measure items in order, in contiguous parts that may run on several workers.
 
-    Parameters
-    ----------
-    measure : callable
-        A function of a module, or a partial of one, so that it can be pickled.
-    problem : Problem
-        What is measured on; workers get copies.
-    subset : Subset
-        Its examples, which workers get in memory.
-    items : sequence
-        Such as positions of recorded steps.
-    scheduler : object
-        As `open_executor` takes it.
-
-    Returns
-    -------
-    list
-        A result for each item.
+    Workers get copies of the model, the subset in memory, and torch's switches of this process.
     """
     if isinstance(scheduler, str | None) and scheduler in HERE:
-        return measure(problem, subset, items, None)
+        return measure(model, subset, items, None)
     from dask.delayed import delayed
 
     with open_executor(scheduler) as executor:
-        given = problem.portable(), subset.held(), Switches.read(problem.device)
+        given = model.to("cpu"), subset.in_memory(), Switches.read(model.device)
         shared = executor.place(given)
         cuts = np.linspace(0, len(items), min(executor.workers, len(items)) + 1).astype(int)
         task = delayed(_measure_there, pure=False)
@@ -71,31 +56,20 @@ def spread(
 
 
 def _measure_there(
-    measure: Measure, given: tuple[Problem, Subset, Switches], items: list[Any], before: Any
+    measure: Measure, given: tuple[ReplayModel, Subset, Switches], items: list[Any], before: Any
 ) -> list[Any]:
-    """Run in a worker: on its GPU if it has one and the model was on one, else on its CPU."""
-    problem, subset, switches = given
+    """Measure in a worker: on its GPU if it has one and the model was on one, else on its CPU."""
+    model, subset, switches = given
     with switches.set():
-        return measure(problem.settled(switches.device), subset, items, before)
+        return measure(model.to(switches.device), subset, items, before)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Switches:
-    """The process-wide switches of torch that decide what numbers come out.
+    """The process-wide switches of torch that decide which numbers come out.
 
-    Parameters
-    ----------
-    device : str
-        Type of the device of the model.
-    threads : int
-        Of the CPU.
-    determinism : int
-        0 admits any algorithm, 1 warns of those that are not deterministic, 2 refuses them: torch's
-        ``get_deterministic_debug_mode``.
-    tf32 : tuple of bool
-        Whether matrix products and convolutions on a GPU are of lower precision.
-    autocast : dtype or None
-        Of convolutions and matrix products, where it is not that of the model.
+    `determinism` is torch's ``get_deterministic_debug_mode``; `tf32` are those of matrix products
+    and of convolutions; `autocast` is None where autocast is off.
     """
 
     device: str
@@ -106,7 +80,7 @@ class Switches:
 
     @classmethod
     def read(cls, device: torch.device) -> Switches:
-        """Return those of this process."""
+        """Return the switches of this process."""
         lower = torch.is_autocast_enabled(device.type)
         return cls(
             device=device.type,
@@ -118,13 +92,7 @@ class Switches:
 
     @contextlib.contextmanager
     def set(self) -> Iterator[None]:
-        """Set them for a while, and put them back at the end.
-
-        Yields
-        ------
-        None
-            While they are set.
-        """
+        """Set the switches, and restore the former ones at the end."""
         before = Switches.read(torch.device(self.device))
         self._write()
         try:

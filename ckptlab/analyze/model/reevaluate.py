@@ -1,4 +1,4 @@
-"""Snapshots evaluated on the test set after the training."""
+"""Evaluate recorded steps on the test set after training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ckptlab.analyze.engine.labels import EVALUATIONS, STEP_ATTRIBUTES
 from ckptlab.analyze.engine.progress import paced
 from ckptlab.analyze.engine.selection import select_columns
 from ckptlab.analyze.engine.source import Source
-from ckptlab.analyze.model.examples import Subset, whole
+from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
-from ckptlab.analyze.model.replay_model import Evaluated, Problem
+from ckptlab.analyze.model.replay_model import ExampleScores, ReplayModel
 from ckptlab.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ def reevaluate(
     batch_size: int = 256,
     scheduler: Any = None,
 ) -> xr.Dataset:
-    """Loss and accuracy of any snapshots, with batch norm's running statistics as recorded.
+    """Loss and accuracy at recorded steps, with batch norm's running statistics as recorded.
 
     Parameters
     ----------
@@ -43,11 +43,11 @@ def reevaluate(
     loss : callable, optional
         ``loss(outputs, targets)``; cross-entropy by default.
     steps : str, int or slice, optional
-        Which recorded steps; by default those evaluated during the training, or all if none was.
+        Recorded steps; by default those evaluated during training, or all if none was.
     correct : bool
-        Say of every example whether it was answered right.
+        Return also whether each example was classified correctly.
     batch_size : int
-        Examples at once.
+        Examples that go through the model at once.
     scheduler : object
         As `spread` takes it.
 
@@ -59,44 +59,46 @@ def reevaluate(
     Raises
     ------
     ConfigError
-        If `correct` is asked for and the targets are no classes.
+        If `correct` is asked for and the targets are not classes.
     LayoutError
         If the model is not the one recorded.
     """
-    problem = Problem(source, model, loss)
-    subset = whole(data, batch_size)
+    replay = ReplayModel(source, model, loss)
+    subset = draw(data, None, 0, batch_size)
     columns = _evaluated(source) if steps is None else select_columns(source, steps)
-    found = spread(_evaluations, problem, subset, columns, scheduler)
+    found = spread(_evaluations, replay, subset, columns, scheduler)
     if correct and not len(found[0].correct):
         raise ConfigError("correct needs outputs (examples, classes) and whole-number targets")
     series = {
-        "eval_loss": [evaluated.loss for evaluated in found],
-        "eval_accuracy": [evaluated.accuracy for evaluated in found],
+        "eval_loss": [scores.loss for scores in found],
+        "eval_accuracy": [scores.accuracy for scores in found],
     }
     data_vars: dict[str, Any] = {
         name: ("eval_step", np.array(values), dict(zip(("units", "long_name"), about, strict=True)))
         for (name, values), about in zip(series.items(), EVALUATIONS.values(), strict=True)
     }
     if correct:
-        verdicts = np.stack([evaluated.correct for evaluated in found])
-        data_vars["correct"] = (("eval_step", "example"), verdicts, {"long_name": "answered right"})
+        each = np.stack([scores.correct for scores in found])
+        about = {"long_name": "whether classified correctly"}
+        data_vars["correct"] = (("eval_step", "example"), each, about)
     coords = {"eval_step": ("eval_step", source.steps[columns], dict(STEP_ATTRIBUTES))}
-    about = {"evaluated": "afterwards", "data": subset.name, "loss": problem.loss.name}
-    return xr.Dataset(data_vars, coords, {**about, "batch_norm": problem.batch_norm})
+    attrs = {"evaluated": "afterwards", **replay.describe(subset)}
+    return xr.Dataset(data_vars, coords, attrs)
 
 
 def _evaluations(
-    problem: Problem, subset: Subset, columns: Sequence[int], before: int | None
-) -> list[Evaluated]:
+    model: ReplayModel, subset: Subset, columns: Sequence[int], before: int | None
+) -> list[ExampleScores]:
     del before
     found = []
     for column in paced(columns):
-        problem.load_step(column)
-        found.append(problem.evaluate(subset))
+        model.load_step(column)
+        found.append(model.evaluate(subset))
     return found
 
 
 def _evaluated(source: Source) -> npt.NDArray[np.int64]:
+    """Return the recorded steps that were evaluated during training, or all if none was."""
     at = source.small("eval_step") if source.has("eval_step") else np.zeros(0)
     columns = np.flatnonzero(np.isin(source.steps, at))
     return columns if len(columns) else select_columns(source, None)

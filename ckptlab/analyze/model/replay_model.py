@@ -1,7 +1,4 @@
-"""A model at the recorded steps: what a metric that needs more than the weights is computed on.
-
-The caller's model is copied, never changed.
-"""
+"""Load recorded steps into a copy of the model, and evaluate or differentiate it there."""
 
 from __future__ import annotations
 
@@ -16,28 +13,26 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ckptlab.analyze.engine.masks import Mask, load_mask
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.engine.warnings import AnalysisWarning
 from ckptlab.analyze.model.examples import Subset
 from ckptlab.errors import ConfigError, LayoutError, unknown_name
 from ckptlab.record.state.model_tensors import unwrap
-from ckptlab.store.format.layout import Buffer, Layout
+from ckptlab.store.format.layout import Layout
 
-BATCH_NORM: tuple[str, ...] = ("eval", "train")
-"""Statistics batch norm uses: the running ones as recorded, or those of each batch."""
+BATCH_NORM: tuple[str, ...] = ("train", "eval")
+"""Statistics that batch norm uses: those of each batch, as in training, or the recorded ones."""
 
 Vectors = dict[str, npt.NDArray[Any]]
-"""By array of the run, `weights` and those of buffers: what belongs to one step."""
+"""One step of a run by array name: the parameter vector `weights`, and the buffer vectors."""
 
 
 class MeanLoss(nn.Module):
-    """A loss, averaged over the examples of a batch whatever its own reduction.
+    """A loss averaged over the examples of a batch, whatever its own reduction.
 
-    Parameters
-    ----------
-    loss : callable, optional
-        ``loss(outputs, targets)``, a mean unless its attribute `reduction` says otherwise, or one
-        value an example; cross-entropy by default.
+    `loss(outputs, targets)` returns a mean, a sum if its `reduction` says so, or one value per
+    example; None is cross-entropy.
     """
 
     reduction = "mean"
@@ -50,7 +45,7 @@ class MeanLoss(nn.Module):
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the function or class."""
         return str(getattr(self.loss, "__name__", type(self.loss).__name__))
 
     @property
@@ -70,15 +65,10 @@ class MeanLoss(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
-    """What an evaluation found.
+class ExampleScores:
+    """Mean loss and accuracy over some examples, and whether each was classified correctly.
 
-    Parameters
-    ----------
-    loss, accuracy : float
-        Means over the examples; the accuracy is NaN where targets are no classes.
-    correct : ndarray of bool, shape (examples,)
-        Whether each was answered right.
+    Without class targets `accuracy` is NaN and `correct` is empty.
     """
 
     loss: float
@@ -86,28 +76,27 @@ class Evaluated:
     correct: npt.NDArray[np.bool_]
 
 
-class Problem:
-    """A model, its loss, and the snapshots to load into it.
+class ReplayModel:
+    """A copy of the recorded model into which steps of the run are loaded.
 
-    Parameters
-    ----------
-    source : Source
-        The recording.
-    model : Module
-        The network that was recorded; a copy of it is used. Dropout and the like are off.
-    loss : callable, optional
-        As `MeanLoss` takes it.
-    batch_norm : str
-        One of `BATCH_NORM`.
+    Dropout is off. Only parameters that were trained are differentiated, and of those only the
+    weights that survive pruning: `mask` (as `load_mask` takes it) and the run's own mask.
 
     Raises
     ------
     LayoutError
-        If the model is another than the one recorded, or `source` holds only a part of it.
+        If the model is not the one recorded, `source` holds only part of the parameters, or
+        nothing is left to differentiate.
     """
 
     def __init__(
-        self, source: Source, model: Any, loss: Any = None, *, batch_norm: str = "eval"
+        self,
+        source: Source,
+        model: Any,
+        loss: Any = None,
+        *,
+        batch_norm: str = "eval",
+        mask: Any = None,
     ) -> None:
         if batch_norm not in BATCH_NORM:
             raise unknown_name("value of batch_norm", str(batch_norm), BATCH_NORM)
@@ -117,15 +106,23 @@ class Problem:
         self.loss = MeanLoss(loss)
         self.model = copy.deepcopy(unwrap(model)).eval()
         self._live = _live(self.model)
-        require_layout(source, self._live)
-        self._set_trainable()
+        _require_layout(source, self._live)
+        self._freeze_untrained()
         self.norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
         self.batch_norm = batch_norm if self.norms else "none in the model"
         if batch_norm == "train":
             for norm in self.norms:
-                # Without running statistics batch norm takes the batch's own, and updates nothing.
+                # Without running statistics batch norm uses the batch's and updates nothing.
                 norm.running_mean = norm.running_var = norm.num_batches_tracked = None
             self._live = _live(self.model)
+        rows = [source.layout[name] for name in self.names]
+        trained = np.concatenate([np.arange(row.offset, row.offset + row.size) for row in rows])
+        survivors = surviving(source, mask)
+        self.mask = None if survivors is None else survivors.label
+        self.kept = np.ones(len(trained), bool) if survivors is None else survivors.values[trained]
+        self.positions = trained[self.kept]
+        if not len(self.positions):
+            raise LayoutError(f"mask {self.mask!r} keeps no trained parameter of {source.path}")
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -139,110 +136,97 @@ class Problem:
 
     @property
     def size(self) -> int:
-        """Number of elements of `parameters`."""
-        return sum(p.numel() for p in self.parameters)
-
-    @property
-    def positions(self) -> npt.NDArray[np.int64]:
-        """Positions of the elements of `parameters` in the parameter vector."""
-        rows = [self.source.layout[name] for name in self.names]
-        return np.concatenate([np.arange(row.offset, row.offset + row.size) for row in rows])
+        """Number of weights that are differentiated: trained and not pruned."""
+        return len(self.positions)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
-    def portable(self) -> Problem:
-        """Return a copy that can be sent to another process: its model lies on the CPU."""
-        return self._with(copy.deepcopy(self.model).to("cpu"))
+    @property
+    def precision(self) -> str:
+        """Data type of convolutions and matrix products."""
+        device = self.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return str(low or self.parameters[0].dtype).removeprefix("torch.")
 
-    def settled(self, device: str) -> Problem:
+    def describe(self, subset: Subset) -> dict[str, Any]:
+        """Return how a number was made, for the attributes of a result."""
+        over = {
+            "train": f"statistics of each batch of {subset.batch_size}, as in training",
+            "eval": "running statistics as recorded",
+        }
+        about = {
+            "data": subset.name,
+            "batch_size": subset.batch_size,
+            "batch_norm": self.batch_norm,
+            "batch_norm_statistics": over.get(self.batch_norm),
+            "loss": self.loss.name,
+            "precision": self.precision,
+            "mask": self.mask,
+        }
+        return {key: value for key, value in about.items() if value is not None}
+
+    def to(self, device: str) -> ReplayModel:
         """Return a copy on a type of device, on the CPU where there is none of that type."""
         there = device if device != "cuda" or torch.cuda.is_available() else "cpu"
-        return self._with(copy.deepcopy(self.model).to(there))
-
-    def _with(self, model: nn.Module) -> Problem:
         other = copy.copy(self)
-        other.model = model
-        other.norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-        other._live = _live(model)
+        other.model = copy.deepcopy(self.model).to(there)
+        other.norms = [m for m in other.model.modules() if isinstance(m, _BatchNorm)]
+        other._live = _live(other.model)
         return other
 
     @torch.no_grad()
     def load(self, vectors: Vectors) -> None:
-        """Set parameters and buffers.
-
-        Parameters
-        ----------
-        vectors : dict of str to ndarray
-            As `read_step` gives them.
-        """
-        held = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in vectors.items()}
-        for row in self.source.layout.rows:
-            vector = held.get(row.array if isinstance(row, Buffer) else "weights")
+        """Set parameters and buffers; arrays that `vectors` lacks keep their values."""
+        layout = self.source.layout
+        rows = [("weights", row) for row in layout.tensors]
+        for array, row in [*rows, *((buffer.array, buffer) for buffer in layout.buffers)]:
             target = self._live.get(row.name)
-            if vector is not None and target is not None:
-                part = vector[row.offset : row.offset + row.size]
-                target.copy_(part.view(row.shape))
+            if array in vectors and target is not None:
+                part = np.ascontiguousarray(vectors[array][row.offset : row.offset + row.size])
+                target.copy_(torch.from_numpy(part).view(row.shape))
+        # Autocast keeps low-precision copies of weights, and would go on using those of the step
+        # before as long as any autocast context is open.
+        torch.clear_autocast_cache()
 
     def load_step(self, column: int) -> None:
-        """Set the model to the step at a position among the recorded ones."""
+        """Load the step at a position among the recorded ones."""
         self.load(read_step(self.source, column))
 
+    def flat(self, parts: Any) -> torch.Tensor:
+        """Join one tensor per parameter and take the weights that are differentiated."""
+        joined = torch.cat([part.reshape(-1) for part in parts])
+        return joined if self.kept.all() else joined[torch.from_numpy(self.kept).to(joined.device)]
+
     def gradient(self, subset: Subset) -> tuple[npt.NDArray[np.float64], float]:
-        """Return gradient and value of the mean loss over some examples.
-
-        Parameters
-        ----------
-        subset : Subset
-            The examples.
-
-        Returns
-        -------
-        gradient : ndarray of float64, shape (param,)
-            With respect to `parameters`, flat.
-        loss : float
-            The mean loss.
-        """
+        """Return the gradient of the mean loss, at `positions` in float64, and the loss."""
         total, value = np.zeros(self.size), 0.0
         for inputs, targets in subset.batches(self.device):
             share = len(targets) / len(subset)
             loss = self.loss(self.model(inputs), targets)
-            parts = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-            filled = [
-                torch.zeros_like(p) if g is None else g
-                for g, p in zip(parts, self.parameters, strict=True)
-            ]
-            total += share * torch.cat([g.reshape(-1) for g in filled]).double().cpu().numpy()
+            parts = torch.autograd.grad(
+                loss, self.parameters, allow_unused=True, materialize_grads=True
+            )
+            total += share * self.flat(parts).double().cpu().numpy()
             value += share * float(loss.detach())
         return total, value
 
     @torch.no_grad()
-    def evaluate(self, subset: Subset) -> Evaluated:
-        """Return loss and accuracy on some examples.
-
-        Parameters
-        ----------
-        subset : Subset
-            The examples.
-
-        Returns
-        -------
-        Evaluated
-            Means, and the verdict on each example.
-        """
+    def evaluate(self, subset: Subset) -> ExampleScores:
+        """Return loss and accuracy on some examples."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = []
         for inputs, targets in subset.batches(self.device):
             outputs = self.model(inputs)
             outputs = outputs.float() if outputs.dtype in (torch.bfloat16, torch.half) else outputs
             total += len(targets) * self.loss(outputs, targets).double()
-            if _are_classes(outputs, targets):
+            if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
                 correct.append(outputs.argmax(1) == targets)
         right = torch.cat(correct).cpu().numpy() if correct else np.zeros(0, bool)
         accuracy = float(right.mean()) if len(right) else float("nan")
-        return Evaluated(float(total) / len(subset), accuracy, right)
+        return ExampleScores(float(total) / len(subset), accuracy, right)
 
     @torch.no_grad()
     def outputs(self, subset: Subset) -> int:
@@ -251,7 +235,7 @@ class Problem:
         result = self.model(inputs.to(self.device))
         return int(result.shape[1]) if result.ndim > 1 else 1
 
-    def _set_trainable(self) -> None:
+    def _freeze_untrained(self) -> None:
         rows = {row.name: row for row in self.source.layout.tensors}
         unrecorded = []
         for name, parameter in self.model.named_parameters():
@@ -260,8 +244,8 @@ class Problem:
             parameter.requires_grad_(name in rows and rows[name].trainable)
         if unrecorded:
             warnings.warn(
-                f"{self.source.path} holds no {', '.join(unrecorded)}; they stay as they are in "
-                "the model at every step, and are not differentiated",
+                f"{self.source.path} holds no {', '.join(unrecorded)}; they keep the model's "
+                "values at every step and are not differentiated",
                 AnalysisWarning,
                 stacklevel=5,
             )
@@ -269,50 +253,21 @@ class Problem:
             raise LayoutError(f"{self.source.path} recorded no parameter that is trained")
 
 
-def read_step(source: Source, column: int) -> Vectors:
-    """Read what was recorded at one step.
+def surviving(source: Source, mask: Any = None) -> Mask | None:
+    """Combine a mask with the one that the run itself was trained with; None if there is neither.
 
-    Parameters
-    ----------
-    source : Source
-        The recording.
-    column : int
-        Position among the recorded steps.
-
-    Returns
-    -------
-    dict of str to ndarray
-        The parameter vector and the buffer vectors.
+    A pruned weight is not a parameter of the sub-network: nothing is differentiated by it.
     """
+    given, own = load_mask(mask, source), source.mask()
+    if own is None or given is None:
+        return given if own is None else Mask(own, "of the run")
+    return Mask(given.values & own, f"{given.label}, and that of the run")
+
+
+def read_step(source: Source, column: int) -> Vectors:
+    """Read the parameter vector and the buffer vectors at a position among the recorded steps."""
     arrays = ["weights", *(a for a in source.layout.buffer_sizes if source.has(a))]
     return {name: source.column(name, column) for name in arrays}
-
-
-def require_layout(source: Source, live: dict[str, torch.Tensor]) -> None:
-    """Raise unless a model holds every tensor that a run recorded.
-
-    Parameters
-    ----------
-    source : Source
-        The recording.
-    live : dict of str to Tensor
-        Parameters and buffers of the model.
-
-    Raises
-    ------
-    LayoutError
-        If one is missing or of another shape, or `source` holds a part of the parameters only.
-    """
-    if len(source.tensor_index) != source.layout.parameters:
-        raise LayoutError("the dataset holds some of the parameters only; pass the whole run")
-    for row in source.layout.rows:
-        tensor = live.get(row.name)
-        if tensor is None or tuple(tensor.shape) != row.shape:
-            found = "none of that name" if tensor is None else str(tuple(tensor.shape))
-            raise LayoutError(
-                f"{source.path} recorded {row.name!r} {row.shape}, the model has {found}; pass the "
-                "model that was recorded"
-            )
 
 
 def require_same_tensors(one: Layout, other: Layout, names: tuple[str, str]) -> None:
@@ -328,9 +283,19 @@ def require_same_tensors(one: Layout, other: Layout, names: tuple[str, str]) -> 
             )
 
 
+def _require_layout(source: Source, live: dict[str, torch.Tensor]) -> None:
+    """Raise unless the model holds every tensor of the run, and `source` all of the run."""
+    if len(source.tensor_index) != source.layout.parameters:
+        raise LayoutError("the dataset holds some of the parameters only; pass the whole run")
+    for row in source.layout.rows:
+        tensor = live.get(row.name)
+        if tensor is None or tuple(tensor.shape) != row.shape:
+            found = "none of that name" if tensor is None else str(tuple(tensor.shape))
+            raise LayoutError(
+                f"{source.path} recorded {row.name!r} {row.shape}, the model has {found}; pass the "
+                "model that was recorded"
+            )
+
+
 def _live(model: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _are_classes(outputs: torch.Tensor, targets: torch.Tensor) -> bool:
-    return outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()

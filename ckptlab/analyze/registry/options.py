@@ -211,8 +211,8 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
             ),
             Option(
                 name="batch_norm",
-                metavar="eval|train",
-                help="Batch norm's statistics: running ones as recorded, or those of each batch.",
+                metavar="train|eval",
+                help="Batch norm's statistics: of each batch, as trained, or as recorded.",
             ),
             Option(name="correct", help="Record for every test example whether it was right."),
         )

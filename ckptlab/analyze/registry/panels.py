@@ -134,13 +134,15 @@ HESSIAN_SPECTRUM: tuple[Panel, ...] = (
     Panel(
         variables=("eigenvalues",),
         title="Largest Hessian eigenvalues",
-        about="Of the training loss on a fixed subset, algebraically largest first.",
+        about="Of the training loss on a fixed subset, algebraically largest first; of a "
+        "sub-network over its surviving weights.",
     ),
     Panel(
-        variables=("sharpness", "two_over_lr"),
+        variables=("sharpness", "two_over_lr", "stability_bound"),
         title="Sharpness",
-        about="The largest eigenvalue, and 2 / learning rate, beyond which plain gradient descent "
-        "is unstable.",
+        about="The largest eigenvalue; 2 / learning rate, beyond which plain gradient descent is "
+        "unstable; and the bound of the run's own optimizer, 2 (1 + momentum) / learning rate "
+        "(edge of stability).",
     ),
 )
 

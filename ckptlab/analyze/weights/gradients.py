@@ -74,12 +74,15 @@ def gradient_magnitude(
         )
     if full or "model" in inputs:
         from ckptlab.analyze.model.full_gradient import full_gradients
+        from ckptlab.analyze.model.replay_model import surviving
 
         steps = "log:2" if steps is None else steps
-        selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
+        keep = surviving(source, mask)
+        selection = select(source, steps=steps, by=by, kinds=kinds, mask=keep)
         norm, mean, about = full_gradients(
             source,
             selection,
+            mask=mask,
             samples=samples,
             seed=seed,
             batch_size=batch_size,

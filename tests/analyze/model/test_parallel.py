@@ -16,7 +16,7 @@ import ckptlab
 from ckptlab.analyze.engine.source import as_source
 from ckptlab.analyze.model.examples import draw
 from ckptlab.analyze.model.parallel import Switches, spread
-from ckptlab.analyze.model.replay_model import Problem
+from ckptlab.analyze.model.replay_model import ReplayModel
 from tests.trained import normed_network, points, record_own
 
 SMALL = {"samples": 24, "batch_size": 12}
@@ -70,7 +70,7 @@ def test_processes_take_a_model_of_ones_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(from_dataset["eval_loss"], here["eval_loss"])
 
 
-def _told(problem: Problem, subset, items, before) -> list[object]:
+def _told(replay: ReplayModel, subset, items, before) -> list[object]:
     return [(item, before, torch.get_num_threads(), torch.is_autocast_enabled()) for item in items]
 
 
@@ -80,16 +80,16 @@ def test_parts_are_contiguous_and_computed_with_the_switches_of_here(
     x, y = points()
     model = normed_network()
     run = ckptlab.open_run(record_own(tmp_path / "own.zarr", model, x, y))
-    problem = Problem(as_source(run), model)
+    replay = ReplayModel(as_source(run), model)
     subset = draw((x, y), 10, 0, 5)
     items = np.arange(5) * 10
-    switches = Switches.read(problem.device)
+    switches = Switches.read(replay.device)
     with torch.autocast("cpu", torch.bfloat16):
-        found = spread(_told, problem, subset, items, cluster.scheduler_address)
+        found = spread(_told, replay, subset, items, cluster.scheduler_address)
     assert [item for item, *_ in found] == [0, 10, 20, 30, 40]
     assert [before for _, before, *_ in found] == [None, None, 10, 10, 10]
     assert {threads for *_, threads, _ in found} == {switches.threads}
-    assert Switches.read(problem.device) == switches
+    assert Switches.read(replay.device) == switches
 
 
 def test_switches_are_put_back() -> None:
