@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 import ckptlab
-from ckptlab.builtin import TaskExamples, rebuild
+from ckptlab.analyze.registry.metrics import metric_named
+from ckptlab.builtin import TaskExamples, inputs_for, rebuild
+from ckptlab.errors import ConfigError, DataError
 from tests.trained import train_tiny
 
 SMALL = {"samples": 24, "batch_size": 24}
@@ -71,3 +74,42 @@ def test_examples_of_a_rotation_are_turned(split: str, runs: dict[str, Path]) ->
         assert torch.equal(image, torch.rot90(before, int(turn), dims=(1, 2)))
     again, _ = examples.take(index[::-1].copy())
     assert torch.equal(again.flip(0), images)
+
+
+def hostile(run: ckptlab.Run, **sections: dict[str, object]) -> dict[str, object]:
+    """The attributes of a run of which another author has changed the settings."""
+    config = {key: dict(value) for key, value in run.attributes["config"].items()}
+    for section, settings in sections.items():
+        config[section] |= settings
+    return {**run.attributes, "config": config}
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn", "mnist", "imagefolder"])
+@pytest.mark.parametrize("there", [False, True])
+def test_measuring_makes_nothing_where_a_run_points(
+    name: str, there: bool, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "elsewhere"
+    if there:
+        root.mkdir()
+    attributes = hostile(ckptlab.open_run(runs["rotation"]), data={"name": name, "root": str(root)})
+    with pytest.raises(DataError, match="elsewhere"):
+        rebuild(attributes)
+    assert root.exists() == there
+    assert not list(tmp_path.rglob("*")) or list(tmp_path.rglob("*")) == [root]
+
+
+@pytest.mark.parametrize("section", ["model", "data", "task", "optim"])
+def test_measuring_imports_nothing_that_a_run_names(
+    section: str, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "planted.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    attributes = hostile(
+        ckptlab.open_run(runs["rotation"]), **{section: {"name": "planted:factory"}}
+    )
+    metric = metric_named("hessian-spectrum")
+    with pytest.raises(ConfigError, match=r"planted:factory"), inputs_for(metric, attributes, {}):
+        pass
+    assert "planted" not in sys.modules

@@ -94,11 +94,11 @@ def connectivity(
     """
     if statistics not in STATISTICS:
         raise unknown_name("value of statistics", str(statistics), STATISTICS)
+    first, near_column = _snapshot(source, at, "at=")
     second, far_column = _other(source, other)
-    near_column = _column(source, at, "at=")
     require_same_tensors(source.layout, second.layout, (source.path, second.path))
     replay = ReplayModel(source, model, loss)
-    near, far = read_step(source, near_column), read_step(second, far_column)
+    near, far = read_step(first, near_column), read_step(second, far_column)
     subset = draw(data, None, 0, batch_size)
     refresh = _recomputed_on(replay, statistics, training_data, samples, seed, batch_size)
     grid = np.linspace(0, 1, alphas)
@@ -109,7 +109,7 @@ def connectivity(
     errors = 1 - np.array([scores.accuracy for scores in found])
     attrs = {
         "line": "alpha * one + (1 - alpha) * other",
-        "one": f"{source.path}@{source.steps[near_column]}",
+        "one": f"{first.path}@{first.steps[near_column]}",
         "other": f"{second.path}@{second.steps[far_column]}",
         "data": subset.name,
         "loss_function": replay.loss.name,
@@ -214,17 +214,15 @@ def _other(source: Source, other: Any) -> tuple[Source, int]:
             "connectivity needs another snapshot: other=RUN[@STEP], or other=@STEP of this run"
         )
     if isinstance(other, tuple):
-        second = as_source(other[0])
-        return second, _column(second, other[1], "other=@")
+        return _snapshot(as_source(other[0]), other[1], "other=@")
     if not isinstance(other, str) and not hasattr(other, "__fspath__"):
-        second = as_source(other)
-        return second, _column(second, "final", "other=@")
+        return _snapshot(as_source(other), "final", "other=@")
     text = str(other)
     path, mark, step = text.rpartition("@")
     if not mark or not _is_step(step, source):
         path, step = text, "final"
     second = as_source(open_store(path)) if path else source
-    return second, _column(second, step, f"other={path}@")
+    return _snapshot(second, step, f"other={path}@")
 
 
 def _is_step(text: str, source: Source) -> bool:
@@ -237,11 +235,17 @@ def _is_step(text: str, source: Source) -> bool:
     return True
 
 
-def _column(source: Source, step: Any, option: str) -> int:
-    column = find_reference(source, step, option).column
-    if column is None:
+def _snapshot(source: Source, step: Any, option: str) -> tuple[Source, int]:
+    """Return the recording that holds a step, and its position there.
+
+    Step 0 of a branch is in the run that it left.
+    """
+    reference = find_reference(source, step, option)
+    if reference.ancestor is not None and reference.step is not None:
+        return as_source(reference.ancestor), reference.ancestor.column(reference.step)
+    if reference.column is None:
         raise ConfigError(f"{option}{step} names no single snapshot; use init, final or a step")
-    return column
+    return source, reference.column
 
 
 def _result(grid: Any, losses: Any, errors: Any, attrs: dict[str, Any]) -> xr.Dataset:

@@ -286,7 +286,9 @@ def stability_factor(optim: Mapping[str, Any]) -> tuple[float, str] | None:
     if not beta:
         return 2.0, "2 / lr: SGD without momentum"
     if optim.get("nesterov"):
-        return 2 * (1 + beta) / (1 + 2 * beta), f"2 (1 + b) / ((1 + 2 b) lr): Nesterov, b = {beta:g}"
+        return 2 * (1 + beta) / (
+            1 + 2 * beta
+        ), f"2 (1 + b) / ((1 + 2 b) lr): Nesterov, b = {beta:g}"
     return 2 * (1 + beta), f"2 (1 + b) / lr: SGD with momentum b = {beta:g}"
 
 

@@ -19,7 +19,7 @@ from ckptlab.analyze.engine.warnings import AnalysisWarning
 from ckptlab.analyze.model.examples import Subset
 from ckptlab.errors import ConfigError, LayoutError, unknown_name
 from ckptlab.record.state.model_tensors import unwrap
-from ckptlab.store.format.layout import Layout
+from ckptlab.store.format.layout import Buffer, Layout, Tensor
 
 BATCH_NORM: tuple[str, ...] = ("train", "eval")
 """Statistics that batch norm uses: those of each batch, as in training, or the recorded ones."""
@@ -181,8 +181,9 @@ class ReplayModel:
     def load(self, vectors: Vectors) -> None:
         """Set parameters and buffers; arrays that `vectors` lacks keep their values."""
         layout = self.source.layout
-        rows = [("weights", row) for row in layout.tensors]
-        for array, row in [*rows, *((buffer.array, buffer) for buffer in layout.buffers)]:
+        rows: list[tuple[str, Tensor | Buffer]] = [("weights", row) for row in layout.tensors]
+        rows += [(buffer.array, buffer) for buffer in layout.buffers]
+        for array, row in rows:
             target = self._live.get(row.name)
             if array in vectors and target is not None:
                 part = np.ascontiguousarray(vectors[array][row.offset : row.offset + row.size])

@@ -126,7 +126,7 @@ def test_gradients_of_a_sub_network_are_over_its_survivors(sparse, whose: str) -
     for image, label in zip(x, y, strict=True):
         loss = nn.functional.cross_entropy(model(image[None]), label[None])
         parts = torch.autograd.grad(loss, list(model.parameters()))
-        squares.append((torch.cat([p.reshape(-1) for p in parts]).double().numpy()[keep] ** 2))
+        squares.append(torch.cat([p.reshape(-1) for p in parts]).double().numpy()[keep] ** 2)
     trace = run.analyze("fisher-trace", labels="empirical", **options)
     assert trace.item() == pytest.approx(np.mean(np.sum(squares, axis=1)), rel=1e-5)
     by_tensor = run.analyze("fisher-trace", labels="empirical", by="tensor", **options)
