@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ckptlab.registry import allow
     from ckptlab.run import Run, open_run
     from ckptlab.runs import Runs, open_runs
+    from ckptlab.shortcuts import record_branch, record_training, write_report
     from ckptlab.train.decorators import dataset, model, optimizer, schedule, task
 
 __all__ = [
@@ -35,8 +36,11 @@ __all__ = [
     "open_run",
     "open_runs",
     "optimizer",
+    "record_branch",
+    "record_training",
     "schedule",
     "task",
+    "write_report",
 ]
 
 _LAZY = {
@@ -48,6 +52,7 @@ _LAZY = {
     "metric": "ckptlab.analyze.registry.metrics",
     "open_run": "ckptlab.run",
     "open_runs": "ckptlab.runs",
+    **dict.fromkeys(("record_branch", "record_training", "write_report"), "ckptlab.shortcuts"),
     **dict.fromkeys(
         ("dataset", "model", "optimizer", "schedule", "task"), "ckptlab.train.decorators"
     ),

@@ -41,7 +41,13 @@ _allowed: set[str] = set()
 
 
 def allow(name: str) -> None:
-    """Let a ``module:object`` name be imported: the user wrote it, not a run."""
+    """Let a run name this code: it is imported when the run is resumed, branched or replayed.
+
+    Parameters
+    ----------
+    name : str
+        ``"package.module:object"``, as the run's settings have it.
+    """
     _allowed.add(name)
 
 

@@ -1,0 +1,155 @@
+"""Python calls for what the command line does most: record, branch, report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptlab.run import Run, open_run
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+def record_training(
+    path: str | os.PathLike[str],
+    settings: Sequence[str] = (),
+    *,
+    config: str | os.PathLike[str] | None = None,
+    preset: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Run:
+    """Train a network with the built-in trainer and record it, as ``ckptlab record`` does.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where the run is written.
+    settings : sequence of str
+        As after ``-S``: ``["model.name=mlp", "train.steps=300"]``.
+    config : path-like, optional
+        A TOML file of settings; `settings` overrides it.
+    preset : str, optional
+        Settings to start from, such as ``"resnet20-cifar10"``.
+    resume : bool
+        Continue the run at `path` where it stopped.
+    overwrite : bool
+        Replace the run at `path`.
+
+    Returns
+    -------
+    Run
+        The finished recording.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is not accepted.
+    StoreError
+        If the path is taken, or cannot be written.
+    """
+    from ckptlab.train.config import load_config
+    from ckptlab.train.trainer import train
+
+    file = None if config is None else Path(config)
+    train(
+        load_config(file, preset=preset, overrides=settings),
+        os.fspath(path),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    return open_run(path)
+
+
+def record_branch(
+    path: str | os.PathLike[str],
+    parent: str | os.PathLike[str] | Run,
+    step: int | str,
+    settings: Sequence[str] = (),
+    *,
+    fresh_optimizer: bool = False,
+    mask: npt.NDArray[np.bool_] | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """Train on from a recorded step of another run, as ``ckptlab record --from`` does.
+
+    Weights, buffers, optimizer, schedule and order of the data go on from `step`; without other
+    settings the branch repeats its parent bit for bit.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where the branch is written.
+    parent : str, path-like or Run
+        A run of the built-in trainer.
+    step : int or str
+        The step to start from: ``60``, ``"2ep"``, ``"init"`` or ``"final"``.
+    settings : sequence of str
+        What differs from the parent's: ``["optim.lr=0.01"]``.
+    fresh_optimizer : bool
+        Start without the optimizer's state.
+    mask : ndarray of bool, shape (param,), optional
+        Train only the weights that are True.
+    overwrite : bool
+        Replace the run at `path`.
+
+    Returns
+    -------
+    Run
+        The finished recording.
+
+    Raises
+    ------
+    StepError
+        If the parent did not train to that step.
+    ConfigError
+        If a setting is not accepted.
+    """
+    from ckptlab.train.branch import Point, branch_config, require_network, take
+    from ckptlab.train.trainer import train
+
+    stored = (parent if isinstance(parent, Run) else open_run(parent)).stored
+    config = branch_config(stored, None, settings, as_parent=not fresh_optimizer)
+    require_network(stored, config)
+    at = Point(path=stored.path, step=str(step)).resolve(stored)
+    start = take(stored, at, config, fresh_optimizer=fresh_optimizer)
+    train(config, os.fspath(path), start=start, mask=mask, overwrite=overwrite)
+    return open_run(path)
+
+
+def write_report(
+    runs: Run | Sequence[Run | str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+    *,
+    names: Sequence[str] | None = None,
+) -> str:
+    """Write one self-contained HTML page about one or more runs, as ``ckptlab report`` does.
+
+    Parameters
+    ----------
+    runs : Run, or sequence of Run, str or path-like
+        What it is about, side by side.
+    path : str or path-like
+        The HTML file; replaced if it is there.
+    names : sequence of str, optional
+        What the runs are called; by default the names of their files.
+
+    Returns
+    -------
+    str
+        The path.
+    """
+    from ckptlab.report.page import write_page
+    from ckptlab.report.runs.measure import measure_run
+    from ckptlab.report.runs.page import runs_page
+    from ckptlab.runs import run_names
+
+    listed = [runs] if isinstance(runs, Run) else list(runs)
+    opened = [run if isinstance(run, Run) else open_run(run) for run in listed]
+    titles = run_names([run.path for run in opened]) if names is None else list(names)
+    measured = [measure_run(run, name) for run, name in zip(opened, titles, strict=True)]
+    return write_page(runs_page(measured), os.fspath(path))
