@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
+
+from ckptlab.atomic import written_aside
 
 
 def as_dataset(result: xr.DataArray | xr.Dataset) -> xr.Dataset:
@@ -28,24 +28,13 @@ def save_dataset(result: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]
         Local; ``.nc`` for netCDF, anything else is a Zarr group.
     """
     dataset = _portable(as_dataset(result))
-    path = Path(path)
-    # Aside first: what is there may be open, and is whole until the new one is.
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    if path.suffix == ".nc":
-        dataset.to_netcdf(aside)
-    else:
-        with warnings.catch_warnings():
-            # Zarr warns that strings and consolidated metadata are newer than its specification.
-            warnings.simplefilter("ignore")
-            dataset.to_zarr(aside, mode="w", zarr_format=3, consolidated=True)
-        if path.is_dir():
-            # Out of the way at once: deleted in place, it would be half there for a while.
-            before = path.with_name(f"{path.name}.{os.getpid()}.replaced")
-            path.rename(before)
-            aside.replace(path)
-            shutil.rmtree(before)
+    with written_aside(path) as aside, warnings.catch_warnings():
+        if aside.suffix == ".nc":
+            dataset.to_netcdf(aside)
             return
-    aside.replace(path)
+        # Zarr warns that strings and consolidated metadata are newer than its specification.
+        warnings.simplefilter("ignore")
+        dataset.to_zarr(aside, mode="w", zarr_format=3, consolidated=True)
 
 
 def _portable(dataset: xr.Dataset) -> xr.Dataset:

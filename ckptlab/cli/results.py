@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ckptlab.atomic import written_aside
 from ckptlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -134,13 +135,15 @@ def _save_table(result: xr.DataArray | xr.Dataset, path: str) -> None:
     attrs |= {str(name): dict(v.attrs) for name, v in dataset.variables.items() if v.attrs}
     frame = dataset.to_dataframe().reset_index()
     if path.endswith(".csv"):
-        frame.to_csv(path, index=False)
-        Path(f"{path}.json").write_text(json.dumps(attrs, indent=1, default=str) + "\n")
+        with written_aside(path) as table, written_aside(f"{path}.json") as about:
+            frame.to_csv(table, index=False)
+            about.write_text(json.dumps(attrs, indent=1, default=str) + "\n")
         return
     pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    metadata = {**(table.schema.metadata or {}), b"ckptlab": json.dumps(attrs, default=str)}
-    pq.write_table(table.replace_schema_metadata(metadata), path)
+    rows = pa.Table.from_pandas(frame, preserve_index=False)
+    metadata = {**(rows.schema.metadata or {}), b"ckptlab": json.dumps(attrs, default=str)}
+    with written_aside(path) as aside:
+        pq.write_table(rows.replace_schema_metadata(metadata), aside)
 
 
 def _is_table(variable: xr.DataArray) -> bool:

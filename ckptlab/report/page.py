@@ -6,11 +6,11 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ckptlab.atomic import written_aside
 from ckptlab.report.html.arrays import EmbeddedArrays
 from ckptlab.report.html.outline import Page
 from ckptlab.report.theme import DASHES, THEMES, colour_scale, plotly_template, sample_colours
@@ -29,11 +29,9 @@ SCRIPTS: tuple[str, ...] = (
 
 
 def write_page(page: Page, path: str) -> str:
-    """Write a page beside its path, then move it there; return the path."""
-    partial = Path(f"{path}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    """Write a page and return its path."""
+    with written_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
         file.writelines(render(page))
-    partial.replace(path)
     return path
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from ckptlab.analyze.registry.metrics import Metric
+from ckptlab.atomic import written_aside
 from ckptlab.errors import ConfigError
 from ckptlab.report.plot_data import Curve, PanelData, panels_of
 from ckptlab.report.theme import COLOURS, DASHES, THEMES, colour_scale, plotly_template
@@ -51,15 +52,11 @@ def write_figure(drawn: Any, path: str) -> str:
 
     ``.html`` holds plotly.js and works offline; ``.png`` and ``.svg`` need kaleido.
     """
-    partial = Path(f"{path}.partial{Path(path).suffix}")
-    try:
-        if path.endswith(".html"):
-            drawn.write_html(partial, include_plotlyjs=True, full_html=True)
+    with written_aside(path) as aside:
+        if aside.suffix == ".html":
+            drawn.write_html(aside, include_plotlyjs=True, full_html=True)
         else:
-            drawn.write_image(partial, scale=2, width=1100)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+            drawn.write_image(aside, scale=2, width=1100)
     return path
 
 

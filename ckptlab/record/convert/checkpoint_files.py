@@ -5,7 +5,6 @@ Pickled code is never run: what would need it is refused.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import warnings
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ckptlab.atomic import written_aside
 from ckptlab.errors import ConfigError, DataError, RunExistsError, WriteError
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -115,26 +115,22 @@ def write_checkpoint(
         )
     if target.is_dir() or (os.path.lexists(target) and not overwrite):
         raise RunExistsError(f"{target} exists; give another name, or --overwrite to replace it")
-    partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()  # its errors say more than those of what writes it
-        mode = partial.stat().st_mode
-        if target.suffix == ".safetensors":
-            # Tied tensors are one in memory, which that format does not know.
-            save_file({name: value.clone() for name, value in state.items()}, partial, _METADATA)
-        else:
-            torch.save(dict(state), partial)
-        partial.chmod(mode)  # safetensors lets nobody else read it
-        partial.replace(target)
+        with written_aside(target) as aside:
+            aside.touch()  # its errors say more than those of what writes it
+            mode = aside.stat().st_mode
+            if target.suffix == ".safetensors":
+                # Tied tensors are one in memory, which that format does not know.
+                save_file({name: value.clone() for name, value in state.items()}, aside, _METADATA)
+            else:
+                torch.save(dict(state), aside)
+            aside.chmod(mode)  # safetensors lets nobody else read it
     except OSError as error:
         raise WriteError(f"{target} cannot be written: {error.strerror or error}") from error
     except (RuntimeError, SafetensorError) as error:
         why = str(error).partition("\n")[0]
         raise WriteError(f"{target} cannot be written: {why}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
