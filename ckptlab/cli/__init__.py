@@ -19,30 +19,33 @@ from ckptlab.registry import allow
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("ckptlab.cli.record:record", "Train a network and record every step."),
-    "info": ("ckptlab.cli.info:info", "Say what a run holds."),
+    "info": ("ckptlab.cli.info:info", "Show what a run holds."),
     "verify": ("ckptlab.cli.verify:verify", "Check a run for damage."),
-    "repack": ("ckptlab.cli.repack:repack", "Compress a run anew, without loss."),
-    "import": ("ckptlab.cli.import_export:import_run", "Make a run of a folder of checkpoints."),
+    "repack": ("ckptlab.cli.repack:repack", "Store a run with another codec, lossless."),
+    "import": ("ckptlab.cli.import_export:import_run", "Turn a folder of checkpoints into a run."),
     "export": ("ckptlab.cli.import_export:export", "Write one step as a checkpoint."),
     "analyze": ("ckptlab.cli.analyze:analyze", "Measure a run."),
-    "report": ("ckptlab.cli.report:report", "Draw a run, or several, on one page."),
+    "report": ("ckptlab.cli.report:report", "Write a report on runs or a study: one HTML page."),
     "imp": ("ckptlab.cli.experiments:imp", "Prune a run iteratively, with rewinding."),
-    "perturb": ("ckptlab.cli.experiments:perturb", "Perturb a snapshot and train on."),
-    "connect": ("ckptlab.cli.experiments:connect", "Connect two children of a step."),
+    "perturb": ("ckptlab.cli.experiments:perturb", "Perturb a snapshot and retrain."),
+    "connect": (
+        "ckptlab.cli.experiments:connect",
+        "Test linear mode connectivity of two children of a step.",
+    ),
     "study": ("ckptlab.cli.study:study", "Run a grid of experiments from a file."),
 }
-"""Command name to where it is and what it does; help needs no import."""
+"""Where each command is implemented and what it does: help imports none of them."""
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is called."""
+    """A group that imports a command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Name all commands, in the order people meet them."""
+        """Return all command names, in the order people meet them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import the command; None if there is none of that name."""
+        """Import a command; None if the name is unknown."""
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")

@@ -1,4 +1,4 @@
-"""``ckptlab import`` and ``ckptlab export``: from checkpoints to a run, and back."""
+"""``ckptlab import`` and ``ckptlab export``: checkpoints to a run, and back."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from ckptlab.cli.options import json_option, print_json
 
 @click.command("import")
 @click.argument("folder")
-@click.option("-o", "--output", required=True, help="The run to be written.")
-@click.option("--codec", default="dense", show_default=True, help="How it is compressed.")
-@click.option("--overwrite", is_flag=True, help="Replace a run that is there.")
+@click.option("-o", "--output", required=True, help="The run to write.")
+@click.option(
+    "--codec", default="dense", show_default=True, help="Codec of the run: dense, fast or raw."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing run.")
 @json_option
 def import_run(folder: str, output: str, codec: str, overwrite: bool, as_json: bool) -> None:
-    """Make a run of the .pt, .pth and .safetensors files in FOLDER, by the steps in their names.
+    """Turn the .pt, .pth and .safetensors files in FOLDER into a run; steps come from their names.
 
-    Code in them is never run (torch.load with weights_only=True). The run can be measured like any
-    other; what checkpoints do not hold (losses, gradients, the optimizer) is not there.
+    Code in the files is never run (torch.load with weights_only=True). The run is measured like any
+    other, but has only what checkpoints hold: no losses, gradients or optimizer state.
     """
     from ckptlab.cli.progress import step_progress
     from ckptlab.record.convert.import_checkpoints import import_checkpoints
@@ -37,11 +39,11 @@ def import_run(folder: str, output: str, codec: str, overwrite: bool, as_json: b
 
 @click.command()
 @click.argument("run")
-@click.option("--step", type=click.IntRange(0, 2**63 - 1), help="Which; the last one by default.")
+@click.option("--step", type=click.IntRange(0, 2**63 - 1), help="Recorded step; default: the last.")
 @click.option("-o", "--output", required=True, help="File: .safetensors, .pt or .pth.")
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def export(run: str, step: int | None, output: str, overwrite: bool) -> None:
-    """Write a recorded step of RUN as the state dict that model.load_state_dict takes."""
+    """Write one step of RUN as a state dict for model.load_state_dict."""
     from ckptlab.errors import StepError
     from ckptlab.record.convert.checkpoint_files import write_checkpoint
     from ckptlab.run import open_run

@@ -1,4 +1,4 @@
-"""``ckptlab info``: what a run holds."""
+"""``ckptlab info``: show what a run holds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ckptlab.store.read.info import human_bytes
 @click.argument("run")
 @json_option
 def info(run: str, as_json: bool) -> None:
-    """Say what RUN holds: steps, tensors, bytes, compression, state, settings."""
+    """Show what RUN holds: steps, tensors, bytes, compression, state, settings."""
     from ckptlab.store.read.info import run_facts
     from ckptlab.store.read.reader import open_store
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how results are printed."""
+"""Options that several commands share, and JSON output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def print_json(document: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Replace what JSON cannot hold by null, in nested lists and dicts."""
+    """Replace NaN and infinities by None, in nested lists and dicts."""
     if isinstance(value, dict):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""``ckptlab repack``: store a run under another codec."""
+"""``ckptlab repack``: store a run with another codec."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ckptlab.cli.options import json_option, print_json
 
 @click.command()
 @click.argument("run")
-@click.option("--codec", default="dense", show_default=True, help="How it is compressed from now.")
+@click.option("--codec", default="dense", show_default=True, help="New codec: dense, fast or raw.")
 @click.option("-o", "--output", help="Write a copy instead of replacing RUN.")
-@click.option("--overwrite", is_flag=True, help="Replace a run at the path of the copy.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing run at the output path.")
 @json_option
 @click.pass_context
 def repack(
     ctx: click.Context, run: str, codec: str, output: str | None, overwrite: bool, as_json: bool
 ) -> None:
-    """Compress RUN anew, such as one recorded with a cheaper codec; no value changes."""
+    """Store RUN with another codec, such as one recorded with a cheaper one; no value changes."""
     from ckptlab.cli.progress import step_progress
     from ckptlab.store.maintain.repack import repack as repack_run
     from ckptlab.store.read.info import human_bytes

@@ -1,4 +1,4 @@
-"""``ckptlab verify``: check a run for damage, and drop a broken tail."""
+"""``ckptlab verify``: check a run for damage, and repair it."""
 
 from __future__ import annotations
 

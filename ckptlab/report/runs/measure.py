@@ -114,9 +114,7 @@ def read_results(paths: Sequence[str], runs: Sequence[str]) -> list[dict[str, An
         metric = _metric_of(result, path)
         for run, part in _by_run(result, runs, path).items():
             if metric.name in found[run]:
-                raise ConfigError(
-                    f"{path} is another {metric.name} of {runs[run]}; give only one"
-                )
+                raise ConfigError(f"{path} is another {metric.name} of {runs[run]}; give only one")
             found[run][metric.name] = part
     return found
 

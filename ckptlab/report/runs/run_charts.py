@@ -136,9 +136,7 @@ def path_charts(runs: Sequence[MeasuredRun]) -> list[PathChart]:
     return charts
 
 
-def _line_chart(
-    metric: str, found: list[tuple[int, PanelData]], choices: str
-) -> LineChart | None:
+def _line_chart(metric: str, found: list[tuple[int, PanelData]], choices: str) -> LineChart | None:
     first = found[0][1]
     panel = first.panel
     lines = tuple(_lines(found))
@@ -185,8 +183,7 @@ def _lines(found: list[tuple[int, PanelData]]) -> Iterator[Line]:
     for one in series:
         by_name.setdefault(one.curve.name, []).append(one)
     styles = {
-        name: k
-        for k, name in enumerate(dict.fromkeys(c.name for _, d in found for c in d.curves))
+        name: k for k, name in enumerate(dict.fromkeys(c.name for _, d in found for c in d.curves))
     }
     averaged = len(found) > MOST_COLOURS
     if averaged:

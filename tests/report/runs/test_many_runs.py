@@ -38,9 +38,7 @@ def page(
         assert shown.console == []
 
 
-def test_lines_are_means_with_bands_of_the_sample_deviation(
-    page: Opened, runs: list[Path]
-) -> None:
+def test_lines_are_means_with_bands_of_the_sample_deviation(page: Opened, runs: list[Path]) -> None:
     values = [ckptlab.open_run(run).analyze("weight-distance").values for run in runs]
     common = np.stack([one[:25] for one in values])
     drawn = page.drawn(
