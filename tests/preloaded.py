@@ -11,7 +11,7 @@ import torch._dynamo  # imported by the first optimizer, and slow
 import ckptlab.cli.record
 import ckptlab.train.trainer  # noqa: F401
 import tests.faults.kills
-import tests.record.test_recorder  # noqa: F401
+import tests.record.loops  # noqa: F401
 from ckptlab.record.pipeline.flatten import norms_at
 
 # Shells have jobs in the background ignore it, and tests may be one.

@@ -24,8 +24,7 @@ processes = fork_server()
 
 def train_loop(path: str, resume: bool, progress: Any, steps: int, pause: float) -> None:
     """A loop of one's own, in blocks of 8."""
-    from tests.record.loops import small, update
-    from tests.record.test_recorder import record
+    from tests.record.loops import record, small, update
 
     warnings.simplefilter("ignore")
     model, optimizer = small()

@@ -13,8 +13,7 @@ from ckptlab.store.format.shards import is_sharded
 from ckptlab.store.maintain.verify import verify
 from ckptlab.store.read.reader import open_store
 from tests.faults.figures import note
-from tests.record.loops import assert_same_run, everything, run
-from tests.record.test_recorder import record
+from tests.record.loops import assert_same_run, everything, record, run
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ from ckptlab.store.read.reader import open_store
 from ckptlab.store.write.target import is_free
 from tests.faults.disks import leave_free, make_read_only, small_disk
 from tests.faults.figures import note
-from tests.record.loops import assert_same_run, everything, run
+from tests.record.loops import assert_same_run, everything, record, run
 from tests.record.storages import FailingStorage
-from tests.record.test_recorder import record
 
 STEPS = 40
 

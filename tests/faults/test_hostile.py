@@ -20,7 +20,7 @@ import ckptlab
 from ckptlab.cli import main
 from ckptlab.store.maintain.verify import verify
 from tests.record.loops import everything, update
-from tests.record.test_recorder import record
+from tests.record.loops import record
 
 path = sys.argv[1]
 seen = []
@@ -55,8 +55,7 @@ print(seen)
 
 def test_reading_unpickles_and_executes_nothing(tmp_path):
     """Python tells of every object that is unpickled, every process and every connection."""
-    from tests.record.loops import everything, run
-    from tests.record.test_recorder import record
+    from tests.record.loops import everything, record, run
 
     path = tmp_path / "run.zarr"
     model, optimizer = everything()

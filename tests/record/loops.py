@@ -7,6 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ckptlab.record.pipeline.buffers import bytes_per_step
+from ckptlab.record.recorder import Recorder
+from ckptlab.record.state.model_tensors import capture
+
 
 class Everything(nn.Module):
     """Tied weights, a frozen layer, batch norm, a bfloat16 layer, a scalar, an odd buffer."""
@@ -133,3 +137,28 @@ def assert_same_run(path, reference, *, upto: int | None = None) -> None:
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def memory_for(model, block, gradients=False):
+    """The memory that makes blocks of this size."""
+    return 3 * block * bytes_per_step(capture(model).layout, gradients=gradients)
+
+
+def record(path, model, optimizer, block=4, **options):
+    gradients = "gradients" in options.get("arrays", ())
+    options.setdefault("memory", memory_for(model, block, gradients))
+    # Durability has tests of its own.
+    options.setdefault("fsync", False)
+    return Recorder(path, model, optimizer, **options)
+
+
+class Oops(Exception):
+    pass
+
+
+def train_and_raise(path, model, optimizer, stop, error=Oops, *, first=lambda _: None, **options):
+    """Train to `stop`, do `first`, then leave by an exception."""
+    with record(path, model, optimizer, **options) as recorder:
+        run(recorder, model, optimizer, stop)
+        first(recorder)
+        raise error

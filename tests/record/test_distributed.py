@@ -7,8 +7,7 @@ import torch
 from ckptlab.store.maintain.verify import verify
 from ckptlab.store.read.reader import open_store
 from tests.forks import fork_server
-from tests.record.loops import run, small, vector
-from tests.record.test_recorder import Oops, record, train_and_raise
+from tests.record.loops import Oops, record, run, small, train_and_raise, vector
 
 processes = fork_server()
 

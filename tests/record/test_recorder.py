@@ -17,46 +17,22 @@ from ckptlab.errors import (
     UnknownNameError,
 )
 from ckptlab.record.recorder import Recorder
-from ckptlab.record.state.model_tensors import capture
 from ckptlab.store.maintain.verify import verify
 from ckptlab.store.read.reader import open_store
 from tests.record.loops import (
     Everything,
+    Oops,
     assert_same_run,
     everything,
+    memory_for,
+    record,
     run,
     same_state,
     small,
+    train_and_raise,
     update,
     vector,
 )
-
-
-def memory_for(model, block, gradients=False):
-    """The memory that makes blocks of this size."""
-    from ckptlab.record.pipeline.buffers import bytes_per_step
-
-    return 3 * block * bytes_per_step(capture(model).layout, gradients=gradients)
-
-
-def record(path, model, optimizer, block=4, **options):
-    gradients = "gradients" in options.get("arrays", ())
-    options.setdefault("memory", memory_for(model, block, gradients))
-    # Durability has tests of its own.
-    options.setdefault("fsync", False)
-    return Recorder(path, model, optimizer, **options)
-
-
-class Oops(Exception):
-    pass
-
-
-def train_and_raise(path, model, optimizer, stop, error=Oops, *, first=lambda _: None, **options):
-    """Train to `stop`, do `first`, then leave by an exception."""
-    with record(path, model, optimizer, **options) as recorder:
-        run(recorder, model, optimizer, stop)
-        first(recorder)
-        raise error
 
 
 def test_a_loop_of_ones_own_round_trips_exactly(tmp_path):

@@ -13,9 +13,8 @@ from ckptlab.record.signals import Interrupts
 from ckptlab.store.maintain.verify import verify
 from ckptlab.store.read.reader import open_store
 from tests.forks import fork_server
-from tests.record.loops import run, small
+from tests.record.loops import record, run, small
 from tests.record.storages import SlowStorage
-from tests.record.test_recorder import record
 
 processes = fork_server()
 

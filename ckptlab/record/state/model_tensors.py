@@ -1,19 +1,21 @@
-"""What of a model is recorded: its parameters and persistent buffers, in order, by clean names.
-
-Knows modules of torch by type only, to tell a convolution from a norm.
-"""
+"""List the tensors of a model that are recorded: parameters and persistent buffers, in order."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from operator import is_
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ckptlab.errors import ConfigError, RecordingError, UnsupportedTensorError
+from ckptlab.record.state.kinds import parameter_kinds
 from ckptlab.store.format.layout import Buffer, Layout, Tensor
 
 EXACT_IN_FLOAT32 = {torch.float32, torch.float16, torch.bfloat16}
@@ -28,19 +30,16 @@ OWN_DTYPE = {
     torch.uint8,
     torch.bool,
 }
-"""Types of buffers that are stored as they are."""
+"""Types of buffers that are stored in an array of their own type."""
 
-_NORMS = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-)
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Attributes that hold a module inside torch.compile, FSDP and activation checkpointing."""
 
 
 @dataclass(frozen=True)
 class Capture:
-    """The live tensors of a model beside the layout that describes them.
+    """The live tensors of a model, and the layout that describes them.
 
     Parameters
     ----------
@@ -53,7 +52,9 @@ class Capture:
     complete : bool
         Whether every trainable parameter is recorded.
     model : Module
-        That they belong to, without wrappers.
+        The model without outer wrappers.
+    wanted : callable
+        Returns whether a name, without wrappers, is recorded.
     """
 
     layout: Layout
@@ -61,6 +62,7 @@ class Capture:
     buffers: dict[str, tuple[torch.Tensor, ...]]
     complete: bool
     model: nn.Module
+    wanted: Callable[[str], bool]
 
     @property
     def device(self) -> torch.device:
@@ -68,10 +70,10 @@ class Capture:
         return self.parameters[0].device
 
     @cached_property
-    def _owners(self) -> dict[str, nn.Module]:
-        """The module of each recorded tensor, by the module's name."""
-        prefixes = dict.fromkeys(row.name.rpartition(".")[0] for row in self.layout.rows)
-        return {prefix: self.model.get_submodule(prefix) for prefix in prefixes}
+    def _modules(self) -> dict[str, nn.Module]:
+        """Return the modules by their names without wrappers, the innermost of each name."""
+        names = module_names(self.model)
+        return {names[raw]: module for raw, module in self.model.named_modules()}
 
     @cached_property
     def _places(self) -> dict[str, list[tuple[nn.Module, str, str, torch.Tensor]]]:
@@ -80,26 +82,13 @@ class Capture:
             rows = [row for row in self.layout.buffers if row.array == array]
             for row, tensor in zip(rows, tensors, strict=True):
                 prefix, _, key = row.name.rpartition(".")
-                places.setdefault(array, []).append((self._owners[prefix], key, row.name, tensor))
+                places.setdefault(array, []).append((self._modules[prefix], key, row.name, tensor))
         return places
 
     def live_buffers(self, array: str) -> list[torch.Tensor]:
-        """Look up the buffers of an array as they are now: modules assign new ones to them.
+        """Look up the buffers of an array now, since modules assign new tensors to them.
 
-        Parameters
-        ----------
-        array : str
-            Buffer array.
-
-        Returns
-        -------
-        list of Tensor
-            In the order of ``layout.buffers``.
-
-        Raises
-        ------
-        RecordingError
-            If one has become something else than was recorded so far.
+        Raises RecordingError if one no longer has the shape, type and device it had.
         """
         found = []
         for module, key, name, known in self._places[array]:
@@ -110,19 +99,84 @@ class Capture:
             found.append(tensor)
         return found
 
+    @cached_property
+    def _links(self) -> _Links:
+        links = _Links([], [], [], [], [])
+        names = module_names(self.model)
+        modules = dict(self.model.named_modules())
+        recorded = {id(parameter) for parameter in self.parameters}
+        for raw, module in modules.items():
+            clean = names[raw]
+            if raw:
+                parent, _, key = raw.rpartition(".")
+                links.add(modules[parent]._modules, key, module, f"module {clean!r}")
+            for key, parameter in module._parameters.items():
+                name = f"{clean}.{key}" if clean else key
+                ours = parameter is None or id(parameter) in recorded
+                if ours and self.wanted(name):
+                    links.add(module._parameters, key, parameter, f"parameter {name!r}")
+            for key, buffer in module._buffers.items():
+                name = f"{clean}.{key}" if clean else key
+                absent = buffer is None and key not in module._non_persistent_buffers_set
+                if absent and self.wanted(name):
+                    links.add(module._buffers, key, None, f"buffer {name!r}")
+            links.tables += [module._parameters, module._buffers, module._modules]
+        return links
+
     def require_unchanged(self) -> None:
-        """Raise RecordingError unless the model still trains the tensors that are recorded."""
-        for prefix, module in self._owners.items():
-            try:
-                same = self.model.get_submodule(prefix) is module
-            except AttributeError:
-                same = False
-            if not same:
-                raise _replaced("module", prefix)
+        """Raise RecordingError unless the model still holds just the tensors that are recorded."""
+        links = self._links
+        if not all(map(is_, map(dict.get, links.holders, links.keys), links.values)):
+            for holder, key, value, what in links.rows():
+                if (now := holder.get(key)) is not value:
+                    change = "was replaced by another one" if value is not None else "is new"
+                    raise _changed(what, "was removed" if now is None else change)
+        if sum(map(len, links.tables)) != links.size:
+            self._require_nothing_new()
+            links.size = sum(map(len, links.tables))
+
+    def _require_nothing_new(self) -> None:
+        known = {name for row in self.layout.rows for name in (row.name, *row.aliases)}
+        names = module_names(self.model)
+        live = {_clean(names, name) for name, _ in _parameters(self.model)}
+        live |= {_clean(names, name) for name, _ in _persistent_buffers(self.model)}
+        for name in sorted(live - known):
+            if self.wanted(name):
+                raise _changed(f"tensor {name!r}", "is new")
+
+    def require_forms(self) -> None:
+        """Raise RecordingError if a parameter has another shape, type or device than recorded."""
         for row, parameter in zip(self.layout.tensors, self.parameters, strict=True):
-            prefix, _, key = row.name.rpartition(".")
-            if self._owners[prefix]._parameters.get(key) is not parameter:
-                raise _replaced("parameter", row.name)
+            known = (row.shape, row.dtype, str(self.device))
+            if _form(parameter) != known:
+                raise _changed(
+                    f"parameter {row.name!r}",
+                    f"was {known} and became another form: {_form(parameter)}",
+                )
+
+
+@dataclass
+class _Links:
+    """What every recorded parameter and module hangs on: ``holders[i].get(keys[i]) is values[i]``.
+
+    Kept as lists, so that one pass of C over them per recorded step finds what was replaced.
+    """
+
+    holders: list[dict[str, Any]]
+    keys: list[str]
+    values: list[Any]
+    names: list[str]
+    tables: list[dict[str, Any]]
+    size: int = -1
+
+    def add(self, holder: dict[str, Any], key: str, value: Any, name: str) -> None:
+        self.holders.append(holder)
+        self.keys.append(key)
+        self.values.append(value)
+        self.names.append(name)
+
+    def rows(self) -> Iterable[tuple[dict[str, Any], str, Any, str]]:
+        return zip(self.holders, self.keys, self.values, self.names, strict=True)
 
 
 def capture(
@@ -136,7 +190,7 @@ def capture(
     Parameters
     ----------
     model : Module
-        May be compiled or wrapped in DistributedDataParallel.
+        May be compiled or wrapped in DistributedDataParallel, as a whole or in parts.
     include, exclude : sequence of str, optional
         Patterns (``fnmatch``) on names; what is included and not excluded is recorded.
 
@@ -150,7 +204,8 @@ def capture(
     UnsupportedTensorError
         If a parameter or buffer cannot be stored exactly.
     ConfigError
-        If nothing is left to record, or parameters lie on several devices.
+        If nothing is left to record, a shape is not known yet, or parameters lie on several
+        devices.
     """
     bare = unwrap(model)
 
@@ -158,17 +213,19 @@ def capture(
         included = include is None or any(fnmatchcase(name, pattern) for pattern in include)
         return included and not any(fnmatchcase(name, pattern) for pattern in exclude or ())
 
-    kinds = _kinds(bare)
-    aliases = _aliases(bare.named_parameters(remove_duplicate=False))
+    names, kinds = module_names(bare), parameter_kinds(bare)
+    aliases = _aliases(names, _parameters(bare))
     tensors: list[Tensor] = []
     parameters: list[nn.Parameter] = []
     complete, offset = True, 0
-    for name, parameter in bare.named_parameters():
+    for raw, parameter in bare.named_parameters():
+        name = _clean(names, raw)
         if not wanted(name):
             complete &= not parameter.requires_grad
             continue
+        _require_initialised(bare, raw, parameter)
         require_exact("parameter", name, parameter, EXACT_IN_FLOAT32)
-        kind = kinds.get(name, "other")
+        kind = kinds.get(raw, "other")
         tensors.append(
             Tensor(
                 name=name,
@@ -189,37 +246,67 @@ def capture(
         )
     devices = {parameter.device for parameter in parameters}
     if len(devices) > 1:
-        names = ", ".join(sorted(map(str, devices)))
-        raise ConfigError(f"parameters lie on several devices ({names}); one is supported")
-    rows, buffers = _buffers(bare, wanted)
+        listed = ", ".join(sorted(map(str, devices)))
+        raise ConfigError(f"parameters lie on several devices ({listed}); one is supported")
+    rows, buffers = _buffers(bare, names, wanted)
     layout = Layout(tuple(tensors), tuple(rows))
-    return Capture(layout, tuple(parameters), buffers, complete, bare)
+    return Capture(layout, tuple(parameters), buffers, complete, bare, wanted)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside torch.compile and (Distributed)DataParallel."""
+    """Return the module inside torch.compile, (Distributed)DataParallel and the like."""
     while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(
-            model, nn.DataParallel | nn.parallel.DistributedDataParallel
-        ):
+        inner = next((m for key, m in model._modules.items() if key in _WRAPPED), None)
+        if inner is None and isinstance(model, _PARALLEL):
             inner = model.module
         if inner is None:
             return model
         model = inner
 
 
+def module_names(model: nn.Module) -> dict[str, str]:
+    """Map the name of every module to its name without the wrappers on the way to it."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    names = {"": ""}
+    for raw in modules:
+        if raw:
+            parent, _, key = raw.rpartition(".")
+            wrapped = key in _WRAPPED or (
+                key == "module" and isinstance(modules[parent], _PARALLEL)
+            )
+            names[raw] = names[parent] if wrapped else f"{names[parent]}.{key}".lstrip(".")
+    return names
+
+
+def _clean(names: dict[str, str], raw: str) -> str:
+    prefix, _, key = raw.rpartition(".")
+    return f"{names[prefix]}.{key}".lstrip(".")
+
+
+def _parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    return model.named_parameters(remove_duplicate=False)
+
+
+def _persistent_buffers(model: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for key, buffer in module._buffers.items():
+            if buffer is not None and key not in module._non_persistent_buffers_set:
+                yield (f"{prefix}.{key}" if prefix else key), buffer
+
+
 def _buffers(
-    model: nn.Module, wanted: Callable[[str], bool]
+    model: nn.Module, names: dict[str, str], wanted: Callable[[str], bool]
 ) -> tuple[list[Buffer], dict[str, tuple[torch.Tensor, ...]]]:
-    persistent = set(model.state_dict(keep_vars=True))
-    aliases = _aliases(model.named_buffers(remove_duplicate=False))
+    aliases = _aliases(names, model.named_buffers(remove_duplicate=False))
+    persistent = {raw for raw, _ in _persistent_buffers(model)}
     rows: list[Buffer] = []
     live: dict[str, list[torch.Tensor]] = {}
     ends: dict[str, int] = {}
-    for name, buffer in model.named_buffers():
-        if name not in persistent or not wanted(name):
+    for raw, buffer in model.named_buffers():
+        name = _clean(names, raw)
+        if raw not in persistent or not wanted(name):
             continue
+        _require_initialised(model, raw, buffer)
         require_exact("buffer", name, buffer, EXACT_IN_FLOAT32 | OWN_DTYPE)
         dtype = dtype_name(buffer)
         array = "buffers" if buffer.dtype in EXACT_IN_FLOAT32 else f"buffers_{dtype}"
@@ -239,21 +326,36 @@ def _buffers(
     return rows, {array: tuple(found) for array, found in live.items() if ends[array]}
 
 
+def warn_of_extra_state(model: nn.Module) -> None:
+    """Warn of modules whose ``get_extra_state`` holds what no array can."""
+    own = [
+        name or type(module).__name__
+        for name, module in model.named_modules()
+        if type(module).get_extra_state is not nn.Module.get_extra_state
+    ]
+    if own:
+        warnings.warn(
+            f"the extra state of {', '.join(own)} is not recorded; save it beside the run",
+            stacklevel=4,
+        )
+
+
+def _require_initialised(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    if is_lazy(tensor):
+        prefix = name.rpartition(".")[0]
+        called = type(model.get_submodule(prefix)).__name__
+        raise ConfigError(
+            f"{name!r} of {called} {prefix!r} has no shape yet; run one batch through the model "
+            "before recording it"
+        )
+
+
 def require_exact(
     what: str, name: str, tensor: torch.Tensor, accepted: set[torch.dtype], fix: str = ""
 ) -> None:
-    """Raise UnsupportedTensorError unless a tensor can be stored exactly.
+    """Raise UnsupportedTensorError unless the `accepted` types can hold a dense tensor exactly.
 
-    Parameters
-    ----------
-    what, name : str
-        What it is, and of what name.
-    tensor : Tensor
-        Any.
-    accepted : set of dtype
-        Types that can be.
-    fix : str
-        What to do about it; by default to exclude it.
+    The message says what to do: `fix`, or by default to exclude the tensor.
     """
     plain = tensor.layout == torch.strided and not tensor.is_quantized
     if tensor.dtype not in accepted or not plain:
@@ -265,47 +367,26 @@ def require_exact(
         )
 
 
-def _form(tensor: torch.Tensor) -> tuple[tuple[int, ...], str, str]:
-    return tuple(tensor.shape), dtype_name(tensor), str(tensor.device)
-
-
-def _replaced(what: str, name: str) -> RecordingError:
-    return RecordingError(
-        f"{what} {name!r} was replaced by another one, which is not recorded; change parameters in "
-        "place (parameter.data.copy_), or record the new model as a run of its own"
-    )
-
-
 def dtype_name(tensor: torch.Tensor) -> str:
     """Return a tensor's type as the tensor table names it, such as ``float32``."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _aliases(named: Iterable[tuple[str, torch.Tensor]]) -> dict[int, list[str]]:
+def _form(tensor: torch.Tensor) -> tuple[tuple[int, ...], str, str]:
+    return tuple(tensor.shape), dtype_name(tensor), str(tensor.device)
+
+
+def _changed(what: str, change: str) -> RecordingError:
+    return RecordingError(
+        f"{what} {change}, which is not recorded; change parameters in place "
+        "(parameter.data.copy_), or record the new model as a run of its own"
+    )
+
+
+def _aliases(
+    names: dict[str, str], named: Iterable[tuple[str, torch.Tensor]]
+) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
-    for name, tensor in named:
-        found.setdefault(id(tensor), []).append(name)
+    for raw, tensor in named:
+        found.setdefault(id(tensor), []).append(_clean(names, raw))
     return found
-
-
-def _kinds(model: nn.Module) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for prefix, module in model.named_modules():
-        for name, _ in module.named_parameters(recurse=False):
-            found[f"{prefix}.{name}" if prefix else name] = _kind(module, name)
-    return found
-
-
-def _kind(module: nn.Module, name: str) -> str:
-    if isinstance(module, _NORMS):
-        return "norm"
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        return "embedding"
-    if "bias" in name:
-        return "bias"
-    if "weight" in name:
-        if isinstance(module, nn.modules.conv._ConvNd):
-            return "conv"
-        if isinstance(module, nn.Linear | nn.Bilinear | nn.MultiheadAttention | nn.RNNBase):
-            return "linear"
-    return "other"

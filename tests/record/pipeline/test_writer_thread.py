@@ -17,9 +17,8 @@ from ckptlab.store.format.shards import encode_shard
 from ckptlab.store.maintain.verify import verify
 from ckptlab.store.read.reader import open_store
 from ckptlab.store.write.writer import StoreWriter
-from tests.record.loops import assert_same_run, run, small, update
+from tests.record.loops import assert_same_run, memory_for, record, run, small, update
 from tests.record.storages import BrokenStorage, CountingStorage, FailingStorage, SlowStorage
-from tests.record.test_recorder import memory_for, record
 
 
 def test_the_trainer_waits_rather_than_queueing_a_third_block_and_says_how_long(tmp_path):

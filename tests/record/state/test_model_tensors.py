@@ -1,8 +1,12 @@
+import copy
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
-from ckptlab.errors import ConfigError, UnsupportedTensorError
+from ckptlab.errors import ConfigError, RecordingError, UnsupportedTensorError
 from ckptlab.record.state.model_tensors import capture, unwrap
 from tests.record.loops import Everything
 
@@ -68,6 +72,100 @@ def test_kinds_of_other_modules():
     assert kinds["attention.in_proj_weight"] == kinds["rnn.weight_hh_l0"] == "linear"
     assert kinds["bag.weight"] == "embedding"
     assert kinds["prelu.weight"] == "other"
+
+
+def kinds_of(model):
+    return {t.name: t.kind for t in capture(model).layout.tensors}
+
+
+class Conv1D(nn.Module):
+    """As GPT-2 has it: a matrix (in, out), whatever its class is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+        self.bias = nn.Parameter(torch.zeros(4))
+
+
+class LlamaRMSNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+
+def test_kinds_go_by_what_a_module_does():
+    """Classes torch does not know are told apart by the shape and name of what they hold."""
+    convolution = nn.Conv2d(1, 2, 3)
+    patches = type("DeformConv2d", (nn.Module,), {})()
+    patches.weight = nn.Parameter(convolution.weight.detach())
+    model = nn.ModuleDict(
+        {"gpt": Conv1D(), "rms": LlamaRMSNorm(), "deform": patches, "cell": nn.LSTMCell(2, 3)}
+    )
+    kinds = kinds_of(model)
+    assert kinds["gpt.weight"] == kinds["cell.weight_hh"] == "linear"
+    assert kinds["gpt.bias"] == "bias"
+    assert kinds["rms.weight"] == "norm"
+    assert kinds["deform.weight"] == "conv"
+
+
+@pytest.mark.parametrize(
+    ("reparametrize", "weight", "scale"),
+    [
+        (parametrizations.weight_norm, "parametrizations.weight.original1", "original0"),
+        (parametrizations.spectral_norm, "parametrizations.weight.original", None),
+        (parametrizations.orthogonal, "parametrizations.weight.original", None),
+        (nn.utils.spectral_norm, "weight_orig", None),
+        (partial(prune.l1_unstructured, name="weight", amount=0.5), "weight_orig", None),
+    ],
+)
+@pytest.mark.parametrize(
+    ("layer", "kind"), [(nn.Linear(3, 3), "linear"), (nn.Conv1d(2, 3, 2), "conv")]
+)
+def test_what_a_weight_is_computed_from_is_of_its_kind(reparametrize, weight, scale, layer, kind):
+    model = nn.ModuleDict({"layer": copy.deepcopy(layer)})
+    reparametrize(model["layer"])
+    kinds = kinds_of(model)
+    assert kinds[f"layer.{weight}"] == kind
+    assert kinds["layer.bias"] == "bias"
+    assert (scale is None) or kinds[f"layer.parametrizations.weight.{scale}"] == "other"
+
+
+def test_a_lazy_layer_is_named_with_the_fix():
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(2), nn.LazyBatchNorm1d())
+    with pytest.raises(ConfigError, match=r"'1\.weight' of LazyLinear '1'.*run one batch"):
+        capture(model)
+    model(torch.zeros(3, 4))
+    assert len(capture(model).layout.tensors) == 4
+
+
+def test_wrappers_within_a_model_leave_no_trace_in_names():
+    """One compiled submodule, one in DataParallel, one under activation checkpointing, one tied."""
+    checkpoint_wrapper = pytest.importorskip(
+        "torch.distributed.algorithms._checkpoint.checkpoint_wrapper"
+    ).checkpoint_wrapper
+
+    def build():
+        torch.manual_seed(0)
+        parts = [
+            nn.Linear(2, 2),
+            nn.BatchNorm1d(2),
+            nn.Sequential(nn.Linear(2, 2)),
+            nn.Linear(2, 2),
+        ]
+        parts[3].weight = parts[0].weight
+        return parts
+
+    plain = nn.Sequential(*build())
+    a, b, c, d = build()
+    wrapped = nn.Sequential(torch.compile(a), nn.DataParallel(b), checkpoint_wrapper(c), d)
+    assert capture(wrapped).layout == capture(plain).layout
+    captured = capture(wrapped)
+    captured.require_unchanged()
+    live = captured.live_buffers("buffers")
+    assert live[0] is b.running_mean
+    c[0] = nn.Linear(2, 2)
+    with pytest.raises(RecordingError, match=r"'2\.0' was replaced"):
+        captured.require_unchanged()
 
 
 def test_wrappers_leave_no_trace_in_names():
