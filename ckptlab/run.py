@@ -89,8 +89,7 @@ class Run:
         import xarray as xr
 
         row = self._row(name)
-        array = row.array if isinstance(row, Buffer) else "weights"
-        flat = self.dataset[array].data[row.offset : row.offset + row.size]
+        flat = self.dataset[row.array].data[row.stretch]
         steps = len(self.steps)
         return xr.DataArray(
             flat.T.reshape((steps, *row.shape)),
@@ -143,10 +142,10 @@ class Run:
                 vectors[array] = self.stored.snapshot(step, array)
         state: dict[str, torch.Tensor] = {}
         for row in self.layout.rows:
-            vector = vectors.get(row.array if isinstance(row, Buffer) else "weights")
+            vector = vectors.get(row.array)
             dtype = getattr(torch, row.dtype)
             # An empty buffer has no array. Copied by numpy: torch would have all threads wait.
-            flat = np.zeros(0) if vector is None else vector[row.offset : row.offset + row.size]
+            flat = np.zeros(0) if vector is None else vector[row.stretch]
             value = _exactly(flat.reshape(row.shape).copy(), dtype)
             state |= dict.fromkeys((row.name, *row.aliases), value)
         return state

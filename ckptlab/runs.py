@@ -246,16 +246,13 @@ def _matches(text: str) -> list[str]:
 
 
 def _require_same_tensors(one: Run, other: Run) -> None:
-    tables = [[(row.name, row.shape) for row in run.layout.rows] for run in (one, other)]
-    if tables[0] == tables[1]:
-        return
-    pairs = zip(*tables, strict=False)
-    first = next((f"{a[0]!r} {a[1]} and {b[0]!r} {b[1]}" for a, b in pairs if a != b), None)
-    counts = f"{len(tables[0])} and {len(tables[1])} tensors and buffers"
-    raise LayoutError(
-        f"{one.path} and {other.path} are not of the same network: {first or counts}; "
-        "open runs of one network"
-    )
+    difference = one.layout.difference(other.layout, dtypes=False)
+    if difference is not None:
+        name, first, second = difference
+        raise LayoutError(
+            f"{one.path} and {other.path} are not of the same network: {name!r} is "
+            f"{first} in the one and {second} in the other; open runs of one network"
+        )
 
 
 def _span(values: Any) -> str:

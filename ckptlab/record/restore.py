@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,10 @@ from ckptlab.record.schedule import Schedule
 from ckptlab.record.state.model_tensors import Capture
 from ckptlab.record.state.optimizer import restore_state
 from ckptlab.store.backends.base import Storage
-from ckptlab.store.format.layout import Buffer as BufferRow
-from ckptlab.store.format.layout import Layout, Tensor
+from ckptlab.store.format.layout import Layout
 from ckptlab.store.read.power_loss import surviving_lengths
 from ckptlab.store.read.reader import open_latest, read_root
 from ckptlab.store.write.writer import StoreWriter
-
-_Rows = Sequence[Tensor | BufferRow]
 
 
 def require_resumable(writer: StoreWriter, captured: Capture, schedule: Schedule) -> None:
@@ -54,21 +51,12 @@ def require_resumable(writer: StoreWriter, captured: Capture, schedule: Schedule
 
 def require_same_layout(stored: Layout, given: Layout) -> None:
     """Raise LayoutError, naming the first difference, unless both describe the same tensors."""
-    _require_same(stored.tensors, given.tensors)
-    _require_same(stored.buffers, given.buffers)
-
-
-def _require_same(recorded: _Rows, live: _Rows) -> None:
-    for a, b in zip(recorded, live, strict=False):
-        if (a.name, a.shape, a.dtype) != (b.name, b.shape, b.dtype):
-            raise LayoutError(
-                f"the model has {b.name!r} {b.shape} {b.dtype} where the run has "
-                f"{a.name!r} {a.shape} {a.dtype}; build the model that was recorded"
-            )
-    if len(recorded) != len(live):
+    difference = stored.difference(given)
+    if difference is not None:
+        name, recorded, live = difference
         raise LayoutError(
-            f"the model has {len(live)} tensors where the run has {len(recorded)}; "
-            "build the model that was recorded"
+            f"{name!r} is {live} in the model and {recorded} in the run; build the model that was "
+            "recorded"
         )
 
 
@@ -162,11 +150,9 @@ def load_model(captured: Capture, read: Callable[[str], npt.NDArray[np.generic]]
     """
     live = {array: captured.live_buffers(array) for array in captured.buffers}
     for name, tensors in {"weights": captured.parameters, **live}.items():
-        vector = torch.from_numpy(np.array(read(name)))
-        offset = 0
-        for tensor in tensors:
-            tensor.copy_(vector[offset : offset + tensor.numel()].view(tensor.shape))
-            offset += tensor.numel()
+        parts = captured.layout.split({name: torch.from_numpy(np.array(read(name)))}).values()
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part)
 
 
 def refill(buffer: Buffer, writer: StoreWriter) -> None:

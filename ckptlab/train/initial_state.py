@@ -119,9 +119,6 @@ def _load(live: Capture, start: Start, fresh: list[str]) -> None:
     for array, buffers in live.buffers.items():
         rows = [row for row in live.layout.buffers if row.array == array]
         targets |= {row.name: tensor for row, tensor in zip(rows, buffers, strict=True)}
-    for row in start.layout.rows:
-        array = row.array if isinstance(row, Buffer) else "weights"
-        if row.name in fresh or not row.size:
-            continue
-        part = np.array(start.vectors[array][row.offset : row.offset + row.size])
-        targets[row.name].copy_(torch.from_numpy(part).view(row.shape))
+    for name, part in start.layout.split(start.vectors).items():
+        if name not in fresh:
+            targets[name].copy_(torch.from_numpy(np.array(part)))

@@ -39,13 +39,13 @@ class Sparsity:
             )
         self.mask = mask
         self._pruned: list[tuple[nn.Parameter, torch.Tensor]] = []
-        for tensor, parameter in zip(captured.layout.tensors, captured.parameters, strict=True):
-            part = mask[tensor.offset : tensor.offset + tensor.size]
+        parts = captured.layout.split({"weights": mask}).values()
+        for part, parameter in zip(parts, captured.parameters, strict=True):
             if part.all():
                 continue
             # In the parameter's own strides, or each assignment would copy.
             pruned = torch.empty_like(parameter, dtype=torch.bool, requires_grad=False)
-            pruned.copy_(torch.from_numpy(~part).view(tensor.shape))
+            pruned.copy_(torch.from_numpy(~part))
             self._pruned.append((parameter, pruned))
 
     @torch.no_grad()

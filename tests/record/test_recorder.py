@@ -515,9 +515,9 @@ def test_what_is_no_continuation_is_refused(tmp_path):
             pass
 
     other = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2), nn.BatchNorm1d(2))
-    with pytest.raises(ckptlab.errors.LayoutError, match=r"'2\.weight' \(2, 2\).*\(1, 2\)"):
+    with pytest.raises(ckptlab.errors.LayoutError, match=r"'2\.weight' is \(2, 2\).*\(1, 2\)"):
         resumed(other)
-    with pytest.raises(ckptlab.errors.LayoutError, match="4 tensors where the run has 6"):
+    with pytest.raises(ckptlab.errors.LayoutError, match="missing in the model"):
         resumed(nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)))
     with pytest.raises(ConfigError, match=r"'0:9' is not the schedule of the run, '0:'"):
         resumed(small()[0], steps="0:9")

@@ -19,7 +19,7 @@ from ckptlab.analyze.engine.warnings import AnalysisWarning
 from ckptlab.analyze.model.examples import Subset
 from ckptlab.errors import ConfigError, LayoutError, unknown_name
 from ckptlab.record.state.model_tensors import unwrap
-from ckptlab.store.format.layout import Buffer, Layout, Tensor
+from ckptlab.store.format.layout import Layout
 
 BATCH_NORM: tuple[str, ...] = ("train", "eval")
 """Statistics that batch norm uses: those of each batch, as in training, or the recorded ones."""
@@ -180,14 +180,10 @@ class ReplayModel:
     @torch.no_grad()
     def load(self, vectors: Vectors) -> None:
         """Set parameters and buffers; arrays that `vectors` lacks keep their values."""
-        layout = self.source.layout
-        rows: list[tuple[str, Tensor | Buffer]] = [("weights", row) for row in layout.tensors]
-        rows += [(buffer.array, buffer) for buffer in layout.buffers]
-        for array, row in rows:
-            target = self._live.get(row.name)
-            if array in vectors and target is not None:
-                part = np.ascontiguousarray(vectors[array][row.offset : row.offset + row.size])
-                target.copy_(torch.from_numpy(part).view(row.shape))
+        for name, part in self.source.layout.split(vectors).items():
+            target = self._live.get(name)
+            if target is not None:
+                target.copy_(torch.from_numpy(np.ascontiguousarray(part)).view(part.shape))
         # Autocast keeps low-precision copies of weights, and would go on using those of the step
         # before as long as any autocast context is open.
         torch.clear_autocast_cache()
@@ -273,15 +269,13 @@ def read_step(source: Source, column: int) -> Vectors:
 
 def require_same_tensors(one: Layout, other: Layout, names: tuple[str, str]) -> None:
     """Raise LayoutError, naming the first difference, unless two runs are of the same model."""
-    rows = [{row.name: (row.shape, row.offset) for row in layout.rows} for layout in (one, other)]
-    for name in {**rows[0], **rows[1]}:
-        found = [table.get(name) for table in rows]
-        if found[0] != found[1]:
-            first, second = ("missing" if f is None else f"{f[0]} at {f[1]}" for f in found)
-            raise LayoutError(
-                f"{names[0]} and {names[1]} are not of the same model: {name!r} is {first} in the "
-                f"one and {second} in the other; take runs of one model"
-            )
+    difference = one.difference(other, dtypes=False)
+    if difference is not None:
+        name, first, second = difference
+        raise LayoutError(
+            f"{names[0]} and {names[1]} are not of the same model: {name!r} is "
+            f"{first} in the one and {second} in the other; take runs of one model"
+        )
 
 
 def _require_layout(source: Source, live: dict[str, torch.Tensor]) -> None:

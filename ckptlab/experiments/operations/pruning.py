@@ -214,7 +214,7 @@ def fit(mask: Mask, layout: Layout, other: Layout) -> Mask:
     result = full_mask(other)
     targets = {tensor.name: tensor for tensor in other.tensors}
     for tensor in layout.tensors:
-        part = mask[tensor.offset : tensor.offset + tensor.size]
+        part = mask[tensor.stretch]
         target = targets.get(tensor.name)
         if target is None and not part.all():
             raise LayoutError(
@@ -222,7 +222,7 @@ def fit(mask: Mask, layout: Layout, other: Layout) -> Mask:
                 "this network"
             )
         if target is not None and target.shape == tensor.shape:
-            result[target.offset : target.offset + target.size] = part
+            result[target.stretch] = part
     return result
 
 
@@ -264,8 +264,7 @@ def _counter(
 
 def _warn_of_empty(result: Mask, before: Mask, layout: Layout) -> None:
     for tensor in layout.tensors:
-        stretch = slice(tensor.offset, tensor.offset + tensor.size)
-        if tensor.size and not result[stretch].any() and before[stretch].any():
+        if tensor.size and not result[tensor.stretch].any() and before[tensor.stretch].any():
             warnings.warn(
                 f"pruning leaves no weight of {tensor.name!r}: nothing passes it any more",
                 EmptyTensorWarning,

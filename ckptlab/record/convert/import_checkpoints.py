@@ -272,7 +272,7 @@ def _fill(rows: dict[str, npt.NDArray[Any]], slot: int, layout: Layout, path: Pa
             values = tensor.detach().resolve_neg().reshape(-1)
             # numpy knows no bfloat16; of a float16 that is no number, torch would change the bits.
             exact = values.float() if values.dtype == torch.bfloat16 else values
-            rows[array][slot, row.offset : row.offset + row.size] = exact.numpy()
+            rows[array][slot, row.stretch] = exact.numpy()
 
 
 def _bits(tensor: torch.Tensor) -> tuple[object, ...]:

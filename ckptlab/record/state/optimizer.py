@@ -99,8 +99,7 @@ def copy_state(
                     size, device = captured.layout.parameters, parameter.device
                     vector = torch.full((size,), torch.nan, device=device)
                     result.vectors[key] = vector
-                stretch = vector[tensor.offset : tensor.offset + tensor.size]
-                stretch.view(parameter.shape).copy_(value)
+                vector[tensor.stretch].view(parameter.shape).copy_(value)
                 present.setdefault(key, []).append(tensor.name)
                 if value.dtype is not torch.float32:
                     dtypes.setdefault(key, {})[tensor.name] = str(value.dtype)[6:]

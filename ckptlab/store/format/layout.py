@@ -1,4 +1,4 @@
-"""The tensor table: which stretch of the parameter vector belongs to which tensor."""
+"""Describe a model's tensors and buffers: which stretch of the stored vectors each one fills."""
 
 from __future__ import annotations
 
@@ -14,63 +14,58 @@ import numpy.typing as npt
 from ckptlab.errors import LayoutError, StoreError, unknown_name
 
 KINDS: tuple[str, ...] = ("conv", "linear", "norm", "bias", "embedding", "other")
-"""What a tensor can be; `all` selects every kind."""
+"""Kinds of tensors; `all` selects every kind."""
 
 DEFAULT_KINDS: tuple[str, ...] = ("conv", "linear")
 """The kinds pooled unless told otherwise: the weights that pruning acts on."""
 
 PARAMETER_DTYPES: tuple[str, ...] = ("float32", "float16", "bfloat16")
-"""Types of parameters: those that float32 holds exactly."""
+"""Accepted types of parameters: float32 holds each exactly."""
 
-BUFFER_DTYPES: tuple[str, ...] = (
-    "float64",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint8",
-    "bool",
-)
+BUFFER_DTYPES: tuple[str, ...] = ("float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 """Types of buffers that are stored in an array of their own."""
 
 MAX_PARAMETERS = 2**40
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tensor:
-    """One named parameter and its stretch ``[offset, offset + size)`` of the parameter vector.
+class Row:
+    """One row of the tensor or buffer table: a stretch of one array's vector.
 
-    Parameters
-    ----------
-    name : str
-        Name in ``named_parameters()``, without the prefixes of wrappers.
-    shape : tuple of int
-        Shape in the model.
-    offset : int
-        Index of its first element, in C order, in the parameter vector.
-    dtype : str
-        Data type in the model, such as ``"float32"`` or ``"bfloat16"``.
-    kind : str
-        One of `KINDS`.
-    trainable, prunable : bool
-        Whether it requires a gradient; whether pruning may touch it.
-    aliases : tuple of str
-        Other names of the same tensor (tied weights).
+    `name` comes from the model, without the prefixes of wrappers; `aliases` are other names of the
+    same tensor (tied weights). `offset` is the index of its first element, in C order; `dtype` is
+    its type in the model.
     """
 
     name: str
     shape: tuple[int, ...]
     offset: int
     dtype: str = "float32"
-    kind: str = "other"
-    trainable: bool = True
-    prunable: bool = False
     aliases: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def stretch(self) -> slice:
+        """Its elements in the vector."""
+        return slice(self.offset, self.offset + self.size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tensor(Row):
+    """One named parameter; `kind` is one of `KINDS`, `prunable` whether pruning may touch it."""
+
+    kind: str = "other"
+    trainable: bool = True
+    prunable: bool = False
+
+    @property
+    def array(self) -> str:
+        """Name of the array that holds it."""
+        return "weights"
 
     @property
     def layer(self) -> str:
@@ -79,53 +74,25 @@ class Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Buffer:
-    """One persistent buffer and its stretch of the buffer vector of its array.
+class Buffer(Row):
+    """One persistent buffer.
 
-    Parameters
-    ----------
-    name : str
-        Name in ``named_buffers()``.
-    shape : tuple of int
-        Shape in the model.
-    offset : int
-        Index of its first element in `array`.
-    dtype : str
-        Data type in the model.
-    array : str
-        ``"buffers"`` (float32) or ``"buffers_<dtype>"`` for what float32 cannot hold exactly.
-    aliases : tuple of str
-        Other names of the same buffer.
+    `array` is ``"buffers"`` (float32), or ``"buffers_<dtype>"`` where float32 is not exact.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    offset: int
-    dtype: str = "float32"
     array: str = "buffers"
-    aliases: tuple[str, ...] = ()
 
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
+
+_TENSOR = ("name", "shape", "offset", "dtype", "kind", "trainable", "prunable", "aliases")
+_BUFFER = ("name", "shape", "offset", "dtype", "array", "aliases")
 
 
 @dataclass(frozen=True)
 class Layout:
     """All tensors and buffers of a model, in order.
 
-    Parameters
-    ----------
-    tensors : tuple of Tensor
-        They cover the parameter vector without gaps, in order.
-    buffers : tuple of Buffer
-        They cover the vector of each buffer array without gaps, in order.
-
-    Raises
-    ------
-    LayoutError
-        If a stretch overlaps another, leaves a gap, or a name comes twice or does not print.
+    The tensors cover the parameter vector without gaps, and the buffers the vector of each buffer
+    array; LayoutError if they do not, or if a name is repeated or not printable.
     """
 
     tensors: tuple[Tensor, ...]
@@ -177,25 +144,38 @@ class Layout:
         sizes = [tensor.size for tensor in self.tensors]
         return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
 
+    def split(self, vectors: Mapping[str, Any]) -> dict[str, Any]:
+        """Cut vectors into tensors and buffers, by name and of their own shapes.
+
+        `vectors` holds NumPy or torch vectors by array name (``weights``, ``buffers`` …). Rows of
+        arrays it lacks are left out. The parts are views where the library can make them.
+        """
+        return {
+            row.name: vectors[row.array][row.stretch].reshape(row.shape)
+            for row in self.rows
+            if row.array in vectors
+        }
+
+    def difference(self, other: Layout, *, dtypes: bool = True) -> tuple[str, str, str] | None:
+        """Return the first tensor or buffer that differs: its name, then what each layout has.
+
+        Names, shapes, offsets and, unless `dtypes` is false, types count; None if all agree.
+        """
+        mine, theirs = ({row.name: row for row in one.rows} for one in (self, other))
+        for name in {**mine, **theirs}:
+            pair = mine.get(name), theirs.get(name)
+            found = [_describe(row, dtypes) for row in pair]
+            if found[0] != found[1]:
+                return name, found[0], found[1]
+            a, b = pair
+            if a is not None and b is not None and (a.array, a.offset) != (b.array, b.offset):
+                return name, f"{found[0]} at {a.offset}", f"{found[1]} at {b.offset}"
+        return None
+
     def select(self, kinds: Sequence[str] = DEFAULT_KINDS) -> npt.NDArray[np.bool_]:
-        """Say which tensors are of the given kinds.
+        """Return which tensors are of the given kinds, shape (tensors,).
 
-        Parameters
-        ----------
-        kinds : sequence of str
-            Of `KINDS`, or ``"all"``.
-
-        Returns
-        -------
-        ndarray of bool, shape (tensors,)
-            True where the tensor is of one of the kinds.
-
-        Raises
-        ------
-        UnknownNameError
-            If a kind does not exist.
-        LayoutError
-            If no tensor is of these kinds.
+        UnknownNameError if a kind does not exist, LayoutError if no tensor is of these kinds.
         """
         for kind in kinds:
             if kind not in (*KINDS, "all"):
@@ -212,73 +192,27 @@ class Layout:
     def to_attributes(self) -> dict[str, list[dict[str, Any]]]:
         """Return the tables ``tensors`` and ``buffers`` as the root attributes hold them."""
         return {
-            "tensors": [
-                {
-                    "name": t.name,
-                    "shape": list(t.shape),
-                    "offset": t.offset,
-                    "dtype": t.dtype,
-                    "kind": t.kind,
-                    "trainable": t.trainable,
-                    "prunable": t.prunable,
-                    "aliases": list(t.aliases),
-                }
-                for t in self.tensors
-            ],
-            "buffers": [
-                {
-                    "name": b.name,
-                    "shape": list(b.shape),
-                    "offset": b.offset,
-                    "dtype": b.dtype,
-                    "array": b.array,
-                    "aliases": list(b.aliases),
-                }
-                for b in self.buffers
-            ],
+            "tensors": [_to_json(tensor, _TENSOR) for tensor in self.tensors],
+            "buffers": [_to_json(buffer, _BUFFER) for buffer in self.buffers],
         }
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> Layout:
-        """Rebuild the layout from root attributes.
-
-        Parameters
-        ----------
-        attributes : mapping
-            Holds ``tensors`` and ``buffers`` as `to_attributes` gives them.
-
-        Returns
-        -------
-        Layout
-            The same layout.
-
-        Raises
-        ------
-        StoreError
-            If a row is not of the documented form.
-        """
+        """Rebuild the layout from root attributes; StoreError if a row is malformed."""
         try:
             tensors = tuple(
                 Tensor(
-                    name=_text(row["name"]),
-                    shape=_shape(row["shape"]),
-                    offset=_count(row["offset"]),
-                    dtype=_one_of(row["dtype"], PARAMETER_DTYPES),
+                    **_common(row, PARAMETER_DTYPES),
                     kind=_one_of(row["kind"], KINDS),
                     trainable=bool(row["trainable"]),
                     prunable=bool(row["prunable"]),
-                    aliases=tuple(_text(a) for a in row["aliases"]),
                 )
                 for row in attributes["tensors"]
             )
             buffers = tuple(
                 Buffer(
-                    name=_text(row["name"]),
-                    shape=_shape(row["shape"]),
-                    offset=_count(row["offset"]),
-                    dtype=_one_of(row["dtype"], (*PARAMETER_DTYPES, *BUFFER_DTYPES)),
+                    **_common(row, (*PARAMETER_DTYPES, *BUFFER_DTYPES)),
                     array=_one_of(row["array"], [_buffer_array(row["dtype"])]),
-                    aliases=tuple(_text(a) for a in row["aliases"]),
                 )
                 for row in attributes["buffers"]
             )
@@ -287,7 +221,13 @@ class Layout:
             raise StoreError(f"the tensor table of the store is malformed: {error}") from error
 
 
-def _require_contiguous(what: str, rows: Iterable[Tensor] | Iterable[Buffer]) -> None:
+def _describe(row: Row | None, dtypes: bool) -> str:
+    if row is None:
+        return "missing"
+    return f"{row.shape} {row.dtype}" if dtypes else str(row.shape)
+
+
+def _require_contiguous(what: str, rows: Iterable[Row]) -> None:
     end = 0
     seen: set[str] = set()
     for row in rows:
@@ -296,12 +236,27 @@ def _require_contiguous(what: str, rows: Iterable[Tensor] | Iterable[Buffer]) ->
         if row.name in seen:
             raise LayoutError(f"{what} {row.name!r} comes twice")
         if not all(name.isprintable() for name in (row.name, *row.aliases)):
-            # Terminals would obey some of them.
-            raise LayoutError(f"{what} name {row.name!r:.80} holds characters that do not print")
+            # A terminal would obey some of these characters.
+            raise LayoutError(f"{what} name {row.name!r:.80} holds unprintable characters")
         seen.add(row.name)
         end += row.size
         if end > MAX_PARAMETERS:
             raise LayoutError(f"{what} {row.name!r} ends at {end}, beyond {MAX_PARAMETERS}")
+
+
+def _to_json(row: Row, columns: tuple[str, ...]) -> dict[str, Any]:
+    values = {column: getattr(row, column) for column in columns}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
+def _common(row: Mapping[str, Any], dtypes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "name": _text(row["name"]),
+        "shape": _shape(row["shape"]),
+        "offset": _count(row["offset"]),
+        "dtype": _one_of(row["dtype"], dtypes),
+        "aliases": tuple(_text(alias) for alias in row["aliases"]),
+    }
 
 
 def _text(value: object) -> str:

@@ -71,6 +71,6 @@ def _density(stored: StoredRun) -> float | None:
     mask = stored.mask()
     if mask is None:
         return None
-    prunable = [mask[t.offset : t.offset + t.size] for t in stored.layout.tensors if t.prunable]
+    prunable = [mask[t.stretch] for t in stored.layout.tensors if t.prunable]
     count = sum(len(part) for part in prunable)
     return sum(int(part.sum()) for part in prunable) / count if count else 1.0

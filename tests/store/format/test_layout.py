@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,11 +58,11 @@ def test_a_gap_an_overlap_and_a_name_that_comes_twice_are_refused():
 @pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a\0", "\u202ea"])
 def test_names_that_a_terminal_would_obey_are_refused(name):
     for rows in ({"name": name}, {"name": "a", "aliases": (name,)}):
-        with pytest.raises(LayoutError, match="do not print"):
+        with pytest.raises(LayoutError, match="unprintable"):
             Layout((Tensor(shape=(2,), offset=0, **rows),))
     attributes = Layout((Tensor(name="a", shape=(2,), offset=0),)).to_attributes()
     attributes["tensors"][0]["name"] = name
-    with pytest.raises(StoreError, match="do not print"):
+    with pytest.raises(StoreError, match="unprintable"):
         Layout.from_attributes(attributes)
 
 
@@ -123,3 +124,56 @@ def test_a_buffer_lies_in_the_array_of_its_type_and_nowhere_else(array):
     attributes["buffers"][0]["array"] = array
     with pytest.raises(StoreError):
         Layout.from_attributes(attributes)
+
+
+def test_splits_numpy_and_torch_vectors_alike():
+    layout = Layout(
+        (Tensor(name="a", shape=(2, 3), offset=0), Tensor(name="b", shape=(), offset=6)),
+        (Buffer(name="n", shape=(1,), offset=0, dtype="int64", array="buffers_int64"),),
+    )
+    vectors = {"weights": np.arange(7.0), "buffers_int64": np.array([5])}
+
+    parts = layout.split(vectors)
+    same = layout.split({"weights": torch.arange(7.0)})
+
+    assert {name: part.tolist() for name, part in parts.items()} == {
+        "a": [[0, 1, 2], [3, 4, 5]],
+        "b": 6,
+        "n": [5],
+    }
+    assert list(same) == ["a", "b"]
+    assert same["a"].tolist() == parts["a"].tolist()
+    assert np.shares_memory(parts["a"], vectors["weights"])
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        ([("a", (2,)), ("b", (3,))], None),
+        ([("a", (2,)), ("b", (4,))], ("b", "(3,) float32", "(4,) float32")),
+        ([("a", (2,))], ("b", "(3,) float32", "missing")),
+        ([("b", (3,)), ("a", (2,))], ("a", "(2,) float32 at 0", "(2,) float32 at 3")),
+    ],
+)
+def test_names_the_first_difference(other, found):
+    one = _laid_out([("a", (2,)), ("b", (3,))])
+
+    assert one.difference(_laid_out(other)) == found
+
+
+def test_types_are_compared_unless_told_otherwise():
+    one = Layout((Tensor(name="a", shape=(2,), offset=0),))
+    other = Layout((Tensor(name="a", shape=(2,), offset=0, dtype="bfloat16"),))
+
+    assert one.difference(other) == ("a", "(2,) float32", "(2,) bfloat16")
+    assert one.difference(other, dtypes=False) is None
+
+
+def _laid_out(rows):
+    offsets = np.cumsum([0, *(np.prod(shape, dtype=int) for _, shape in rows)]).tolist()
+    return Layout(
+        tuple(
+            Tensor(name=name, shape=shape, offset=offset)
+            for (name, shape), offset in zip(rows, offsets, strict=False)
+        )
+    )
