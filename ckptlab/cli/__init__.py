@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "perturb": ("ckptlab.cli.experiments:perturb", "Perturb a snapshot and retrain."),
     "connect": (
         "ckptlab.cli.experiments:connect",
-        "Test linear mode connectivity of two children of a step.",
+        "Measure linear mode connectivity from a step.",
     ),
     "study": ("ckptlab.cli.study:study", "Run a grid of experiments from a file."),
 }

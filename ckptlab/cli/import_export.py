@@ -12,9 +12,7 @@ from ckptlab.cli.options import json_option, print_json
 @click.command("import")
 @click.argument("folder")
 @click.option("-o", "--output", required=True, help="The run to write.")
-@click.option(
-    "--codec", default="dense", show_default=True, help="Codec of the run: dense, fast or raw."
-)
+@click.option("--codec", default="dense", show_default=True, help="Codec: dense, fast, raw.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing run.")
 @json_option
 def import_run(folder: str, output: str, codec: str, overwrite: bool, as_json: bool) -> None:

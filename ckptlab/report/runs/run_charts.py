@@ -187,7 +187,7 @@ def _lines(found: list[tuple[int, PanelData]]) -> Iterator[Line]:
     }
     averaged = len(found) > MOST_COLOURS
     if averaged:
-        for name, same in by_name.items():
+        for same in by_name.values():
             mean = _mean_line([one.curve for one in same])
             if mean is not None:
                 yield _thin(mean, same[0], styles, bins=KEPT)

@@ -16,12 +16,12 @@ from torch import nn
 import ckptlab
 from ckptlab.cli.results import save
 from ckptlab.errors import ConfigError, LayoutError, StepError
-from ckptlab.report.runs.tables import key_figures, phases, recording
+from ckptlab.report.html.numbers import format_number
 from ckptlab.report.html.outline import Content
+from ckptlab.report.page import render
 from ckptlab.report.runs.measure import MeasuredRun, measure_run, read_results
 from ckptlab.report.runs.page import runs_page
-from ckptlab.report.page import render
-from ckptlab.report.html.numbers import format_number
+from ckptlab.report.runs.tables import key_figures, phases, recording
 from tests.analyze.recordings import Made, record
 from tests.report.browser import opened
 from tests.report.conftest import report

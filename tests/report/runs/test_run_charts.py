@@ -11,9 +11,9 @@ import xarray as xr
 
 import ckptlab
 from ckptlab.analyze.registry.metrics import METRICS
-from ckptlab.report.runs import run_charts
 from ckptlab.report.html.arrays import EmbeddedArrays
 from ckptlab.report.plot_data import panels_of
+from ckptlab.report.runs import run_charts
 from ckptlab.report.runs.measure import MeasuredRun, measure_run
 from tests.analyze.recordings import Made
 
