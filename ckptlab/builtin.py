@@ -70,8 +70,8 @@ def is_builtin(attributes: Mapping[str, Any]) -> bool:
 def rebuild(attributes: Mapping[str, Any], run: str = ".") -> Training:
     """Rebuild the training of a run on any device, its model at the initialisation.
 
-    Nothing is downloaded or created, code is imported only if the user allowed it, and a folder of
-    images outside that of the run is read only if the user names it (see
+    Nothing is downloaded to a folder that the run names, code is imported only if the user allowed
+    it, and a folder of images outside that of the run is read only if the user names it (see
     `ckptlab.train.data_root`): DataError otherwise.
     """
     from ckptlab.train.assemble import build
@@ -82,7 +82,8 @@ def rebuild(attributes: Mapping[str, Any], run: str = ".") -> Training:
     config = run_config(attributes, run)
     anywhere = config.train.model_copy(update={"device": "auto"})
     config = config.model_copy(update={"train": anywhere})
-    data = load_data(config.data, resolve_device(config.train), download=False)
+    cached = getattr(config.data, "root", None) is None
+    data = load_data(config.data, resolve_device(config.train), download=cached)
     return build(config, data=data)
 
 

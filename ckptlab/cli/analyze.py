@@ -12,7 +12,7 @@ import click
 
 from ckptlab.analyze.registry.metrics import METRICS, Metric, find_metric
 from ckptlab.analyze.registry.options import Option
-from ckptlab.cli.options import json_option, print_json
+from ckptlab.cli.options import data_root_option, json_option, print_json
 from ckptlab.errors import CkptlabError, ConfigError, RunExistsError
 
 
@@ -84,7 +84,7 @@ def metric_command(metric: Metric) -> click.Command:
         help=f"{metric.summary}\n\nReference: {metric.reference}.",
         short_help=metric.summary,
     )
-    for decorate in (_output, _plot, _overwrite, json_option):
+    for decorate in (_output, _plot, _overwrite, data_root_option, json_option):
         command = decorate(command)
     return command
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
-from ckptlab.cli.options import json_option, print_json
+from ckptlab.cli.options import data_root_option, json_option, print_json
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,6 +42,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option("--retry-failed", is_flag=True, help="Do jobs again that failed the last time."),
     click.option("--dry-run", is_flag=True, help="Print jobs, steps and time, and do nothing."),
+    data_root_option,
     json_option,
 )
 

@@ -13,6 +13,22 @@ json_option = click.option(
 )
 
 
+def _use_data_root(ctx: click.Context, option: click.Parameter, value: str | None) -> None:  # noqa: ARG001
+    from ckptlab.train.data_root import use_data_root
+
+    if value is not None:
+        use_data_root(value)
+
+
+data_root_option = click.option(
+    "--data-root",
+    metavar="DIR",
+    expose_value=False,
+    callback=_use_data_root,
+    help="Folder of the images, in place of the one a run names.",
+)
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout, with NaN and infinities as null."""
     click.echo(json.dumps(finite(document), allow_nan=False))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptlab.cli.options import data_root_option
 from ckptlab.errors import ConfigError, RunExistsError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also measure the Hessian spectrum and the Fisher trace; slow on a CPU.",
 )
+@data_root_option
 @click.option(
     "--scheduler",
     metavar="threads|processes|tcp://HOST:PORT",

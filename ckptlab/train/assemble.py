@@ -17,7 +17,7 @@ from ckptlab.train.config import Config
 from ckptlab.train.cuda_graph import GraphedStep
 from ckptlab.train.data import Data, load_data
 from ckptlab.train.datasets.registry import DataShape
-from ckptlab.train.evaluate import Evaluation, evaluate
+from ckptlab.train.evaluate import EvalResult, evaluate
 from ckptlab.train.models.build import build_model, draws_randomness
 from ckptlab.train.numerics import numerics, resolve_device
 from ckptlab.train.optimizers import OtherOptimConfig, build_optimizer, learning_rate
@@ -93,12 +93,12 @@ class Training:
         """
         return self.run(step)
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self) -> EvalResult:
         """Evaluate the model on the test set.
 
         Returns
         -------
-        Evaluation
+        EvalResult
             Loss and accuracy.
         """
         size = self.config.eval.batch_size or EVALUATED[self.device.type == "cuda"]

@@ -18,7 +18,7 @@ from ckptlab.train.optimizers import SCHEDULED, Optim, SgdConfig
 from ckptlab.train.presets import PRESETS
 from ckptlab.train.sections import EvalConfig, RecordConfig, Section, TrainConfig
 from ckptlab.train.settings import explain, merge, models_in, parse_override, read_toml
-from ckptlab.train.tasks.registry import AnyTask, BlurTask, PlainTaskConfig
+from ckptlab.train.tasks.registry import AnyTask, BlurTask, PlainTaskConfig, with_inherited
 
 __all__ = [
     "Config",
@@ -207,6 +207,8 @@ def _taken(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     variants = {} if info is None else dict(models_in(info.annotation))
     if len(variants) < 2:
         return dict(values)
+    if section == "task":
+        values = with_inherited(values)
     name = values.get("name", info.default.name if info else None)
     own = _variant(variants, name)
     foreign = {k for v in variants.values() for k in v.model_fields} - own.model_fields.keys()

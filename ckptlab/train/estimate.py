@@ -115,7 +115,7 @@ def measure_step(config: Config) -> float:
     config = config.model_copy(update={"task": config.task.model_copy(update={"stages": ()})})
     with numerics(config.train, device):
         training = assemble(
-            config, _made_up(config, shape, device), device, Seeds.resolve(config.train)
+            config, made_up_data(config, shape, device), device, Seeds.resolve(config.train)
         )
         # The first update also sets things up.
         return min(_timed(training, step) for step in range(1 + _TIMED_STEPS))
@@ -135,7 +135,8 @@ def task_shape(config: Config) -> DataShape:
     return replace(shape, classes=count_answers(config.task, shape))
 
 
-def _made_up(config: Config, shape: DataShape, device: torch.device) -> Data:
+def made_up_data(config: Config, shape: DataShape, device: torch.device) -> Data:
+    """Return black images of one class, for timing."""
     size = (shape.height, shape.width, shape.channels)
     flip, crop = augmentation_policy(config.data, shape)
     return Data(

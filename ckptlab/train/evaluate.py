@@ -11,7 +11,7 @@ from torch.nn import functional
 from ckptlab.train.tasks.task import Batch, Task
 
 
-class Evaluation(NamedTuple):
+class EvalResult(NamedTuple):
     """The test set's verdict.
 
     Parameters
@@ -29,7 +29,7 @@ class Evaluation(NamedTuple):
 @torch.no_grad()
 def evaluate(
     model: nn.Module, task: Task, batch_size: int, autocast: torch.dtype | None = None
-) -> Evaluation:
+) -> EvalResult:
     """Evaluate a model on the whole test set, with batch norm's running statistics.
 
     Parameters
@@ -45,7 +45,7 @@ def evaluate(
 
     Returns
     -------
-    Evaluation
+    EvalResult
         Means over all images.
     """
     data = task.data
@@ -64,4 +64,4 @@ def evaluate(
         count += len(batch.labels)
     model.train(was_training)
     loss_sum, right_sum = total.tolist()
-    return Evaluation(loss_sum / count, right_sum / count)
+    return EvalResult(loss_sum / count, right_sum / count)

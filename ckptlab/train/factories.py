@@ -87,8 +87,9 @@ def arguments(
     taken = {k: v for k, v in offered.items() if k in named}
     hints = _hints(function) if options else {}
     found = taken | {k: _typed(f"{table}.{k}", v, hints) for k, v in options.items()}
-    for key in named - found.keys():
-        if parameters[key].default is inspect.Parameter.empty:
+    for key in parameters:
+        required = parameters[key].default is inspect.Parameter.empty
+        if key in named and key not in found and required:
             raise ConfigError(
                 f"{parameter}: {_name(function)} needs {key}; set {table}.{key}=..., or "
                 "give it a default"

@@ -25,7 +25,7 @@ from ckptlab.train.branch import start_of
 from ckptlab.train.config import Config
 from ckptlab.train.data import Data
 from ckptlab.train.estimate import measure_step, recorded_steps, schedule
-from ckptlab.train.evaluate import Evaluation
+from ckptlab.train.evaluate import EvalResult
 from ckptlab.train.initial_state import Start, begin
 from ckptlab.train.numerics import numerics, resolve_device
 from ckptlab.train.resume import as_before, require_resumable, require_same_machine
@@ -48,7 +48,7 @@ class Progress:
         Since the report before.
     loss, accuracy : float
         Of the last mini-batch; NaN before the first.
-    evaluation : Evaluation or None
+    evaluation : EvalResult or None
         The last one on the test set.
     recording : RecorderStats
         Of the store.
@@ -59,7 +59,7 @@ class Progress:
     steps_per_second: float
     loss: float
     accuracy: float
-    evaluation: Evaluation | None
+    evaluation: EvalResult | None
     recording: RecorderStats
 
 
@@ -273,7 +273,7 @@ class Loop:
         self._on_progress = on_progress
         steps = training.config.eval.steps
         self._schedule = schedule("eval.steps", steps, training.steps_per_epoch) if steps else None
-        self._evaluation: Evaluation | None = None
+        self._evaluation: EvalResult | None = None
         self._last: StepResult | None = None
         self._reported_at = time.perf_counter()
         self._reported_step = recorder.step_number

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +143,55 @@ def test_image_folder_errors(tmp_path: Path) -> None:
     data = ["-S", "data.name=imagefolder", "-S", f"data.root={tmp_path}"]
     message = one_line(ckptlab("record", "-o", tmp_path / "x.zarr", *data), 2)
     assert "test" in message
+
+
+def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Run a command in this process; returns its exit code, stdout and stderr."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    out = capfd.readouterr()
+    return int(stopped.value.code or 0), out.out, out.err
+
+
+def test_a_run_or_a_folder_given_as_a_config_file(
+    tmp_path: Path, small_run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capfd, "record", small_run)
+    assert code == 2
+    assert f"is a recorded run, not a config file; to go on with it: --resume {small_run}" in err
+    code, _, err = run(capfd, "record", tmp_path)
+    assert code == 2
+    assert "is a folder, not a config file" in err
+
+
+def test_a_download_that_fails_makes_no_folder(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("mnist", "cifar10", "svhn"):
+        root = ["-S", f"data.name={name}", "-S", "data.root=~/some/data"]
+        code, _, err = run(capfd, "record", "-o", tmp_path / "x.zarr", *root)
+        assert code == 2
+        assert str(tmp_path / "some" / "data") in err
+        assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_names_the_command_that_goes_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.zarr"
+
+    def interrupt(self: object, report: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("ckptlab.train.trainer._REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("ckptlab.cli.progress.RecordProgress.__call__", interrupt)
+    code, out, err = run(capfd, "record", "-o", path, *SMALL)
+    assert (code, out) == (130, "")
+    assert err.strip().endswith(f"interrupted; go on with: ckptlab record --resume {path}")
+    assert xr.open_zarr(path).attrs["state"] == "interrupted"
+    monkeypatch.undo()
+    assert run(capfd, "record", "--resume", path, "--no-fsync")[0] == 2

@@ -2,9 +2,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
+from ckptlab.cli import main
+from ckptlab.train.models.build import build_model
+from ckptlab.train.models.registry import ModelConfig
 from tests.cli.commands import SMALL, ckptlab
+from tests.train.tasks.samples import SHAPE
+from tests.trained import points, record_own, tanh_network
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +89,37 @@ def test_bad_input_is_one_line_and_nothing_is_written(parent, tmp_path, argument
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x.zarr").exists()
+
+
+def run(capfd, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    out = capfd.readouterr()
+    return int(stopped.value.code or 0), out.out, out.err
+
+
+def test_a_run_of_another_loop_does_not_say_which_network(tmp_path, capfd):
+    x, y = points()
+    path = record_own(tmp_path / "own.zarr", tanh_network(), x, y)
+    for extra in ([], ["--fresh-optimizer"]):
+        code, out, err = run(capfd, "record", "--from", f"{path}@4", "--dry-run", *extra)
+        assert (code, out) == (2, "")
+        assert "holds no settings" in err
+        assert "-S model.name=" in err
+    named = ["-S", "model.name=mlp", "--fresh-optimizer"]
+    code, out, err = run(capfd, "record", "--from", f"{path}@4", "--dry-run", *named)
+    assert (code, out) == (2, "")
+    assert "the network has 'fc1.weight'" in err
+
+
+def test_weights_of_another_loop_begin_a_training(tmp_path, capfd):
+    model = build_model(ModelConfig(name="mlp", width=4), SHAPE, init_seed=3)
+    x, y = torch.rand(50, 1, 8, 8), torch.randint(0, 10, (50,))
+    path = record_own(tmp_path / "own.zarr", model, x, y)
+    named = ["-S", "model.name=mlp", "-S", "model.width=4", "-S", "train.steps=9"]
+    out = tmp_path / "b.zarr"
+    origin = ["--from", f"{path}@4", "--fresh-optimizer", "-o", out]
+    assert run(capfd, "record", *origin, *named, "--dry-run")[0] == 0
+    assert run(capfd, "record", *origin, *named)[0] == 0
+    start = xr.open_zarr(path).weights.sel(step=4).values
+    assert np.array_equal(xr.open_zarr(out).weights.sel(step=4).values, start)

@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
 
+from ckptlab.record.schedule import parse_schedule
+from ckptlab.store.read.reader import open_store
 from ckptlab.train.config import load_config
 from ckptlab.train.estimate import training_size
-from ckptlab.train.presets import PRESETS
+from ckptlab.train.presets import EVALUATED, PRESETS
+from tests.trained import train_tiny
 
 NAMES = list(PRESETS)
 
@@ -45,3 +49,19 @@ def test_the_recipe_of_the_study(name, parameters, steps):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_can_be_planned(name):
     assert training_size(load_config(preset=name)).recorded_steps > 0
+
+
+def test_every_phase_of_the_study_ends_in_an_evaluation():
+    config = load_config(preset="resnet20-cifar10")
+    evaluated = parse_schedule(config.eval.steps, 391)
+    assert all(step in evaluated for step in (0, 10, 500, 2000, 4000))
+    assert np.diff([k for k in range(1, 4001) if k in evaluated]).max() <= 391
+
+
+def test_evaluations_change_no_weight(tmp_path):
+    plain, often = tmp_path / "a.zarr", tmp_path / "b.zarr"
+    settings = ["model.name=resnet8", "model.width=4", "train.steps=14"]
+    train_tiny(plain, *settings, "eval.steps=none")
+    train_tiny(often, *settings, f"eval.steps='{EVALUATED}'")
+    assert open_store(often).small("eval_step").tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 13, 14]
+    assert np.array_equal(open_store(plain).small("digest"), open_store(often).small("digest"))

@@ -110,6 +110,18 @@ def test_states_of_pruned_weights_are_zeroed_and_nan_too():
     assert parameters_to_vector(momenta).numpy()[mask].any()
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_pruned_weights_are_zero_in_a_run_that_diverges(tmp_path, optimizer):
+    config = load_config(
+        overrides=[*SETTINGS, f"optim.name={optimizer}", "optim.lr=1e30", "train.steps=6"]
+    )
+    mask = random_mask(build(config).model)
+    train(config, str(tmp_path / "a.zarr"), mask=mask)
+    weights = open_store(tmp_path / "a.zarr").weights.read_block(0)
+    assert not np.isfinite(weights[-1][mask]).all()
+    assert not weights[:, ~mask].any()
+
+
 def test_a_mask_of_another_model_is_refused():
     config = load_config(overrides=SETTINGS)
     with pytest.raises(LayoutError, match=r"shape \(3,\), the model has \d+ parameters"):

@@ -215,21 +215,25 @@ class TaskConfig(TaskChoice):
     @model_validator(mode="before")
     @classmethod
     def _stages_inherit(cls, values: Any) -> Any:
-        """Hand a setting such as ``factor`` on to the stages that take it and do not set it."""
-        if not isinstance(values, Mapping) or not isinstance(values.get("stages"), list | tuple):
-            return values
-        shared = {k: v for k, v in values.items() if k in BlurTask.model_fields and k != "name"}
-        stages, taken = [], set()
-        for stage in values["stages"]:
-            if not isinstance(stage, Mapping) or _TAGS.get(str(stage.get("name"))) != "blur":
-                stages.append(stage)
-                continue
-            set_here = {k: v for k, v in stage.items() if v is not None}
-            stages.append(shared | set_here)
-            taken |= shared.keys() - set_here.keys()
-        own = set(cls.model_fields)
-        kept = {k: v for k, v in values.items() if k in own or k not in taken}
-        return {**kept, "stages": stages}
+        return with_inherited(values) if isinstance(values, Mapping) else values
+
+
+def with_inherited(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Hand a setting such as ``factor`` on to the stages that take it and do not set it."""
+    if not isinstance(task.get("stages"), list | tuple):
+        return dict(task)
+    shared = {k: v for k, v in task.items() if k in BlurTask.model_fields and k != "name"}
+    stages, taken = [], set()
+    for stage in task["stages"]:
+        if isinstance(stage, Mapping) and _TAGS.get(str(stage.get("name"))) == "blur":
+            own = {key: value for key, value in stage.items() if value is not None}
+            taken |= shared.keys() - own.keys()
+            stages.append(shared | own)
+        else:
+            stages.append(stage)
+    if _TAGS.get(str(task.get("name", "supervised"))) == "blur":
+        taken.clear()
+    return {**{k: v for k, v in task.items() if k not in taken}, "stages": stages}
 
 
 class PlainTaskConfig(PlainTask, TaskConfig):
