@@ -16,9 +16,9 @@ import pytest
 import ckptlab
 from ckptlab.report.html.numbers import format_number
 from ckptlab.report.theme import THEMES
-from tests.analyze.recordings import Made
+from tests.analyze.recordings import Made, record
 from tests.report.browser import Opened, opened
-from tests.report.conftest import HOSTILE
+from tests.report.conftest import HOSTILE, report
 
 EXPECTED = {
     "telemetry-eval-accuracy",
@@ -391,28 +391,39 @@ def test_scripts_of_others_do_not_run(browser: Any, single: Path, tmp_path: Path
         assert any("Content Security Policy" in line for line in page.console)
 
 
-def test_long_lines_keep_their_extremes(single_page: Opened) -> None:
+@pytest.mark.parametrize("log", [True, False])
+def test_heat_maps_are_means_over_bins(single_page: Opened, log: bool) -> None:
     rng = np.random.default_rng(3)
-    y = rng.standard_normal(30_000)
-    y[rng.random(len(y)) < 0.001] = np.nan
-    for log in (True, False):
-        low, high = (math.log10(0.5), math.log10(len(y) - 1)) if log else (0, len(y) - 1)
-        kept = single_page.tab.evaluate(
-            """([y, low, high, log]) => ckptlab.extremes(
-              Int32Array.from(y, (_, i) => i), Float64Array.from(y, (v) => v ?? NaN),
-              low, high, 500, log)""",
-            [[None if math.isnan(v) else v for v in y], low, high, log],
-        )
-        assert len(kept) <= 3 * 500 + 3
-        place = np.log10(np.maximum(np.arange(len(y)), 0.5)) if log else np.arange(len(y))
-        pixel = np.floor((place - low) / (high - low) * 500)
-        inside = np.isin(np.arange(len(y)), kept)
-        for k in np.unique(pixel):
-            here = y[pixel == k]
-            if np.isfinite(here).any():
-                chosen = y[(pixel == k) & inside]
-                assert np.nanmin(chosen) == np.nanmin(here)
-                assert np.nanmax(chosen) == np.nanmax(here)
+    z = rng.standard_normal(3000)
+    z[rng.random(len(z)) < 0.01] = np.nan
+    low, high = (math.log10(0.5), math.log10(len(z) - 1)) if log else (0, len(z) - 1)
+    edges, values = single_page.tab.evaluate(
+        """([z, low, high, log]) => {
+          const { edges, values } = ckptlab.means(
+            Int32Array.from(z, (_, i) => i), z.length, Float64Array.from(z, (v) => v ?? NaN),
+            1, low, high, 100, log);
+          return [edges, values[0].map((v) => Number.isNaN(v) ? null : v)];
+        }""",
+        [[None if math.isnan(v) else v for v in z], low, high, log],
+    )
+    assert (edges[0], edges[-1]) == (0, len(z))
+    assert len(values) == len(edges) - 1 <= 101
+    for a, b, value in zip(edges, edges[1:], values, strict=False):
+        part = z[a:b][np.isfinite(z[a:b])]
+        assert value is None if not len(part) else value == pytest.approx(part.mean(), rel=1e-9)
+
+
+def test_lines_hold_every_value(browser: Any, tmp_path: Path) -> None:
+    """Zooming and saving need no more data than the line has: nothing is left out of it."""
+    made = record(tmp_path / "long.zarr", steps=3000, schedule="0:")
+    flips = ckptlab.open_run(made.path).analyze("sign-flips", relative_to="init").values
+    with opened(browser, report(tmp_path / "long.html", made.path)) as page:
+        drawn = page.drawn("telemetry-sign-flips-init", "[...plot.data[0].y]")
+        np.testing.assert_array_equal(drawn, flips)
+        # Plotly draws the extremes of a line, but not a point for each step.
+        count = "plot.querySelector('path.js-line').getAttribute('d').split(/[LHVM]/).length"
+        path = page.drawn("telemetry-sign-flips-init", count)
+        assert path < 3000
 
 
 def test_numbers_are_written_alike_in_text_and_charts(single_page: Opened) -> None:

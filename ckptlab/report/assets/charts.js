@@ -1,4 +1,4 @@
-// Charts: what plotly is given for each kind, from the specification in the page and the state.
+// Turn the JSON of each kind of chart, and the state of the page, into plotly figures.
 
 const LEFT = 58;
 const RIGHT = 12;
@@ -11,7 +11,7 @@ const state = {
   log: true,
   span: null, // of steps; null is everything
   shown: new Set(),
-  chosen: { run: 0, level: 0 }, // whose layers and path, and which density, are shown
+  chosen: { run: 0, level: 0 }, // which run's layers and path, and which density, are shown
   theme: "light",
   step: null, // under the cursor
   printing: false,
@@ -31,7 +31,7 @@ function isLog(chart) {
   return chart.axis.switched && state.log;
 }
 
-// The part of the axis that is shown, in its own coordinates.
+// The visible part of the x axis; logarithms if it is logarithmic.
 function spanOf(chart) {
   const log = isLog(chart);
   const [first, last] = isStep(chart) ? state.span ?? page.steps : chart.axis.range;
@@ -47,7 +47,7 @@ function colourOf(chart, trace, position) {
   return colours[(chart.byRun ? trace.run : own) % colours.length];
 }
 
-// In a chart that is not over steps, styles are told apart by dashes in any case.
+// Charts that are not over steps always tell styles apart by dashes.
 function dashOf(chart, trace) {
   if (trace.faint || trace.single || (isStep(chart) && (!chart.byRun || isCrowded(chart)))) return "solid";
   return page.dashes[trace.style % page.dashes.length];
@@ -74,7 +74,7 @@ function xAxis(chart, width) {
   const title = isStep(chart)
     ? stepTitle(log && width > 400, low)
     : `${escaped(name)}${zero ? "; 0 is drawn at ½" : ""}`;
-  // Single values stand clear of the ends, and so do their labels.
+  // Keep points and their labels clear of the ends.
   const room = isStep(chart) ? 0 : 0.015 * (high - low);
   const own = log && ticks.length ? namedTicks(chart, low, high, width) : null;
   const axis = {
@@ -86,7 +86,7 @@ function xAxis(chart, width) {
   return axis;
 }
 
-// The ticks an axis names, as many as there is room for; the first in any case.
+// The named ticks of an axis, the first and as many more as fit.
 function namedTicks(chart, low, high, width) {
   const room = 46 * (high - low) / Math.max(50, width - LEFT - RIGHT);
   const tickvals = [];
@@ -178,7 +178,7 @@ function labelled(k, count) {
   return k % Math.ceil(count / 55) === 0;
 }
 
-// A heat map to the right of another has the same rows, and needs no names.
+// A heat map to the right of another has the same rows and needs no names.
 function besides(div) {
   if (state.printing) return false;
   const figure = div.closest("figure");
@@ -250,7 +250,7 @@ function pathLayout(chart) {
   };
 }
 
-// The parts of a figure: what is drawn on a screen and what is written into a file are the same.
+// The data and layout of a figure, the same on screen and in files.
 function figureOf(chart, div, width) {
   const kind = KINDS[chart.kind];
   const data = kind.data(chart, width, div);

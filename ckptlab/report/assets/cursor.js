@@ -1,4 +1,4 @@
-// The cursor: one step, in every chart over steps at once.
+// The cursor: one step, read in every chart over steps at once.
 function placeOf(div, x) {
   const chart = chartOf(div);
   const { log, low, high } = spanOf(chart);
@@ -58,7 +58,7 @@ function valueAt(trace, reference, step) {
   return page.values(reference)[step === null ? x.length - 1 : lastUpTo(x, step)];
 }
 
-// The key of a chart is also where its values are read.
+// The key of a chart also shows its values.
 function showValues(div) {
   const chart = chartOf(div);
   const key = div.closest("figure").querySelector(".key");
@@ -82,7 +82,7 @@ function showValues(div) {
   div.setAttribute("aria-valuetext", `step ${step}: ${items.map((i) => i.textContent).join("; ")}`);
 }
 
-// A chart that the cursor does not cross says what its lines are, and their values are hovered over.
+// Charts without the cursor only name their lines in the key; the pointer shows values.
 function namesKey(chart) {
   const traces = shownTraces(chart).filter((trace) => fullName(chart, trace).length);
   return traces.map((trace) => keyItem(

@@ -1,4 +1,4 @@
-// Tables and files: the values behind a chart, and the chart as an image.
+// Show and save the values of a chart, and save the chart as an image.
 
 const MOST_ROWS = 500;
 
@@ -93,7 +93,7 @@ function cellText(chart, value, k) {
   return k ? written(value, chart.percent) : value.toLocaleString("en");
 }
 
-// The ends, and more of them where there usually happens more.
+// Some rows: both ends, and more of the early steps, where most happens.
 function someOf(rows) {
   const most = 15;
   if (rows.length <= most) return rows.map((_, i) => i);

@@ -1,29 +1,28 @@
-// Lines, with bands around those that are means, and what is said of a point under the pointer.
+// Draw lines, the bands around means, and the text at the pointer. Plotly itself leaves out the
+// points of a line that no pixel can show.
 
 // Bands lie behind all lines, and single runs behind their means.
-function lineData(chart, width) {
+function lineData(chart) {
   const traces = shownTraces(chart).sort((a, b) => Number(b.single) - Number(a.single));
-  const parts = traces.map((trace) => lineOfTrace(chart, trace, width));
+  const parts = traces.map((trace) => lineOfTrace(chart, trace));
   return [...parts.flatMap(({ bands }) => bands), ...parts.flatMap(({ lines }) => lines)];
 }
 
-function lineOfTrace(chart, trace, width) {
+function lineOfTrace(chart, trace) {
   const { log, low, high } = spanOf(chart);
-  const pixels = Math.max(50, width - LEFT - RIGHT);
   const x = page.values(trace.x);
   const y = page.values(trace.y);
   const spread = trace.spread && page.values(trace.spread);
-  const kept = extremes(x, y, low, high, pixels, log);
   const color = colourOf(chart, trace, chart.traces.indexOf(trace));
   const strong = trace.faint || trace.single || (chart.traces.length > 8 && !page.averaged) ? 1 : 1.75;
   const plain = {
     type: "scatter",
     mode: x.length <= 40 ? "lines+markers" : "lines",
-    x: kept.map((i) => shownAt(x[i], log)),
-    y: kept.map((i) => (Number.isFinite(y[i]) ? y[i] : NaN)),
-    customdata: kept.map((i) => x[i]),
+    x: Array.from(x, (step) => shownAt(step, log)),
+    y: Array.from(y, (value) => (Number.isFinite(value) ? value : NaN)),
+    customdata: Array.from(x),
     name: escaped(fullName(chart, trace).join(", ")),
-    ...hoverOf(chart, trace, kept),
+    ...hoverOf(chart, trace),
     opacity: trace.single ? 0.25 : trace.faint ? 0.45 : 1,
     showlegend: !trace.single,
     line: { color, width: isStep(chart) ? strong : 2, dash: dashOf(chart, trace) },
@@ -32,7 +31,7 @@ function lineOfTrace(chart, trace, width) {
   };
   const mean = trace.noisy && !trace.single ? trend(x, y, low, high, log, chart.logY) : null;
   if (!mean) {
-    const edge = (sign) => kept.map((i) => y[i] + sign * spread[i]);
+    const edge = (sign) => Array.from(y, (value, i) => value + sign * spread[i]);
     const bands = spread ? bandsOf(plain.x, edge(-1), edge(1), color, chart.logY) : [];
     return { bands, lines: [plain] };
   }
@@ -48,7 +47,7 @@ function shownAt(x, log) {
   return log && x <= 0 ? 0.5 : x;
 }
 
-// A polygon for each stretch without gaps. On a logarithmic axis what is not positive has no place.
+// One polygon for each part without gaps. Logarithmic axes cannot show values of zero or less.
 function bandsOf(x, lower, upper, color, logY) {
   const positive = lower.filter((value) => value > 0);
   const floor = positive.length ? positive.reduce((a, b) => Math.min(a, b)) : 0;
@@ -77,12 +76,12 @@ function veiled(color, opacity = state.theme === "dark" ? 0.22 : 0.15) {
   return `rgba(${red},${green},${blue},${opacity})`;
 }
 
-// Few lines have their values in the key; many are told apart under the pointer.
+// The key holds the values of a few lines; of many, the pointer shows them.
 function isCrowded(chart) {
   return isStep(chart) && new Set(chart.traces.map((trace) => trace.style)).size > MOST_KEYS;
 }
 
-function hoverOf(chart, trace, kept) {
+function hoverOf(chart, trace) {
   const name = escaped(fullName(chart, trace).join(": "));
   if (isStep(chart)) {
     if (!isCrowded(chart)) return { hoverinfo: "none" };
@@ -90,13 +89,13 @@ function hoverOf(chart, trace, kept) {
   }
   const [x, y] = [page.values(trace.x), page.values(trace.y)];
   const place = (i) => `${escaped(chart.axis.name)}: ${precise(x[i], chart.axis.percent)}`;
-  const text = kept.map((i) => (
+  const text = Array.from(x, (_, i) => (
     [name, place(i), ...measuredAt(trace, i, y[i], chart.percent)].filter(Boolean).join("<br>")
   ));
   return { text, hovertemplate: "%{text}<extra></extra>" };
 }
 
-// A mean, with its deviation, and of how many.
+// A mean with its standard deviation and the number of replicates.
 function measuredAt(trace, i, value, percent) {
   const spread = trace.spread ? page.values(trace.spread)[i] : NaN;
   const count = trace.count ? page.values(trace.count)[i] : null;

@@ -1,8 +1,8 @@
-// The page: draws the charts one after the other, and listens to switches, pointer and keys.
+// Draw the charts one after the other, and react to switches, pointer and keys.
 
 const finger = matchMedia("(pointer: coarse)");
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const SLICE = 100; // milliseconds of drawing between two looks at what the reader does
+const SLICE = 100; // milliseconds of drawing before the page may respond again
 const PRINTED = { wide: 688, half: 332 };
 
 let drawing = null;
@@ -44,12 +44,12 @@ function drawOne(div) {
   moveRule(div);
 }
 
-// The nearest to the eye first; the page answers between two of them.
+// Draw stale charts, nearest to the middle of the window first, and stay responsive.
 function redraw() {
   for (const div of plots()) div.dataset.stale = "true";
   if (drawing) return drawing;
   drawing = (async () => {
-    // Not before `drawing` is set: all may be drawn within one slice.
+    // Wait until `drawing` is set: one slice may draw everything.
     await null;
     let began = performance.now();
     for (;;) {
@@ -131,7 +131,7 @@ function act(button) {
   return saveImage(div, button.dataset.do);
 }
 
-// Print: on light paper, in the widths of a page, with everything open.
+// Print with the light theme, in the widths of a printed page.
 function beforePrint() {
   if (state.printing) return;
   state.printing = true;
@@ -203,7 +203,7 @@ function start() {
   });
 }
 
-// For tests, and for whoever looks at the page from a console.
+// For tests and for the console.
 window.ckptlab = {
-  ready: start(), state, extremes, means, trend, written, csv: (key) => csv(page.charts[key]),
+  ready: start(), state, means, trend, written, csv: (key) => csv(page.charts[key]),
 };

@@ -1,4 +1,4 @@
-// Single values: bars from what they are compared with, and scatters with a line through them.
+// Draw bars from a baseline, and scatter plots with a fitted line.
 
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon"];
 const ROW = 27;
@@ -8,7 +8,7 @@ function toneAt(position) {
   return position < 0 ? ink : colours[position % colours.length];
 }
 
-// Where there is no room to the left of the bars, names stand over them.
+// Narrow charts have no room left of the bars: names go above them.
 function namesAbove(width) {
   return width < 480;
 }
@@ -150,7 +150,7 @@ function scatterLayout(chart, data, width) {
   };
 }
 
-// What the symbols mean, and the figures of the line.
+// The meaning of the symbols, and the statistics of the fitted line.
 function scatterKey(chart) {
   const panel = panelOf(chart);
   if (!panel) return [];

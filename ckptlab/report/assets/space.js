@@ -1,4 +1,5 @@
-// A path in three dimensions, projected here: no WebGL, sharp in print, and turned by keys too.
+// Draw a path in three dimensions, projected here rather than by plotly: plotly needs WebGL, which
+// locked-down browsers lack, and takes seconds without a GPU.
 
 const VIEW = { turn: -0.9, lift: 0.42 };
 
@@ -61,7 +62,7 @@ function toCube(values) {
   return values.map((value) => (high > low ? (2 * (value - low)) / (high - low) - 1 : 0));
 }
 
-// Right, up and towards the eye, of a point in the cube from -1 to 1.
+// Project a point of the cube from -1 to 1: right, up, and towards the eye.
 function projection({ turn, lift }) {
   const [sin, cos] = [Math.sin(turn), Math.cos(turn)];
   return (x, y, z) => {
@@ -74,7 +75,7 @@ function projection({ turn, lift }) {
   };
 }
 
-// The corner farthest from the eye: its three faces are drawn.
+// The corner farthest from the eye, whose three faces are drawn.
 function farCorner({ turn }) {
   return [Math.cos(turn) > 0 ? -1 : 1, Math.sin(turn) > 0 ? -1 : 1];
 }
@@ -104,7 +105,7 @@ function spaceLabels(panel, project, view, width) {
   const edges = [
     (k) => project(k, -backY * out, -1.08),
     (k) => project(-backX * out, k, -1.08),
-    // The upright edge on the left of what is seen.
+    // The leftmost upright edge.
     (k) => [[backX, -backY], [-backX, backY]]
       .map(([x, y]) => project(x * out, y * out, k))
       .reduce((a, b) => (a[0] < b[0] ? a : b)),

@@ -1,4 +1,4 @@
-// Values: decoding, numbers as text, ticks, and thinning to what a screen can show.
+// Decode arrays, write numbers as text, place ticks, and average over bins of steps.
 
 const TYPES = { f8: Float64Array, i4: Int32Array };
 
@@ -9,7 +9,7 @@ function decode(array) {
   return new TYPES[array.type](bytes.buffer);
 }
 
-// Plotly reads a little HTML in whatever it draws as text.
+// Plotly reads some HTML in the text that it draws.
 function escaped(text) {
   return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 }
@@ -20,7 +20,7 @@ function written(value, percent) {
   return rounded(value);
 }
 
-// Four digits rather than three.
+// The same with four digits instead of three.
 function precise(value, percent) {
   if (!Number.isFinite(value)) return "–";
   return percent ? `${rounded(100 * value, 4)} %` : rounded(value, 4);
@@ -42,12 +42,12 @@ function raised(power) {
   return (power < 0 ? "⁻" : "") + [...String(Math.abs(power))].map((d) => digits[d]).join("");
 }
 
-// A logarithmic axis has no place for step 0: it goes to 1/2.
+// A logarithmic axis shows step 0 at 1/2.
 function placed(step, log) {
   return log ? Math.log10(step > 0 ? step : 0.5) : step;
 }
 
-// Ticks of a logarithmic axis from 10^low to 10^high: decades, and 2 and 5 if there are few.
+// Ticks of a logarithmic axis from 10^low to 10^high: decades, and more digits if they are few.
 function logTicks(low, high, percent, only) {
   const span = high - low;
   const usual = span > 2.5 ? [1] : span > 1.2 ? [1, 3] : span > 0.5 ? [1, 2, 5] : null;
@@ -69,7 +69,7 @@ function logTicks(low, high, percent, only) {
   return { tickmode: "array", tickvals, ticktext };
 }
 
-// Position of the last entry that is at most `step`; -1 if there is none. `x` increases.
+// Position of the last entry of increasing `x` that is at most `step`, -1 if none is.
 function lastUpTo(x, step) {
   let low = 0;
   let high = x.length;
@@ -81,7 +81,7 @@ function lastUpTo(x, step) {
   return low - 1;
 }
 
-// First positions of runs of neighbours that fall into one of `bins` stretches of the axis.
+// First position of each group of neighbours that share one of `bins` bins of the axis.
 function groups(x, from, to, low, high, bins, log) {
   const starts = [];
   let before = -1;
@@ -93,31 +93,7 @@ function groups(x, from, to, low, high, bins, log) {
   return starts;
 }
 
-// Positions of a line's points to draw: of each group the lowest and the highest value.
-function extremes(x, y, low, high, bins, log) {
-  const from = Math.max(0, lastUpTo(x, unplaced(low, log)));
-  const to = Math.min(x.length, lastUpTo(x, unplaced(high, log)) + 2);
-  const starts = groups(x, from, to, low, high, bins, log);
-  if (to - from <= 2 * starts.length) return Array.from({ length: to - from }, (_, k) => from + k);
-  const kept = [];
-  starts.forEach((start, k) => {
-    const stop = k + 1 < starts.length ? starts[k + 1] : to;
-    let least = -1;
-    let most = -1;
-    let gap = -1;
-    for (let i = start; i < stop; i++) {
-      if (!Number.isFinite(y[i])) gap = i;
-      else {
-        if (least < 0 || y[i] < y[least]) least = i;
-        if (most < 0 || y[i] > y[most]) most = i;
-      }
-    }
-    kept.push(...[...new Set([least, most, gap])].filter((i) => i >= 0).sort((a, b) => a - b));
-  });
-  return kept;
-}
-
-// The mean of the steps under each hundredth of the axis; null where that is about a step each.
+// Means over a hundredth of the axis each; null if that is about one step each.
 function trend(x, y, low, high, log, geometric) {
   const from = Math.max(0, lastUpTo(x, unplaced(low, log)));
   const to = Math.min(x.length, lastUpTo(x, unplaced(high, log)) + 1);
@@ -139,7 +115,7 @@ function trend(x, y, low, high, log, geometric) {
   return means;
 }
 
-// Columns of a heat map to draw: the mean of each group of neighbours. `z` is rows × columns.
+// Downsample a heat map, shape rows × columns, to the means over bins.
 function means(x, end, z, rows, low, high, bins, log) {
   const columns = x.length;
   const from = Math.max(0, lastUpTo(x, unplaced(low, log)));
@@ -163,7 +139,7 @@ function means(x, end, z, rows, low, high, bins, log) {
   return { edges, values };
 }
 
-// Steps are whole: what 10 ** log10(step) lacks of one is rounding.
+// Steps are whole numbers; undo the rounding error of 10 ** log10(step).
 function unplaced(place, log) {
   const step = log ? 10 ** place : place;
   const whole = Math.round(step);

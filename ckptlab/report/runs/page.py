@@ -202,16 +202,14 @@ def _notices(runs: Sequence[MeasuredRun]) -> list[str]:
 
 def _notes(runs: Sequence[MeasuredRun]) -> list[str]:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    exact = (
+        "A cell of a heat map is the mean of the steps under it; zoom in to see single steps. "
+        "Tables and CSV files hold exact values."
+    )
+    paper = "Frankle, Schwab & Morcos (2020), arXiv:2002.10365"
     notes = [
-        (
-            "The phases and most measures are those of Frankle, Schwab & Morcos (2020), "
-            "arXiv:2002.10365."
-        ),
-        (
-            "A screen has fewer pixels than a run has steps: each line shows the lowest and the "
-            "highest value of the steps under a pixel, each cell of a heat map their mean; zoom in "
-            "to see single steps. Tables and CSV files hold exact values."
-        ),
+        f"The phases and most measures are those of {paper}.",
+        exact,
         _missing(runs),
         f"Made by ckptlab {__version__}, {now}.",
     ]
