@@ -15,6 +15,9 @@ from ckptlab.extras import explained
 
 if TYPE_CHECKING:
     from ckptlab.analyze.registry.metrics import metric
+    from ckptlab.experiments.operations.criteria import pruning
+    from ckptlab.experiments.operations.registry import perturbation
+    from ckptlab.experiments.plans.study_file import study_kind
     from ckptlab.plugins import load_plugin
     from ckptlab.record.recorder import Recorder
     from ckptlab.registry import allow
@@ -36,9 +39,12 @@ __all__ = [
     "open_run",
     "open_runs",
     "optimizer",
+    "perturbation",
+    "pruning",
     "record_branch",
     "record_training",
     "schedule",
+    "study_kind",
     "task",
     "write_report",
 ]
@@ -52,6 +58,9 @@ _LAZY = {
     "metric": "ckptlab.analyze.registry.metrics",
     "open_run": "ckptlab.run",
     "open_runs": "ckptlab.runs",
+    "perturbation": "ckptlab.experiments.operations.registry",
+    "pruning": "ckptlab.experiments.operations.criteria",
+    "study_kind": "ckptlab.experiments.plans.study_file",
     **dict.fromkeys(("record_branch", "record_training", "write_report"), "ckptlab.shortcuts"),
     **dict.fromkeys(
         ("dataset", "model", "optimizer", "schedule", "task"), "ckptlab.train.decorators"

@@ -73,8 +73,9 @@ def metrics() -> dict[str, str]:
 def experiments() -> dict[str, str]:
     """Tables of docs/experiments.md."""
     from ckptlab.experiments.jobs.cluster import ENVIRONMENT
+    from ckptlab.experiments.operations.criteria import PRUNING
     from ckptlab.experiments.operations.registry import PERTURBATIONS
-    from ckptlab.experiments.plans.imp import BUDGETS, PRUNING
+    from ckptlab.experiments.plans.imp import BUDGETS
     from ckptlab.experiments.plans.study_file import KINDS, Study
     from ckptlab.experiments.results.gather import COORDINATES, NUMBERS
 
@@ -88,12 +89,12 @@ def experiments() -> dict[str, str]:
 
     kinds = [
         f'### `kind = "{name}"`\n\n{model.__doc__}\n\n{keys(model, Study.model_fields)}'
-        for name, (model, _) in KINDS.items()
+        for name, model in ((k.name, k.settings) for k in KINDS.values())
     ]
     results = {**COORDINATES, **NUMBERS}.items()
     return {
         "environment": " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
-        "pruning": named(("name", "what"), PRUNING),
+        "pruning": named(("name", "what"), {c.name: c.summary for c in PRUNING.values()}),
         "budgets": named(("`--budget`", "what"), BUDGETS),
         "perturbations": table(
             ("kind", "what", "reference"),

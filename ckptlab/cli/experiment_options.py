@@ -1,33 +1,40 @@
-"""What the commands of experiments share: where jobs run, progress, and how results are shown."""
+"""Share options, progress and output between the commands of experiments."""
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePath
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
 from ckptlab.cli.options import data_root_option, json_option, print_json
+from ckptlab.cli.progress import ProgressDisplay, human_seconds, step_progress
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from ckptlab.experiments.jobs.folder import Folder
-    from ckptlab.experiments.jobs.plan import Plan
+    from ckptlab.experiments.jobs.plan import ExperimentPlan
     from ckptlab.experiments.jobs.scheduler import Outcome
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 ROWS = 60
-"""Rows of a printed table."""
+"""Most rows of a printed table."""
+
+TICK_SECONDS = 5.0
+"""Progress is shown at least this often."""
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("-o", "output", metavar="DIR", help="Folder of jobs and results."),
     click.option(
         "--scheduler",
         metavar="tcp://HOST:PORT",
-        help="Cluster of dask.distributed; workers of this machine by default.",
+        help="Cluster of dask.distributed [default: workers on this machine].",
     ),
     click.option(
         "--workers",
@@ -38,49 +45,51 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--together",
         type=click.IntRange(min=1),
-        help="Trainings that each worker does at once [default: 8 on a GPU, else 1].",
+        help="Trainings that each worker runs at once [default: 8 on a GPU, else 1].",
     ),
-    click.option("--retry-failed", is_flag=True, help="Do jobs again that failed the last time."),
-    click.option("--dry-run", is_flag=True, help="Print jobs, steps and time, and do nothing."),
+    click.option("--retry-failed", is_flag=True, help="Run jobs again that failed the last time."),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Print jobs, steps and an estimate of the time; run nothing.",
+    ),
     data_root_option,
     json_option,
 )
 
 
-def conducted(command: Command) -> Command:
+set_option = click.option(
+    "-S",
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Change a setting of the trainings, such as train.steps=300; may be repeated.",
+)
+
+
+def experiment_options(command: Command) -> Command:
     """Add the options of every experiment to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-def default_folder(plan: Plan, run: str) -> str:
-    """Return where an experiment goes unless told otherwise."""
+def default_folder(plan: ExperimentPlan, run: str) -> str:
+    """Return the default folder of an experiment."""
     import xxhash
 
     digest = xxhash.xxh3_64_hexdigest(repr([sorted(plan.jobs), plan.dims]).encode())
     return f"runs/{PurePath(run.rstrip('/')).stem}-{plan.kind}-{digest[:8]}"
 
 
-def finish(plan: Plan, run: str, given: dict[str, Any]) -> int:
-    """Conduct an experiment that is planned, and print its results.
+def finish(plan: ExperimentPlan, run: str, given: dict[str, Any]) -> int:
+    """Run a planned experiment and print its results; return 1 if a job failed.
 
-    Parameters
-    ----------
-    plan : Plan
-        The experiment.
-    run : str
-        What the default folder is named after.
-    given : dict
-        Options of the command.
-
-    Returns
-    -------
-    int
-        Exit code: 1 if a job failed.
+    `run` names the default folder, `given` are the options of the command.
     """
     from ckptlab.experiments.jobs.folder import Folder
-    from ckptlab.experiments.run_experiment import Workforce, conduct
+    from ckptlab.experiments.run_experiment import Workforce, run_experiment
 
     folder = Folder(given["output"] or default_folder(plan, run))
     if given["dry_run"]:
@@ -93,11 +102,10 @@ def finish(plan: Plan, run: str, given: dict[str, Any]) -> int:
         **{name: given[name] for name in ("scheduler", "workers", "threads", "together")}
     )
     with JobProgress(plan) as progress:
-        outcome, results = conduct(
+        outcome, results = run_experiment(
             plan, folder, workforce, retry_failed=given["retry_failed"], on_change=progress
         )
-    for warning in dict.fromkeys(outcome.warnings):
-        click.echo(f"Warning: {warning}", err=True)
+    _print_warnings(outcome)
     if given["as_json"]:
         print_json({"path": str(folder.results), **_counts(plan, outcome), **results.to_dict()})
     else:
@@ -106,57 +114,46 @@ def finish(plan: Plan, run: str, given: dict[str, Any]) -> int:
     return _report_failures(outcome, folder)
 
 
-class JobProgress:
-    """Shows how many jobs are done, on a terminal only.
+class JobProgress(ProgressDisplay):
+    """Shows how many jobs are done, also while none ends."""
 
-    Parameters
-    ----------
-    plan : Plan
-        The experiment.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        self._plan = plan
-        self._progress = Progress(
-            TextColumn("jobs"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task: Any = None
+    def __init__(self, plan: ExperimentPlan) -> None:
+        super().__init__("jobs")
+        self._total = len(plan.jobs)
+        self._last: tuple[int, str] = (0, "")
+        self._stop = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> Self:
-        self._progress.start()
-        self._task = self._progress.add_task("jobs", total=len(self._plan.jobs), facts="")
+        super().__enter__()
+        self._ticker.start()
         return self
 
     def __call__(self, outcome: Outcome) -> None:
-        """Take how the jobs stand."""
+        """Show an outcome."""
         failed, blocked = len(outcome.failed), len(outcome.blocked)
         facts = f"{failed} failed, {blocked} blocked" if failed or blocked else ""
-        self._progress.update(self._task, completed=len(outcome.done), facts=facts)
+        self._last = (len(outcome.done), facts)
+        self.show(self._last[0], self._total, facts)
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._ticker.join()
+        super().__exit__(kind, error, traceback)
+
+    def _tick(self) -> None:
+        while not self._stop.wait(TICK_SECONDS):
+            done, facts = self._last
+            self.show(done, self._total, facts)
 
 
 def print_results(results: xr.Dataset) -> None:
-    """Print gathered results: mean and standard deviation over replicates."""
+    """Print gathered results, reduced over replicates."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -171,47 +168,56 @@ def print_results(results: xr.Dataset) -> None:
     console = stdout_console()
     console.print(Text(str(results.attrs["title"])))
     console.print(table)
+    if results.sizes.get("replicate", 1) > 1:
+        told = results.attrs.get("replicates", "")
+        line = f"replicates: {told}; " if told else ""
+        console.print(Text(f"{line}± is the standard deviation of the sample (n - 1)"))
     if len(summary.rows) > ROWS:
-        console.print(Text(f"shown: {ROWS} of {len(summary.rows)} rows; all of it in the results"))
+        console.print(Text(f"shown: {ROWS} of {len(summary.rows)} rows; the results hold all"))
 
 
-def _print_estimate(plan: Plan, folder: Folder, given: dict[str, Any]) -> None:
-    from ckptlab.cores import count_cores
-    from ckptlab.experiments.jobs.cluster import count_gpus
+def _print_estimate(plan: ExperimentPlan, folder: Folder, given: dict[str, Any]) -> None:
     from ckptlab.experiments.jobs.estimate import estimate
-    from ckptlab.experiments.jobs.scheduler import survey
 
-    workers = given["workers"] or count_gpus() or max(count_cores() // given["threads"], 1)
-    outcome = survey(plan, folder, retry_failed=given["retry_failed"])
-    found = estimate(plan, outcome, workers)
-    facts = {
-        "path": str(folder.path),
-        "jobs": found.jobs,
-        "trainings": found.trainings,
-        "done": found.done,
-        "failed": found.failed,
-        "steps": found.steps,
-        "workers": workers,
-        "estimated_seconds": found.seconds,
-        "dims": plan.dims,
-    }
+    with step_progress("measuring") as show:
+        found = estimate(
+            plan,
+            folder,
+            workers=given["workers"],
+            threads=given["threads"],
+            retry_failed=given["retry_failed"],
+            on_measured=show,
+        )
     if given["as_json"]:
-        print_json(facts)
+        facts = {key: getattr(found, key) for key in ("jobs", "trainings", "done", "failed")}
+        facts |= {"steps": found.steps, "workers": found.workers, "dims": plan.dims}
+        print_json({"path": str(folder.path), "estimated_seconds": found.seconds, **facts})
         return
     click.echo(f"folder     {folder.path}")
     click.echo(f"jobs       {found.jobs:,} ({found.trainings:,} trainings), {found.done:,} done")
     click.echo(f"steps      {found.steps:,} left")
-    click.echo(f"time       about {found.seconds:,.0f} s with {workers} workers of this machine")
+    time = human_seconds(found.seconds)
+    click.echo(f"time       about {time} with {found.workers} workers of this machine")
     sizes = " x ".join(f"{len(values)} {dim}" for dim, values in plan.dims.items())
     click.echo(f"results    {sizes}")
 
 
-def _counts(plan: Plan, outcome: Outcome) -> dict[str, Any]:
+def _print_warnings(outcome: Outcome) -> None:
+    jobs = Counter(text for texts in outcome.warnings.values() for text in texts)
+    for text, count in jobs.items():
+        times = f" ({count} jobs)" if count > 1 else ""
+        click.echo(f"Warning: {text}{times}", err=True)
+    if outcome.warnings:
+        click.echo(f"{len(outcome.warnings)} jobs have warnings; results hold them", err=True)
+
+
+def _counts(plan: ExperimentPlan, outcome: Outcome) -> dict[str, Any]:
     return {
         "jobs": len(plan.jobs),
         "done": len(outcome.done),
         "failed": outcome.failed,
         "blocked": sorted(outcome.blocked),
+        "warnings": {key: list(texts) for key, texts in outcome.warnings.items()},
     }
 
 
@@ -222,8 +228,8 @@ def _report_failures(outcome: Outcome, folder: Folder) -> int:
     if outcome.failed:
         blocked = f"; {len(outcome.blocked)} more need them" if outcome.blocked else ""
         click.echo(
-            f"{len(outcome.failed)} jobs failed{blocked}; once it is mended, the same command "
-            f"with --retry-failed does them again in {Path(folder.path)}",
+            f"{len(outcome.failed)} jobs failed{blocked}; once the cause is fixed, the same "
+            f"command with --retry-failed runs them again in {Path(folder.path)}",
             err=True,
         )
     return 1 if outcome.failed else 0

@@ -1,9 +1,8 @@
-"""Conducting an experiment: its folder is locked, its jobs are run, its results are gathered."""
+"""Run an experiment: lock its folder, run its jobs, gather its results."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import xarray as xr
@@ -11,34 +10,26 @@ import xarray as xr
 from ckptlab.experiments.jobs.cluster import count_gpus, open_client
 from ckptlab.experiments.jobs.folder import Folder
 from ckptlab.experiments.jobs.job import write_job
-from ckptlab.experiments.jobs.plan import Plan
-from ckptlab.experiments.jobs.scheduler import Outcome, execute, survey
+from ckptlab.experiments.jobs.plan import ExperimentPlan
+from ckptlab.experiments.jobs.scheduler import OnChange, Outcome, read_outcome, run_plan
 from ckptlab.experiments.results.gather import write_results
 
 TOGETHER = 8
-"""Trainings that a GPU does at once unless told otherwise."""
+"""Default number of trainings that run at once on a GPU."""
 
 GATHER_SECONDS = 10.0
-"""Results are gathered at most this often while jobs are running."""
+"""Least time between two gatherings while jobs are running."""
 
 GATHER_SHARE = 0.02
-"""Gathering takes at most this share of the time, on cores that jobs need."""
+"""Largest share of the time that gathering takes from the jobs' cores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workforce:
-    """Who does the jobs.
+    """Workers: those of a cluster's `scheduler`, or so many local processes.
 
-    Parameters
-    ----------
-    scheduler : str or None
-        Address of a cluster; None starts workers here.
-    workers : int or None
-        How many are started here.
-    threads : int
-        Threads each job computes with.
-    together : int or None
-        Trainings a worker does at once; by default several on a GPU of this machine, else one.
+    `threads` is what each job computes with, `together` how many trainings a worker runs at once;
+    by default several on a local GPU, else one.
     """
 
     scheduler: str | None = None
@@ -47,48 +38,25 @@ class Workforce:
     together: int | None = None
 
 
-def conduct(
-    plan: Plan,
+def run_experiment(
+    plan: ExperimentPlan,
     folder: Folder,
     workforce: Workforce,
     *,
     retry_failed: bool = False,
-    on_change: Callable[[Outcome], None] | None = None,
+    on_change: OnChange | None = None,
 ) -> tuple[Outcome, xr.Dataset]:
-    """Do what is left of an experiment and gather its results.
+    """Run what is left of an experiment, and write its results to ``results.zarr``.
 
-    Parameters
-    ----------
-    plan : Plan
-        The experiment.
-    folder : Folder
-        Where it lies.
-    workforce : Workforce
-        Who does the jobs.
-    retry_failed : bool
-        Do jobs again that failed the last time.
-    on_change : callable, optional
-        Called with the `Outcome` at the beginning, and whenever a job has ended.
-
-    Returns
-    -------
-    outcome : Outcome
-        How the jobs stand.
-    results : Dataset
-        What was written to ``results.zarr``.
-
-    Raises
-    ------
-    LockedError
-        If another process conducts an experiment in the folder.
-    ConfigError
-        If there are no workers, or they go away; what is done stays.
+    `on_change` is called at the beginning and whenever a job has ended. LockedError if another
+    process runs an experiment in the folder; ConfigError if workers are missing or go away, while
+    what is done stays.
     """
     folder.make()
     lock = folder.lock()
     try:
-        outcome = survey(plan, folder, retry_failed=retry_failed)
-        folder.write_document("plan.json", describe(plan))
+        outcome = read_outcome(plan, folder, retry_failed=retry_failed)
+        folder.write_json("plan.json", as_json(plan))
         results = write_results(plan, folder, outcome)
         if on_change is not None:
             on_change(outcome)
@@ -98,7 +66,7 @@ def conduct(
                 with open_client(
                     workforce.scheduler, workforce.workers, workforce.threads
                 ) as client:
-                    outcome = execute(
+                    run_plan(
                         plan,
                         folder,
                         client,
@@ -107,16 +75,16 @@ def conduct(
                         on_change=gatherer,
                     )
             finally:
-                # Whatever ended it, what was done is to be seen.
-                outcome = survey(plan, folder)
+                # Also after an error or an interrupt: the folder knows what was done.
+                outcome = read_outcome(plan, folder)
                 results = write_results(plan, folder, outcome)
         return outcome, results
     finally:
         lock.release()
 
 
-def describe(plan: Plan) -> dict[str, object]:
-    """Write a plan as JSON, for people and for other programs."""
+def as_json(plan: ExperimentPlan) -> dict[str, object]:
+    """Return a plan as JSON, for people and for other programs."""
     return {
         "title": plan.title,
         "kind": plan.kind,
@@ -136,9 +104,7 @@ def _together(workforce: Workforce) -> int:
 class _Gatherer:
     """Gathers results now and then while jobs end."""
 
-    def __init__(
-        self, plan: Plan, folder: Folder, on_change: Callable[[Outcome], None] | None
-    ) -> None:
+    def __init__(self, plan: ExperimentPlan, folder: Folder, on_change: OnChange | None) -> None:
         self._plan = plan
         self._folder = folder
         self._on_change = on_change

@@ -128,7 +128,10 @@ def test_failures_are_reported_and_the_rest_goes_on(run, tmp_path):
         (["imp", "RUN", "--rewind", "8", "--fraction", "1.5"], "fraction 1.5 is not accepted"),
         (["imp", "RUN", "--rewind", "8", "--scope", "tensor"], "scope"),
         (["imp", "RUN", "--rewind", "8", "--pruning", "imq"], "Did you mean 'imp'"),
-        (["imp", "RUN", "--rewind", "8", "--replicates", "2"], "give --vary"),
+        (["imp", "RUN", "--rewind", "8", "--vary", "init"], "Accepted: augment, order, seed"),
+        (["imp", "RUN", "--rewind", "8", "--keep", "fc"], "tensor to keep 'fc'"),
+        (["imp", "RUN", "--rewind", "8", "--pruning", "nowhere.at:all"], "cannot be imported"),
+        (["study", "STUDY", "--scale", "paper"], "has no scales; leave scale out"),
         (["imp", "RUN", "--from", "RUN@8", "--budget", "some"], "budget"),
         (["imp", "RUN", "--from", "RUN@48", "--budget", "remaining"], "leaves nothing"),
         (["imp", "RUN", "--from", "RUN@8", "--rewind", "4"], "drop --rewind"),
@@ -149,7 +152,8 @@ def test_failures_are_reported_and_the_rest_goes_on(run, tmp_path):
 def test_bad_input_is_one_line(run, tmp_path, arguments, said):
     np.save(tmp_path / "other.npy", np.ones(3, bool))
     words = {"RUN": str(run), "OTHER": str(tmp_path / "other.npy"), "RUN@8": f"{run}@8"}
-    words |= {"RUN@48": f"{run}@48"}
+    words |= {"RUN@48": f"{run}@48", "STUDY": str(tmp_path / "study.toml")}
+    (tmp_path / "study.toml").write_text('kind = "record"\n')
     done = ckptlab(*(words.get(a, a) for a in arguments), "-o", tmp_path / "folder")
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
@@ -167,4 +171,4 @@ def test_runs_that_can_not_be_branched_from(tmp_path):
         recorder.step()
     done = ckptlab("imp", tmp_path / "own.zarr", "--rewind", "0")
     assert done.returncode == 2
-    assert "loop of one's own" in done.stderr
+    assert "your own loop" in done.stderr

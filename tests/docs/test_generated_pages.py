@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptlab.experiments.jobs.plan import Plan
+from ckptlab.experiments.jobs.plan import ExperimentPlan
 from ckptlab.experiments.operations.registry import parse_kind
 from ckptlab.experiments.plans.study_file import load_study, planner
 from ckptlab.train.config import load_config
@@ -59,7 +59,7 @@ def test_studies_can_be_planned(text, tmp_path):
     path = tmp_path / "study.toml"
     path.write_text(text)
     study = load_study(path)
-    planned = Plan(title="", kind=study.kind)
+    planned = ExperimentPlan(title="", kind=study.kind)
     planner(study)(planned, study, 1)
     assert len(planned.cells) == 2 * 3 * 3
 

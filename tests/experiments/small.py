@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ckptlab.experiments.jobs.folder import Folder
 from ckptlab.experiments.jobs.job import Job, write_job
-from ckptlab.experiments.jobs.plan import Plan
-from ckptlab.experiments.jobs.worker import Place, perform
+from ckptlab.experiments.jobs.plan import ExperimentPlan
+from ckptlab.experiments.jobs.worker import JobContext, run_jobs
 from ckptlab.experiments.plans.parent_run import Parent, recorded_parent
 from ckptlab.store.read.reader import StoredRun, open_store
 from ckptlab.train.config import load_config
@@ -41,7 +41,7 @@ class Bench:
     def __init__(
         self, path: str, folder: Path, *overrides: str, replicates: int = 1, kind: str = "imp"
     ) -> None:
-        self.plan = Plan(title="test", kind=kind)
+        self.plan = ExperimentPlan(title="test", kind=kind)
         self.stored = open_store(path)
         self.folder = Folder(folder)
         self.folder.make()
@@ -55,8 +55,8 @@ class Bench:
         return self.parents[0]
 
     @property
-    def place(self) -> Place:
-        return Place(folder=str(self.folder.path), recordings=self.plan.recordings)
+    def place(self) -> JobContext:
+        return JobContext(folder=str(self.folder.path), recordings=self.plan.recordings)
 
     def do(self, job: Job) -> StoredRun:
         """Do one job, and open what it recorded."""
@@ -76,5 +76,5 @@ class Bench:
 
 def do(bench: Bench, key: str) -> None:
     """Do one job; AssertionError says what it failed of."""
-    (result,) = perform([(key, write_job(bench.plan.jobs[key]))], bench.place)
+    (result,) = run_jobs([(key, write_job(bench.plan.jobs[key]))], bench.place)
     assert result.error is None, result.error

@@ -15,12 +15,12 @@ import xarray as xr
 
 from ckptlab.errors import ConfigError, LockedError
 from ckptlab.experiments.jobs.folder import Folder
-from ckptlab.experiments.jobs.plan import Plan
+from ckptlab.experiments.jobs.plan import ExperimentPlan
 from ckptlab.experiments.jobs.scheduler import Outcome
 from ckptlab.experiments.plans.imp import Pruner, plan_imp
 from ckptlab.experiments.plans.perturb import plan_perturb
 from ckptlab.experiments.results.open import open_results
-from ckptlab.experiments.run_experiment import Workforce, _Gatherer, conduct
+from ckptlab.experiments.run_experiment import Workforce, _Gatherer, run_experiment
 from ckptlab.store.read.reader import open_store
 from tests.experiments.small import STEPS, Bench, record_dense
 
@@ -104,7 +104,7 @@ def test_a_worker_s_job_ends_as_its_parent_bit_for_bit(tmp_path):
     path = record_dense(tmp_path / "p.zarr")
     bench = Bench(path, tmp_path / "folder", "record.steps=0:", kind="perturb")
     plan_perturb(bench.plan, bench.parents, rewind=[31], perturbations=["none"], optimizer="stored")
-    outcome, results = conduct(bench.plan, bench.folder, Workforce(workers=1, threads=1))
+    outcome, results = run_experiment(bench.plan, bench.folder, Workforce(workers=1, threads=1))
     (key,) = outcome.done
     run = bench.open(key)
     assert run.steps.tolist() == list(range(31, STEPS + 1))
@@ -119,7 +119,7 @@ def test_one_driver_at_a_time(dense, tmp_path):
     lock = bench.folder.lock()
     try:
         with pytest.raises(LockedError, match=f"process {os.getpid()}"):
-            conduct(bench.plan, bench.folder, Workforce())
+            run_experiment(bench.plan, bench.folder, Workforce())
     finally:
         lock.release()
 
@@ -136,7 +136,7 @@ def test_workers_that_are_not_there(dense, tmp_path, workforce, said):
     bench = Bench(dense, tmp_path)
     plan_imp(bench.plan, bench.parents, rewind=[4], pruner=Pruner(levels=1))
     with pytest.raises(ConfigError, match=said):
-        conduct(bench.plan, bench.folder, workforce)
+        run_experiment(bench.plan, bench.folder, workforce)
     # What is there of the results is written all the same.
     assert open_results(tmp_path).attrs["jobs_open"] == 1
 
@@ -159,7 +159,7 @@ def test_gathering_many_results_leaves_the_cores_to_the_jobs(monkeypatch):
 
     monkeypatch.setattr("ckptlab.experiments.run_experiment.write_results", gather_for_long)
     monkeypatch.setattr("time.monotonic", lambda: seconds[0])
-    plan = Plan(title="", kind="perturb")
+    plan = ExperimentPlan(title="", kind="perturb")
     seen = []
     gatherer = _Gatherer(plan, Folder("never-made"), seen.append)
     while seconds[0] < 2000:  # a job ends every second

@@ -9,9 +9,9 @@ import torch
 
 from ckptlab.experiments.jobs.folder import Folder
 from ckptlab.experiments.jobs.job import Job, write_job
-from ckptlab.experiments.jobs.plan import Plan
-from ckptlab.experiments.jobs.scheduler import survey
-from ckptlab.experiments.jobs.worker import Place, perform
+from ckptlab.experiments.jobs.plan import ExperimentPlan
+from ckptlab.experiments.jobs.scheduler import read_outcome
+from ckptlab.experiments.jobs.worker import JobContext, run_jobs
 from ckptlab.experiments.plans.study_file import load_study, planner
 from ckptlab.experiments.results.gather import write_results
 from ckptlab.experiments.results.open import load_results
@@ -106,7 +106,7 @@ def make_study(
     file.write_text(f"summary = '''{summary}'''\nreplicates = 2\n{STUDIES[kind]}{SETTINGS}")
     study = load_study(file)
     attributes = {"study": study.model_dump(mode="json"), "figure": study.figure}
-    plan = Plan(title=study.summary, kind=study.kind, attributes=attributes)
+    plan = ExperimentPlan(title=study.summary, kind=study.kind, attributes=attributes)
     planner(study)(plan, study, 1)
     held = Folder(folder)
     held.make()
@@ -117,11 +117,11 @@ def make_study(
         if why is not None:
             held.write_failure(key, why)
         elif all(held.is_done(needed, plan.jobs[needed]) for needed in plan.needs(key)):
-            place = Place(folder=str(folder), recordings=plan.recordings)
-            (done,) = perform([(key, write_job(job))], place)
+            place = JobContext(folder=str(folder), recordings=plan.recordings)
+            (done,) = run_jobs([(key, write_job(job))], place)
             assert done.error is None, done.error
     torch.set_num_threads(before)
-    write_results(plan, held, survey(plan, held))
+    write_results(plan, held, read_outcome(plan, held))
     return folder
 
 

@@ -1,9 +1,10 @@
-"""The folder of an experiment: results of jobs, failures, masks, and who works on it."""
+"""Keep an experiment in a folder: results of jobs, failures, warnings, masks and the lock."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,7 @@ from ckptlab.store.read.root import read_root
 
 
 class Folder:
-    """Where the jobs of an experiment lie.
-
-    Parameters
-    ----------
-    path : str or path-like
-        A local folder that every worker sees under the same path.
-
-    Raises
-    ------
-    ConfigError
-        If it is a URL, or a file.
-    """
+    """The folder of an experiment, local or on a file system that every worker sees alike."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if "://" in os.fspath(path):
@@ -44,25 +34,25 @@ class Folder:
 
     @property
     def results(self) -> Path:
-        """The gathered results."""
+        """Path of the gathered results."""
         return self.path / "results.zarr"
 
     def make(self) -> None:
-        """Make the folder and what belongs in it."""
-        for name in ("jobs", "measures", "masks", "failed"):
+        """Make the folder and its parts."""
+        for name in ("jobs", "measures", "masks", "failed", "warnings"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
     def lock(self) -> FileLock:
-        """Keep other drivers out; LockedError if one is at work."""
+        """Lock the folder; LockedError if another process runs an experiment in it."""
         return FileLock(self.path / "driver.lock")
 
     def result(self, key: str, job: Job) -> Path:
-        """Return where the result of a job lies, or will."""
+        """Return the path of a job's result."""
         name = "measures" if isinstance(job, MeasureJob) else "jobs"
         return self.path / name / f"{key.removeprefix('job:')}.zarr"
 
     def is_done(self, key: str, job: Job) -> bool:
-        """Say whether a job's result is there, whole."""
+        """Return whether a job's result is there and complete."""
         path = self.result(key, job)
         if not path.is_dir():
             return False
@@ -75,25 +65,41 @@ class Folder:
         return attributes.get("state") == "complete"
 
     def failure(self, key: str) -> str | None:
-        """Return what a job failed of the last time; None if it did not."""
+        """Return the error of a job that failed the last time, else None."""
         try:
-            document = json.loads(self._failure_file(key).read_text(encoding="utf-8"))
-            return str(document["error"])
+            held = json.loads(self._note("failed", key).read_text(encoding="utf-8"))
+            return str(held["error"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
             return "unknown: its record is damaged"
 
     def write_failure(self, key: str, error: str) -> None:
-        """Note what a job failed of."""
-        _write_whole(self._failure_file(key), json.dumps({"job": key, "error": error}))
+        """Keep the error of a job."""
+        _write_whole(self._note("failed", key), json.dumps({"job": key, "error": error}))
 
     def forget_failure(self, key: str) -> None:
-        """Drop the note of a failure."""
-        self._failure_file(key).unlink(missing_ok=True)
+        """Drop the error of a job."""
+        self._note("failed", key).unlink(missing_ok=True)
+
+    def warnings(self, key: str) -> tuple[str, ...]:
+        """Return the warnings of a job."""
+        try:
+            held = json.loads(self._note("warnings", key).read_text(encoding="utf-8"))
+            return tuple(str(text) for text in held["warnings"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ()
+
+    def write_warnings(self, key: str, texts: Iterable[str]) -> None:
+        """Keep the warnings of a job, so that they are shown as long as its result counts."""
+        held = {"job": key, "warnings": list(dict.fromkeys(texts))}
+        if held["warnings"]:
+            _write_whole(self._note("warnings", key), json.dumps(held))
+        else:
+            self._note("warnings", key).unlink(missing_ok=True)
 
     def keep_mask(self, mask: npt.NDArray[np.bool_]) -> str:
-        """Store a mask from outside, and return its digest."""
+        """Store a mask, and return its digest."""
         digest = mask_digest(mask)
         path = self.path / "masks" / f"{digest}.npy"
         if not path.exists():
@@ -104,7 +110,7 @@ class Folder:
         return digest
 
     def mask(self, digest: str, size: int) -> npt.NDArray[np.bool_]:
-        """Read a mask that was kept; DataError if it is missing or another."""
+        """Read a stored mask; DataError if it is missing or another."""
         path = self.path / "masks" / f"{digest}.npy"
         try:
             bits = np.load(path, allow_pickle=False)
@@ -115,15 +121,16 @@ class Folder:
             raise DataError(f"{path} is not the mask it was; delete it and give the mask again")
         return mask
 
-    def write_document(self, name: str, document: Any) -> None:
-        """Write a JSON file, whole."""
-        _write_whole(self.path / name, json.dumps(document, indent=1))
+    def write_json(self, name: str, content: Any) -> None:
+        """Replace a JSON file atomically."""
+        _write_whole(self.path / name, json.dumps(content, indent=1))
 
-    def _failure_file(self, key: str) -> Path:
-        return self.path / "failed" / f"{key.removeprefix('job:')}.json"
+    def _note(self, kind: str, key: str) -> Path:
+        return self.path / kind / f"{key.removeprefix('job:')}.json"
 
 
 def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)

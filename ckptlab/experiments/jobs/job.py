@@ -1,8 +1,8 @@
-"""What a job is: a frozen description that its result can be found by.
+"""Describe jobs: frozen settings whose hash names the result.
 
-A job names what it starts from by content: a recording
-by the digests of its snapshots, another job by the hash of its own description. The same experiment
-asked for twice is therefore the same jobs, wherever the recording lies.
+A job names what it starts from by content: a recording by the digests of its snapshots, another job
+by the hash of its own description. The same experiment asked for twice is the same jobs, wherever
+the recording lies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import xxhash
 from pydantic import Field
 
 from ckptlab.store.read.reader import StoredRun
-from ckptlab.train.config import Config, as_written, canonical
+from ckptlab.train.config import Config, as_written, canonical, parse_config
+from ckptlab.train.resume import has_settings
 from ckptlab.train.sections import Section
 
 VERSION = 1
@@ -27,23 +28,21 @@ _WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
     "record": ("memory", "budget", "flush_seconds", "sync_seconds", "fsync"),
 }
 
+# Fields added since VERSION 1: unset, they are left out of the hash, so that older results count.
+_ADDED: Mapping[str, tuple[str, ...]] = {
+    "mask": ("keep", "code", "shuffle_seed"),
+    "perturbation": ("code", "initial", "sigma"),
+}
+
 RunId = Annotated[str, Field(pattern=r"^(run|job):[0-9a-f]{16}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Source(Section):
-    """The state a training begins from.
+class BranchPoint(Section):
+    """The state a training begins from: a step of a recording or of another job.
 
-    Parameters
-    ----------
-    run : str
-        Id of a recording or a job.
-    step : int
-        Step of it.
-    at : int or None
-        Number the step has in the new training; None is the same.
-    optimizer : str
-        ``stored``: it goes on exactly; ``fresh``: without momentum, as rewinding does.
+    `at` is the number that the step has in the new training, by default the same. With `optimizer`
+    ``stored`` training continues exactly; ``fresh`` drops the momentum, as rewinding does.
     """
 
     run: RunId
@@ -53,118 +52,79 @@ class Source(Section):
 
     @property
     def number(self) -> int:
-        """Number the step has in the new training."""
+        """Number of the step in the new training."""
         return self.step if self.at is None else self.at
 
 
 class Pruning(Section):
-    """A mask made by pruning.
+    """A mask made by pruning the last weights of `run` within its own mask.
 
-    Parameters
-    ----------
-    run : str
-        Whose last weights decide, within whose mask; a random mask takes the mask alone.
-    method : str
-        ``magnitude`` or ``random``.
-    fraction : float
-        Share of the survivors removed.
-    levels : int
-        Remove as many at once as this many levels would.
-    scope : str
-        ``global`` or ``layer``.
-    seed : int
-        Of random pruning.
+    `method` names a pruning criterion and `code` is the digest of its source if a user wrote it;
+    `levels` removes as much at once as that many levels would; tensors in `keep` stay whole.
     """
 
     type: Literal["pruning"] = "pruning"
     run: RunId
-    method: Literal["magnitude", "random"] = "magnitude"
+    method: str = "magnitude"
     fraction: Share
     levels: Annotated[int, Field(ge=1)] = 1
     scope: Literal["global", "layer"] = "global"
     seed: int = 0
+    keep: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    code: str = ""
 
 
 class GivenMask(Section):
-    """A mask from a file, which the experiment keeps a copy of.
-
-    Parameters
-    ----------
-    digest : str
-        Of the mask.
-    """
+    """A mask from a file, which the experiment keeps a copy of under its digest."""
 
     type: Literal["given"] = "given"
     digest: str
 
 
 class MaskOf(Section):
-    """The mask of another run.
-
-    Parameters
-    ----------
-    run : str
-        Its id.
-    """
+    """The mask of another run; with a seed, shuffled within each tensor."""
 
     type: Literal["of"] = "of"
     run: RunId
+    shuffle_seed: int | None = None
+
+
+Mask = Annotated[Pruning | GivenMask | MaskOf, Field(discriminator="type")]
 
 
 class Perturbed(Section):
-    """How the weights are changed before training goes on.
+    """How the weights change before training continues.
 
-    Parameters
-    ----------
-    kind : str
-        As `perturb.parse_kind` reads it.
-    seed : int
-        Of permutations and noise.
-    fresh_seed : int
-        Of the fresh initialisation.
+    `kind` is what `parse_kind` reads and `code` the digest of its source if a user wrote it; `seed`
+    draws permutations and noise, `fresh_seed` another initialisation. `initial` is the run that
+    holds step 0 where the perturbed one branched from it. `sigma` is ``drawn`` where the initial
+    standard deviations are those of drawn initialisations, not √(2 / fan_in).
     """
 
     kind: str
     seed: int = 0
     fresh_seed: int = 0
+    code: str = ""
+    initial: RunId | None = None
+    sigma: Literal["", "drawn"] = ""
 
 
 class TrainJob(Section):
     """A training whose recording is the result.
 
-    Parameters
-    ----------
-    config : Config
-        Settings.
-    source : Source or None
-        What it begins from; None is the initialisation.
-    mask : Pruning, GivenMask, MaskOf or None
-        What it keeps; None is everything.
-    perturbation : Perturbed or None
-        Needs a source.
+    Without `source` it begins at the initialisation, without `mask` it keeps every weight; a
+    perturbation needs a source.
     """
 
     type: Literal["train"] = "train"
     config: Config
-    source: Source | None = None
-    mask: Annotated[Pruning | GivenMask | MaskOf, Field(discriminator="type")] | None = None
+    source: BranchPoint | None = None
+    mask: Mask | None = None
     perturbation: Perturbed | None = None
 
 
 class MeasureJob(Section):
-    """A metric of a run, whose result is a small Dataset.
-
-    Parameters
-    ----------
-    metric : str
-        Name in the registry of metrics.
-    run : str
-        Id of the run.
-    other : str or None
-        Id of a second run, for `connectivity`.
-    options : mapping
-        Of the metric; JSON.
-    """
+    """A metric of a run, whose result is a small Dataset; `connectivity` takes a second run."""
 
     type: Literal["measure"] = "measure"
     metric: str
@@ -178,10 +138,11 @@ Job = TrainJob | MeasureJob
 
 def parse_job(text: str) -> Job:
     """Read a job written by `write_job`."""
-    document = json.loads(text)
-    if document["type"] != "train":
-        return MeasureJob.model_validate(document)
-    return TrainJob.model_validate({**document, "config": as_written(document["config"])})
+    description = json.loads(text)
+    if description["type"] != "train":
+        return MeasureJob.model_validate(description)
+    config = as_written(description["config"])
+    return TrainJob.model_validate({**description, "config": config})
 
 
 def write_job(job: Job) -> str:
@@ -190,42 +151,28 @@ def write_job(job: Job) -> str:
 
 
 def job_id(job: Job) -> str:
-    """Return the id of a job: ``job:`` and 16 hexadecimal digits.
-
-    Parameters
-    ----------
-    job : Job
-        The description.
-
-    Returns
-    -------
-    str
-        The xxh3_64 of its canonical JSON, without what has no effect on the result.
-    """
-    document = job.model_dump(mode="json")
+    """Return ``job:`` and the xxh3_64 of the description, without what cannot change the result."""
+    description = job.model_dump(mode="json")
     if isinstance(job, TrainJob):
-        document["config"] = canonical(job.config)
+        description["config"] = canonical(job.config)
     for section, keys in _WITHOUT_EFFECT.items():
         for key in keys:
-            document.get("config", {}).get(section, {}).pop(key, None)
-    return "job:" + _digest({"version": VERSION, **document})
+            description.get("config", {}).get(section, {}).pop(key, None)
+    for part, keys in _ADDED.items():
+        held = description.get(part) or {}
+        for key in keys:
+            if not held.get(key) and held.get(key) != 0:
+                held.pop(key, None)
+    return "job:" + _digest({"version": VERSION, **description})
 
 
 def run_id(stored: StoredRun) -> str:
-    """Return the id of a recording: ``run:`` and 16 hexadecimal digits.
-
-    Parameters
-    ----------
-    stored : StoredRun
-        The recording.
-
-    Returns
-    -------
-    str
-        From its settings, steps and digests of all snapshots.
-    """
+    """Return ``run:`` and a hash of a recording's settings, steps and digests of all snapshots."""
+    config = stored.attributes.get("config")
+    if has_settings(stored.attributes):
+        config = canonical(parse_config(as_written(config or {})))
     content = {
-        "config": stored.attributes.get("config"),
+        "config": config,
         "steps": stored.steps.tolist(),
         "digests": stored.small("digest").tolist(),
         "mask": stored.attributes.get("mask_digest"),
@@ -234,18 +181,7 @@ def run_id(stored: StoredRun) -> str:
 
 
 def ids_in(job: Job) -> Iterator[str]:
-    """Yield the ids of the runs a job needs.
-
-    Parameters
-    ----------
-    job : Job
-        The description.
-
-    Yields
-    ------
-    str
-        Of recordings and jobs; one may come more than once.
-    """
+    """Yield the ids of the recordings and jobs that a job needs; one may come more than once."""
     if isinstance(job, MeasureJob):
         yield job.run
         if job.other is not None:
@@ -255,8 +191,10 @@ def ids_in(job: Job) -> Iterator[str]:
         yield job.source.run
     if job.mask is not None and not isinstance(job.mask, GivenMask):
         yield job.mask.run
+    if job.perturbation is not None and job.perturbation.initial is not None:
+        yield job.perturbation.initial
 
 
-def _digest(document: Any) -> str:
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return xxhash.xxh3_64_hexdigest(text.encode())

@@ -1,4 +1,4 @@
-"""What an experiment consists of: jobs that need each other, and where their results go."""
+"""Plan an experiment: jobs that need each other, and where their results go."""
 
 from __future__ import annotations
 
@@ -12,43 +12,18 @@ from ckptlab.store.read.reader import StoredRun
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One result of an experiment.
-
-    Parameters
-    ----------
-    at : mapping of str to object
-        Its coordinates, by dim.
-    run : str
-        Id of the job or recording that gives it.
-    """
+    """One result: its coordinates, by dim, and the id of the job or recording that gives it."""
 
     at: Mapping[str, Any]
     run: str
 
 
 @dataclass(kw_only=True, slots=True)
-class Plan:
+class ExperimentPlan:
     """Jobs and cells of an experiment.
 
-    Parameters
-    ----------
-    title : str
-        What it is.
-    kind : str
-        ``imp``, ``perturb`` …
-    attributes : dict
-        JSON, for the results.
-
-    Attributes
-    ----------
-    jobs : dict of str to Job
-        By id; each behind those it needs.
-    recordings : dict of str to str
-        Paths of the recordings they need, by id.
-    dims : dict of str to list
-        Coordinates of the results, by dim.
-    cells : list of Cell
-        The results.
+    `jobs` holds each job behind those it needs, `recordings` the paths of what they read, both by
+    id; `dims` are the coordinates of the results and `attributes` go into them (JSON).
     """
 
     title: str
@@ -60,7 +35,7 @@ class Plan:
     cells: list[Cell] = field(default_factory=list)
 
     def add(self, job: Job) -> str:
-        """Add a job, unless it is there already, and return its id."""
+        """Add a job unless it is there already, and return its id."""
         key = job_id(job)
         self.jobs.setdefault(key, job)
         return key
@@ -72,7 +47,7 @@ class Plan:
         return key
 
     def put(self, run: str, **at: Any) -> None:
-        """Say which result a job gives; a new coordinate is added to its dim."""
+        """Place the result of a run; a new coordinate is added to its dim."""
         for dim, value in at.items():
             values = self.dims.setdefault(dim, [])
             if value not in values:
@@ -84,7 +59,7 @@ class Plan:
         return {run for run in ids_in(self.jobs[key]) if run in self.jobs}
 
     def depths(self) -> dict[str, int]:
-        """Return how long the chain of jobs behind each is; what is deepest should begin first."""
+        """Return how long the chain of jobs behind each is; the deepest should begin first."""
         depths = dict.fromkeys(self.jobs, 0)
         for key in reversed(self.jobs):
             for needed in self.needs(key):

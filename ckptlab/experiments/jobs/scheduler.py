@@ -1,47 +1,41 @@
-"""Running the jobs of a plan: each once, what it needs first, failures noted while the rest go on.
+"""Run the jobs of a plan: each once, what it needs first; failures are kept while the rest go on.
 
-The folder alone says what is done, so that a
-driver that was killed is replaced by the next one.
+Only the folder knows what is done, so the next driver replaces one that was killed.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ckptlab.errors import ConfigError
 from ckptlab.experiments.jobs.folder import Folder
 from ckptlab.experiments.jobs.job import TrainJob, write_job
-from ckptlab.experiments.jobs.plan import Plan
-from ckptlab.experiments.jobs.worker import Place, Result, perform, reason
+from ckptlab.experiments.jobs.plan import ExperimentPlan
+from ckptlab.experiments.jobs.worker import JobContext, JobResult, reason, run_jobs
+from ckptlab.plugins import VARIABLE
+from ckptlab.registry import allowed
 from ckptlab.train.interleave import SHARED
 
 
 @dataclass(kw_only=True, slots=True)
 class Outcome:
-    """How the jobs of a plan stand.
+    """State of a plan's jobs, by id: `failed` maps to errors, `blocked` jobs need a failed one.
 
-    Parameters
-    ----------
-    done : set of str
-        Ids of jobs whose results are there.
-    failed : dict of str to str
-        What others failed of, now or the last time.
-    blocked : set of str
-        Those that need a failed one.
-    warnings : list of str
-        What the jobs had to say.
+    `warnings` maps the jobs that are done or failed with a warning to their texts.
     """
 
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
-    warnings: list[str] = field(default_factory=list)
+    warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def left(self, plan: Plan) -> list[str]:
+    def left(self, plan: ExperimentPlan) -> list[str]:
         """Return the ids of the jobs that are still to be done."""
         settled = self.done | set(self.failed) | self.blocked
         return [key for key in plan.jobs if key not in settled]
@@ -50,40 +44,29 @@ class Outcome:
 OnChange = Callable[[Outcome], None]
 
 LOOK_SECONDS = 2.0
-"""How often it is looked whether workers have come, while no job ends."""
+"""How often new workers are looked for while no job ends."""
 
 
-def survey(plan: Plan, folder: Folder, *, retry_failed: bool = False) -> Outcome:
-    """Look how the jobs of a plan stand, without doing any.
-
-    Parameters
-    ----------
-    plan : Plan
-        The experiment.
-    folder : Folder
-        Where it lies.
-    retry_failed : bool
-        Count jobs that failed the last time among those to do.
-
-    Returns
-    -------
-    Outcome
-        From the folder alone.
-    """
+def read_outcome(plan: ExperimentPlan, folder: Folder, *, retry_failed: bool = False) -> Outcome:
+    """Read the state of a plan's jobs from its folder; `retry_failed` counts failures as open."""
     outcome = Outcome()
     for key, job in plan.jobs.items():
+        failure = None if retry_failed else folder.failure(key)
         if folder.is_done(key, job):
             outcome.done.add(key)
-            continue
-        failure = None if retry_failed else folder.failure(key)
-        if failure is not None:
+        elif failure is not None:
             outcome.failed[key] = failure
+        else:
+            continue
+        texts = folder.warnings(key)
+        if texts:
+            outcome.warnings[key] = texts
     _block(plan, outcome)
     return outcome
 
 
-def execute(
-    plan: Plan,
+def run_plan(
+    plan: ExperimentPlan,
     folder: Folder,
     client: Any,
     *,
@@ -91,34 +74,13 @@ def execute(
     together: int = 1,
     on_change: OnChange | None = None,
 ) -> Outcome:
-    """Do what is left of a plan.
+    """Run what is left of a plan on the workers of a `distributed.Client`.
 
-    Parameters
-    ----------
-    plan : Plan
-        The experiment.
-    folder : Folder
-        Where it lies; locked by the caller.
-    client : distributed.Client
-        Whose workers do the jobs.
-    retry_failed : bool
-        Do jobs again that failed the last time.
-    together : int
-        Trainings that a worker does at once, which pays on a GPU.
-    on_change : callable, optional
-        Called with the `Outcome` whenever a job has ended.
-
-    Returns
-    -------
-    Outcome
-        Once nothing more can be done.
-
-    Raises
-    ------
-    ConfigError
-        If the workers do not see the folder, or the scheduler goes away; what is done stays.
+    The caller holds the folder's lock. `together` trainings run at once on each worker, which pays
+    on a GPU; `on_change` is called whenever a job has ended. ConfigError if the workers do not see
+    the folder or the scheduler goes away; what is done stays.
     """
-    outcome = survey(plan, folder, retry_failed=retry_failed)
+    outcome = read_outcome(plan, folder, retry_failed=retry_failed)
     if outcome.left(plan):
         _require_shared(folder, client)
         _Driver(plan, folder, client, outcome, on_change, together).run()
@@ -126,11 +88,11 @@ def execute(
 
 
 class _Driver:
-    """Hands jobs to the workers as soon as what they need is there."""
+    """Submits jobs to the workers as soon as what they need is done."""
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ExperimentPlan,
         folder: Folder,
         client: Any,
         outcome: Outcome,
@@ -145,7 +107,7 @@ class _Driver:
         self._depths = plan.depths()
         self._together = together
         self._running: dict[Any, list[str]] = {}
-        self._place = Place(folder=str(folder.path.absolute()), recordings=_absolute(plan))
+        self._context = job_context(plan, folder)
 
     def run(self) -> None:
         from distributed import CancelledError
@@ -156,21 +118,21 @@ class _Driver:
                 ended = self._wait()
                 for future in ended:
                     self._settle(future)
-                # The worker must not stand still while what has changed is shown.
+                # Before the change is shown, so that no worker idles meanwhile.
                 self._submit()
                 if ended and self._on_change is not None:
                     self._on_change(self._outcome)
         except CancelledError as error:
             raise _gone() from error
         finally:
-            # Interrupted, or the scheduler is gone: nothing may begin any more.
+            # Interrupted, or the scheduler is gone: nothing more may start.
             self._client.cancel(list(self._running), force=True)
 
     def _wait(self) -> set[Any]:
         from distributed import wait
 
         if not self._running:
-            # All workers have died, and begin anew.
+            # All workers have died and are being restarted.
             time.sleep(LOOK_SECONDS)
             return set()
         try:
@@ -181,11 +143,10 @@ class _Driver:
         return set(done)
 
     def _submit(self) -> None:
-        """Give each worker without a job its next one.
+        """Give each idle worker its next job.
 
-        A job takes minutes and its worker whole. Jobs that wait should do so here, where the next
-        free worker takes the first of them: dask shares out at once what it is given, evenly by
-        number, and corrects that late.
+        Jobs take minutes and wait here for the next free worker: dask would assign all of them at
+        once, evenly by number, and correct that late.
         """
         running = {key for keys in self._running.values() for key in keys}
         ready = [
@@ -195,23 +156,23 @@ class _Driver:
         ]
         try:
             workers = len(self._client.nthreads())
-        except OSError as error:  # here alone: a full disk is no scheduler that went away
+        except OSError as error:  # only here: elsewhere an OSError may be a full disk
             raise _gone() from error
         free = workers - len(self._running)
         for keys in itertools.islice(self._bundles(ready, workers), max(free, 0)):
             future = self._client.submit(
-                perform,
+                run_jobs,
                 [(key, write_job(self._plan.jobs[key])) for key in keys],
-                self._place,
+                self._context,
                 key=f"{keys[0]}-{id(self)}",
                 pure=False,
             )
             self._running[future] = keys
 
     def _bundles(self, ready: list[str], workers: int) -> Iterator[list[str]]:
-        """Put trainings together that one worker does at once, and share them out evenly."""
+        """Bundle trainings that one worker runs at once, and spread the bundles evenly."""
         alike: dict[object, list[str]] = {}
-        # Long chains first, or they are what is left at the end.
+        # Long chains first, or they would be left at the end.
         for key in sorted(ready, key=lambda key: -self._depths[key]):
             job = self._plan.jobs[key]
             if self._together > 1 and isinstance(job, TrainJob):
@@ -228,14 +189,15 @@ class _Driver:
         keys = self._running.pop(future)
         if future.status == "cancelled":
             raise _gone()
-        results: list[Result]
+        results: list[JobResult]
         if future.status == "error":
             died = _died(future.exception())
-            results = [Result(key=key, error=died, warnings=()) for key in keys]
+            results = [JobResult(key=key, error=died, warnings=()) for key in keys]
         else:
             results = future.result()
         for result in results:
-            self._outcome.warnings += result.warnings
+            if result.warnings:
+                self._outcome.warnings[result.key] = result.warnings
             if result.error is None:
                 self._folder.forget_failure(result.key)
                 self._outcome.done.add(result.key)
@@ -245,26 +207,30 @@ class _Driver:
         _block(self._plan, self._outcome)
 
 
-def _block(plan: Plan, outcome: Outcome) -> None:
+def _block(plan: ExperimentPlan, outcome: Outcome) -> None:
     for key in plan.jobs:
         if key not in outcome.done and plan.needs(key) & (set(outcome.failed) | outcome.blocked):
             outcome.blocked.add(key)
 
 
-def _absolute(plan: Plan) -> Mapping[str, str]:
-    from pathlib import Path
-
-    return {
-        key: path if "://" in path else str(Path(path).absolute())
-        for key, path in plan.recordings.items()
-    }
+def job_context(plan: ExperimentPlan, folder: Folder) -> JobContext:
+    """Tell workers where everything lies, and which code of the user's they may import."""
+    return JobContext(
+        folder=str(folder.path.absolute()),
+        recordings={
+            key: path if "://" in path else str(Path(path).absolute())
+            for key, path in plan.recordings.items()
+        },
+        plugins=tuple(filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))),
+        allowed=tuple(sorted(allowed())),
+    )
 
 
 def _died(error: BaseException) -> str:
     from distributed import KilledWorker
 
     if isinstance(error, KilledWorker):
-        return "the worker died each time it was tried; it may lack memory"
+        return "its worker died at every attempt; it may lack memory"
     return reason(error)
 
 
@@ -286,6 +252,4 @@ def _require_shared(folder: Folder, client: Any) -> None:
 
 
 def _sees(path: str) -> bool:
-    from pathlib import Path
-
     return Path(path, "jobs").is_dir()

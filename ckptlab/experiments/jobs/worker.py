@@ -1,7 +1,6 @@
-"""Doing one job, in a worker process: what it needs is read, its result is written whole.
+"""Do jobs in a worker process: read what they need, write each result whole.
 
-Everything passes through the folder, so that a
-job that was half done is taken up again wherever it is done next.
+Everything passes through the folder, so that another worker can continue a job that was stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +10,9 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,27 +33,32 @@ from ckptlab.errors import (
 )
 from ckptlab.experiments.jobs.folder import Folder
 from ckptlab.experiments.jobs.job import (
+    BranchPoint,
     GivenMask,
     Job,
     MaskOf,
     MeasureJob,
     Perturbed,
     Pruning,
-    Source,
     TrainJob,
     parse_job,
     write_job,
 )
-from ckptlab.experiments.operations.initialisation import fresh_weights, layout_of
+from ckptlab.experiments.operations.arguments import call
+from ckptlab.experiments.operations.criteria import score_function
+from ckptlab.experiments.operations.initialisation import drawn_std, fresh_weights, layout_of
 from ckptlab.experiments.operations.perturbations import States, effective_std, perturb
 from ckptlab.experiments.operations.pruning import (
     density,
+    empty_tensors,
     fit,
     full_mask,
-    prune_magnitude,
-    prune_random,
+    prune,
+    shuffle_mask,
 )
 from ckptlab.experiments.operations.registry import parse_kind
+from ckptlab.plugins import load_plugin
+from ckptlab.registry import allow
 from ckptlab.run import open_run
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.read.reader import StoredRun, open_store
@@ -66,28 +72,31 @@ from ckptlab.train.numerics import resolve_device
 from ckptlab.train.trainer import Request, prepare
 
 LOCK_SECONDS = 20.0
-"""How long a job waits for the process that held its run before, which may be about to die."""
+"""How long a job waits for another process that holds its run and may be about to die."""
 
 Mask = npt.NDArray[np.bool_]
+Warned = defaultdict[str, list[str]]
 
-# torch's switches are those of a process: two jobs in one would change each other's.
+# torch's switches are global: two jobs in one process would change each other's.
 _one_at_a_time = threading.Lock()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a job finds what it needs.
+class JobWarning(UserWarning):
+    """Something about a job that its result does not show."""
 
-    Parameters
-    ----------
-    folder : str
-        Of the experiment.
-    recordings : mapping of str to str
-        Paths of recordings by id.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobContext:
+    """Where jobs find what they need: the experiment's folder and recordings by id.
+
+    `plugins` are files to load and `allowed` the names of code that the user wrote; a worker
+    imports no other code, whatever a run's attributes name.
     """
 
     folder: str
     recordings: Mapping[str, str]
+    plugins: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
 
     def open(self, run: str) -> StoredRun:
         """Open a recording or the result of a training job by its id."""
@@ -97,89 +106,90 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
-    """How a job ended.
-
-    Parameters
-    ----------
-    key : str
-        Its id.
-    error : str or None
-        What it failed of.
-    warnings : tuple of str
-        To pass on.
-    """
+class JobResult:
+    """How a job ended: its error, if it failed, and its warnings."""
 
     key: str
     error: str | None
     warnings: tuple[str, ...]
 
 
-def perform(tasks: Sequence[tuple[str, str]], place: Place) -> list[Result]:
-    """Do some jobs at once, or what is left of them.
-
-    Parameters
-    ----------
-    tasks : sequence of (str, str)
-        Ids and descriptions, as `spec.write_job` writes them.
-    place : Place
-        Where they find what they need, and leave their results.
-
-    Returns
-    -------
-    list of Result
-        How each ended.
-    """
-    with _one_at_a_time, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        failures = _do({key: parse_job(text) for key, text in tasks}, place)
-    kept = {str(w.message): w for w in caught if w.category.__module__.startswith("ckptlab.exp")}
+def run_jobs(tasks: Sequence[tuple[str, str]], context: JobContext) -> list[JobResult]:
+    """Run jobs at once, or what is left of them; `tasks` are ids and what `write_job` wrote."""
+    folder, warned = Folder(context.folder), Warned(list)
+    with _one_at_a_time:
+        for file in context.plugins:
+            load_plugin(file)
+        for name in context.allowed:
+            allow(name)
+        failures = _run({key: parse_job(text) for key, text in tasks}, folder, context, warned)
+    for key, texts in warned.items():
+        folder.write_warnings(key, texts)
     return [
-        Result(
+        JobResult(
             key=key,
             error=None if key not in failures else reason(failures[key]),
-            warnings=tuple(kept),
+            warnings=folder.warnings(key),
         )
         for key, _ in tasks
     ]
 
 
 def reason(error: BaseException) -> str:
-    """Say in a line what a job failed of."""
+    """Return in one line what a job failed of."""
     return str(error) if isinstance(error, CkptlabError) else f"{type(error).__name__}: {error}"
 
 
-def _do(jobs: Mapping[str, Job], place: Place) -> dict[str, Exception]:
-    folder = Folder(place.folder)
+def _run(
+    jobs: Mapping[str, Job], folder: Folder, context: JobContext, warned: Warned
+) -> dict[str, Exception]:
     failures: dict[str, Exception] = {}
     trainings: dict[str, TrainJob] = {}
     for key, job in jobs.items():
         if folder.is_done(key, job):
             continue
+        warned[key] = []
         if isinstance(job, TrainJob):
             trainings[key] = job
             continue
         try:
-            _measure(job, folder.result(key, job), place)
+            with _caught([key], warned):
+                _measure(job, folder.result(key, job), context)
         except Exception as error:
             failures[key] = error
-    return failures | _train(trainings, folder, place)
+    return failures | _train(trainings, folder, context, warned)
 
 
-def _measure(job: MeasureJob, path: Path, place: Place) -> None:
+@contextmanager
+def _caught(keys: Sequence[str], warned: Warned) -> Iterator[None]:
+    """Keep ckptlab's own warnings for the jobs that raise them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            for found in caught:
+                if found.category.__module__.startswith("ckptlab."):
+                    for key in keys:
+                        warned[key].append(str(found.message))
+
+
+def _measure(job: MeasureJob, path: Path, context: JobContext) -> None:
     options = dict(job.options)
     if job.other is not None:
-        options["other"] = place.open(job.other)
-    run = open_run(place.open(job.run).path)
-    # In a worker dask would hand its tasks to the cluster, and wait for the one thread it waits in.
-    # The user has planned the runs of the experiment, and so where their data lie.
+        options["other"] = context.open(job.other)
+    run = open_run(context.open(job.run).path)
+    # On the cluster's scheduler, dask would wait for the one thread of this worker. The user has
+    # planned these runs, and so where their data lie.
     with dask.config.set(scheduler="threads"), trusted_roots():
         result = run.analyze(job.metric, **options)
     save_dataset(result, path)
 
 
-def _train(jobs: Mapping[str, TrainJob], folder: Folder, place: Place) -> dict[str, Exception]:
-    """Train until each is done or has failed for good."""
+def _train(
+    jobs: Mapping[str, TrainJob], folder: Folder, context: JobContext, warned: Warned
+) -> dict[str, Exception]:
+    """Train until each job is done or has failed for good."""
     failures: dict[str, Exception] = {}
     deadline = time.monotonic() + LOCK_SECONDS
     left = dict(jobs)
@@ -188,19 +198,23 @@ def _train(jobs: Mapping[str, TrainJob], folder: Folder, place: Place) -> dict[s
         failed: dict[str, Exception] = {}
         for key, job in left.items():
             try:
-                request = _request(key, job, folder.result(key, job), place)
+                with _caught([key], warned):
+                    request = _request(key, job, folder.result(key, job), context)
             except Exception as error:
                 failed[key] = error
             else:
                 requests |= {} if request is None else {key: request}
-        ended = train_together(list(requests.values()))
+        with _caught(list(requests), warned):
+            ended = train_together(list(requests.values()))
         failed |= {k: e for k, e in zip(requests, ended, strict=True) if e is not None}
         again = {}
         for key, failure in failed.items():
             path = folder.result(key, left[key])
             waits = isinstance(failure, LockedError) and time.monotonic() < deadline
             resumed = key in requests and requests[key].resume
-            if waits or (resumed and _begin_again(path, failure)):
+            with _caught([key], warned):
+                retried = waits or (resumed and _drop(path, failure))
+            if retried:
                 again[key] = left[key]
             else:
                 failures[key] = failure
@@ -210,23 +224,19 @@ def _train(jobs: Mapping[str, TrainJob], folder: Folder, place: Place) -> dict[s
     return failures
 
 
-def _begin_again(path: Path, error: Exception) -> bool:
-    """Drop a run that can not be taken up: begun on another machine, say, or damaged."""
+def _drop(path: Path, error: Exception) -> bool:
+    """Delete a run that cannot be resumed: begun on another machine, say, or damaged."""
     if isinstance(error, LockedError | WriteError):
         return False
     if not isinstance(error, ConfigError | LayoutError | StoreError):
         return False
-    warnings.warn(f"{path} is begun again: {error}", JobWarning, stacklevel=2)
+    warnings.warn(f"{path} is trained anew: {error}", JobWarning, stacklevel=2)
     shutil.rmtree(path)
     return True
 
 
-class JobWarning(UserWarning):
-    """Something of a job that its results do not show."""
-
-
-def _request(key: str, job: TrainJob, path: Path, place: Place) -> Request | None:
-    start, mask, about = _beginning(job, place)
+def _request(key: str, job: TrainJob, path: Path, context: JobContext) -> Request | None:
+    start, mask, about = _beginning(job, context)
     about["job"] = {"id": key, "description": write_job(job)}
     settings: dict[str, Any] = {
         "start": start,
@@ -238,28 +248,30 @@ def _request(key: str, job: TrainJob, path: Path, place: Place) -> Request | Non
         try:
             return prepare(job.config, str(path), resume=True, **settings)
         except (ConfigError, LayoutError, StoreError) as error:
-            if not _begin_again(path, error):
+            if not _drop(path, error):
                 raise
     return prepare(job.config, str(path), **settings)
 
 
-def _beginning(job: TrainJob, place: Place) -> tuple[Start | None, Mask | None, dict[str, Any]]:
-    """Put together what a training begins from, and what its results will say of that."""
+def _beginning(
+    job: TrainJob, context: JobContext
+) -> tuple[Start | None, Mask | None, dict[str, Any]]:
+    """Return what a training begins from, its mask, and attributes that describe them."""
     about: dict[str, Any] = {}
-    start = None if job.source is None else _start(job, job.source, place)
+    start = None if job.source is None else _start(job, job.source, context)
     if start is not None and start.mask is not None and job.mask is None:
         raise ConfigError("a job that begins from a sparse run must say which mask it keeps")
     if job.mask is None:
         layout = None if start is None else start.layout
         mask = None if layout is None else full_mask(layout)
     else:
-        mask, layout = _mask(job, job.mask, place)
-        about["density"] = density(mask, layout)
+        mask, layout = _mask(job, job.mask, context)
+        about |= _describe_mask(mask, layout)
     if job.perturbation is not None:
         if job.source is None or start is None or mask is None or layout is None:
             raise ConfigError("a perturbation needs a source")
         kept = fit(mask, layout, start.layout)
-        states = _states(job, job.source, job.perturbation, start, kept, place)
+        states = _states(job, job.source, job.perturbation, start, kept, context)
         kind = parse_kind(job.perturbation.kind)
         generator = np.random.default_rng(job.perturbation.seed)
         weights = perturb(states, kind, generator)
@@ -270,8 +282,19 @@ def _beginning(job: TrainJob, place: Place) -> tuple[Start | None, Mask | None, 
     return start, fit(mask, layout, layout_of(job.config)), about
 
 
-def _start(job: TrainJob, source: Source, place: Place) -> Start:
-    stored = place.open(source.run)
+def _describe_mask(mask: Mask, layout: Layout) -> dict[str, Any]:
+    share, empty = density(mask, layout), empty_tensors(mask, layout)
+    if not share:
+        warnings.warn(
+            "pruning left no weight at all: only biases and batch norm are trained",
+            JobWarning,
+            stacklevel=2,
+        )
+    return {"density": share, "empty_tensors": len(empty)}
+
+
+def _start(job: TrainJob, source: BranchPoint, context: JobContext) -> Start:
+    stored = context.open(source.run)
     fresh = source.optimizer == "fresh"
     # The state is exact in any case; whether the job has the run's threads is the user's choice.
     start = take(
@@ -280,34 +303,72 @@ def _start(job: TrainJob, source: Source, place: Place) -> Start:
     return replace(start, origin={**start.origin, "id": source.run})
 
 
-def _mask(job: TrainJob, mask: Pruning | GivenMask | MaskOf, place: Place) -> tuple[Mask, Layout]:
+def _mask(
+    job: TrainJob, mask: Pruning | GivenMask | MaskOf, context: JobContext
+) -> tuple[Mask, Layout]:
     if isinstance(mask, GivenMask):
         layout = layout_of(job.config)
-        return Folder(place.folder).mask(mask.digest, layout.parameters), layout
-    stored = place.open(mask.run)
+        return Folder(context.folder).mask(mask.digest, layout.parameters), layout
+    stored = context.open(mask.run)
     layout, before = stored.layout, stored.mask()
     before = full_mask(layout) if before is None else before
     if isinstance(mask, MaskOf):
-        return before, layout
-    amount: dict[str, Any] = {"fraction": mask.fraction, "levels": mask.levels, "scope": mask.scope}
-    if mask.method == "random":
-        generator = np.random.default_rng(mask.seed)
-        return prune_random(before, layout, generator, **amount), layout
-    weights = stored.snapshot(int(stored.steps[-1]))
-    return prune_magnitude(weights, before, layout, **amount), layout
+        if mask.shuffle_seed is None:
+            return before, layout
+        return shuffle_mask(before, layout, np.random.default_rng(mask.shuffle_seed)), layout
+    function, generator = score_function(mask.method), np.random.default_rng(mask.seed)
+    weights, start = _ends(stored)
+
+    def score(at: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        available = {"weights": lambda: weights()[at], "start": lambda: start()[at]}
+        scores = np.asarray(call(function, {**available, "rng": lambda: generator}))
+        if scores.shape != at.shape:
+            raise LayoutError(
+                f"pruning {mask.method!r} returned shape {scores.shape}; accepted: {at.shape}, one "
+                "score for each weight"
+            )
+        return scores
+
+    pruned = prune(
+        score,
+        before,
+        layout,
+        mask.fraction,
+        levels=mask.levels,
+        scope=mask.scope,
+        keep=mask.keep,
+    )
+    return pruned, layout
+
+
+def _ends(stored: StoredRun) -> list[Any]:
+    """Return functions that read the last and the first recorded weights, once."""
+    return [
+        functools.cache(functools.partial(stored.snapshot, int(step)))
+        for step in (stored.steps[-1], stored.steps[0])
+    ]
 
 
 def _states(
-    job: TrainJob, source: Source, perturbed: Perturbed, start: Start, mask: Mask, place: Place
+    job: TrainJob,
+    source: BranchPoint,
+    perturbed: Perturbed,
+    start: Start,
+    mask: Mask,
+    context: JobContext,
 ) -> States:
-    stored, kind = place.open(source.run), parse_kind(perturbed.kind)
-    first = int(stored.attributes.get("start_step", 0))
+    kind, initial = parse_kind(perturbed.kind), None
+    if kind.needs("0"):
+        # A branch's step 0 lies in the run it left.
+        stored = context.open(perturbed.initial or source.run)
+        initial = stored.snapshot(int(stored.attributes.get("start_step", 0)))
     return States(
         now=start.vectors["weights"],
-        initial=stored.snapshot(first) if kind.needs("0") else None,
+        initial=initial,
         fresh=fresh_weights(job.config, perturbed.fresh_seed) if kind.needs("fresh") else None,
         mask=mask,
         layout=start.layout,
+        sigma=drawn_std(job.config) if perturbed.sigma == "drawn" else None,
     )
 
 

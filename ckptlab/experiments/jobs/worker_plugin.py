@@ -1,4 +1,4 @@
-"""What a worker started here does when it comes up, also where it takes a dead one's place."""
+"""Set up each local worker process when it starts, also one that replaces a dead one."""
 
 from __future__ import annotations
 
@@ -11,23 +11,17 @@ from typing import Any
 from distributed import WorkerPlugin
 
 
-class Arrival(WorkerPlugin):
-    """Set up a worker process.
+class WorkerSetup(WorkerPlugin):
+    """Give each worker its GPU in turn, and silence warnings that jobs return themselves."""
 
-    Parameters
-    ----------
-    gpus : int
-        How many GPUs the workers share; each takes one, in turn.
-    """
-
-    name = "ckptlab-arrival"
+    name = "ckptlab-setup"
 
     def __init__(self, gpus: int) -> None:
         self._gpus = gpus
 
     def setup(self, worker: Any) -> None:
-        """Set up the process of `worker`, which distributed calls in it before the first job."""
-        # Jobs hand their warnings back; those of libraries would come to the driver's terminal.
+        """Set up the process of `worker`; distributed calls this before the first job."""
+        # Warnings of libraries would reach the driver's terminal.
         warnings.simplefilter("ignore")
         if self._gpus:
             _choose_gpu(int(worker.name), self._gpus)
@@ -35,17 +29,16 @@ class Arrival(WorkerPlugin):
 
 
 def _leave() -> None:
-    """End the process, after the handlers that were registered later."""
-    # Python would take torch's modules apart one by one, for a second or more, and the driver would
-    # wait for it. A worker that has closed has its results on disk.
+    """End the process at once; a closed worker has its results on disk."""
+    # Otherwise the driver waits a second or more while Python tears torch's modules down.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 def _choose_gpu(worker: int, count: int) -> None:
-    """Show the process one GPU."""
-    # CUDA reads this when it is first used, which no job has done yet. torch's current device would
-    # be that of this thread, and jobs run in another.
+    """Make one GPU visible to the process."""
+    # CUDA reads this at first use, which is later. torch.cuda.set_device would set it for this
+    # thread alone, and jobs run in another.
     seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
     os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[worker % count]

@@ -1,7 +1,7 @@
-"""Pruning: which weights a sub-network keeps.
+"""Prune: decide which weights a sub-network keeps.
 
-Pure functions on vectors over the parameters; a mask is True where
-a weight is kept, and always True where pruning must not touch it.
+Pure functions on vectors over the parameters; a mask is True where a weight is kept, and always
+True where pruning must not touch it.
 
 References
 ----------
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,29 +23,29 @@ from ckptlab.errors import ConfigError, LayoutError, unknown_name
 from ckptlab.store.format.layout import Layout
 
 SCOPES: tuple[str, ...] = ("global", "layer")
-"""What weights compete in: all prunable ones, or those of each tensor."""
+"""Which weights compete: all prunable ones, or those of each tensor."""
+
+OUTPUT = "output"
+"""Stands for the last prunable tensor, the output layer, in lists of tensors to keep whole."""
 
 Mask = npt.NDArray[np.bool_]
+Positions = npt.NDArray[np.int64]
 
 
 class EmptyTensorWarning(UserWarning):
     """Pruning left a tensor without any weight."""
 
 
-def prunable(layout: Layout) -> Mask:
-    """Say which weights pruning may remove: those of convolutions and linear layers.
+def prunable(layout: Layout, keep: Sequence[str] = ()) -> Mask:
+    """Return which weights pruning may remove, shape (param,).
 
-    Parameters
-    ----------
-    layout : Layout
-        The tensor table.
-
-    Returns
-    -------
-    ndarray of bool, shape (param,)
-        True where it may.
+    Those of convolutions and linear layers, but for the tensors named in `keep`.
     """
-    flags = [tensor.prunable and tensor.trainable for tensor in layout.tensors]
+    candidates = [t.name for t in layout.tensors if t.prunable and t.trainable]
+    kept = {candidates[-1] if name == OUTPUT and candidates else name for name in keep}
+    for name in kept - set(candidates):
+        raise unknown_name("tensor to keep", name, (*candidates, OUTPUT))
+    flags = [t.name in candidates and t.name not in kept for t in layout.tensors]
     return np.repeat(np.array(flags, bool), [tensor.size for tensor in layout.tensors])
 
 
@@ -60,26 +60,72 @@ def density(mask: Mask, layout: Layout) -> float:
     return float(mask[candidates].mean()) if candidates.any() else 1.0
 
 
+def empty_tensors(mask: Mask, layout: Layout) -> list[str]:
+    """Name the tensors of which no weight is kept."""
+    return [t.name for t in layout.tensors if t.size and not mask[t.stretch].any()]
+
+
 def survivors_after(count: int, fraction: float, levels: int) -> int:
-    """Count the weights that a number of prunings leaves.
-
-    Parameters
-    ----------
-    count : int
-        Weights before.
-    fraction : float
-        Share of the survivors each level removes; `round` of that many.
-    levels : int
-        How many times.
-
-    Returns
-    -------
-    int
-        Weights after.
-    """
+    """Return how many of `count` weights are left after removing `fraction` `levels` times."""
     for _ in range(levels):
         count -= round(fraction * count)
     return count
+
+
+def magnitude(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Score weights by magnitude (Han, Pool, Tran & Dally 2015, arXiv:1506.02626)."""
+    scores: npt.NDArray[Any] = np.abs(weights)
+    return scores
+
+
+def random_scores(weights: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Score weights in a random order."""
+    scores = np.empty(len(weights), np.int64)
+    scores[rng.permutation(len(weights))] = np.arange(len(weights))
+    return scores
+
+
+def prune(
+    score: Callable[[Positions], npt.NDArray[Any]],
+    mask: Mask,
+    layout: Layout,
+    fraction: float | None = None,
+    *,
+    levels: int = 1,
+    density: float | None = None,
+    scope: str = "global",
+    keep: Sequence[str] = (),
+) -> Mask:
+    """Remove the surviving weights of lowest score; of equal scores, those at lower positions.
+
+    `score` gets the positions of weights that compete. Exactly ``round(fraction * survivors)`` are
+    removed, `levels` times over; or, with `density`, that share of all prunable weights is left.
+    In the scope ``layer`` each tensor loses its own share; tensors in `keep` stay whole.
+    ConfigError if fraction or density is not in (0, 1), or a score is NaN.
+    """
+    if scope not in SCOPES:
+        raise unknown_name("scope", scope, SCOPES)
+    count = _counter(fraction, levels, density)
+    _require_length(layout, mask)
+    candidates = prunable(layout, keep)
+    result = mask | ~candidates
+    alive = np.flatnonzero(mask & candidates)
+    ends = layout.offsets if scope == "layer" else np.array([0, layout.parameters])
+    bounds = np.searchsorted(alive, ends)
+    for stretch, (a, b) in zip(itertools.pairwise(ends), itertools.pairwise(bounds), strict=True):
+        total = int(candidates[slice(*stretch)].sum())
+        left = count(int(b - a), total)
+        scores = score(alive[a:b])
+        if np.isnan(scores).any():
+            raise ConfigError(
+                "the weights that decide hold NaN, so that their scores cannot be compared; the "
+                "training has diverged"
+            )
+        # Stable: of ties the lower position comes, and goes, first.
+        order = np.argsort(scores, kind="stable")
+        result[alive[a:b][order[: b - a - left]]] = False
+    _warn_of_empty(result, mask, layout)
+    return result
 
 
 def prune_magnitude(
@@ -87,61 +133,11 @@ def prune_magnitude(
     mask: Mask,
     layout: Layout,
     fraction: float | None = None,
-    *,
-    levels: int = 1,
-    density: float | None = None,
-    scope: str = "global",
+    **how: Any,
 ) -> Mask:
-    """Remove the surviving weights of lowest magnitude.
-
-    Parameters
-    ----------
-    weights : ndarray, shape (param,)
-        Usually at the end of training.
-    mask : ndarray of bool, shape (param,)
-        Who survived so far.
-    layout : Layout
-        The tensor table.
-    fraction : float, optional
-        Share of the survivors removed, in (0, 1): exactly ``round(fraction * survivors)``; of
-        equal magnitudes those at lower positions go first.
-    levels : int
-        Remove as many at once as this many levels would.
-    density : float, optional
-        Instead of `fraction`: share of all prunable weights that is left, in (0, 1).
-    scope : str
-        One of `SCOPES`: in ``layer`` each tensor loses its own share.
-
-    Returns
-    -------
-    ndarray of bool, shape (param,)
-        A subset of `mask`; unprunable weights are kept.
-
-    Raises
-    ------
-    ConfigError
-        If fraction or density is not in (0, 1), or a surviving weight is not a number.
-    LayoutError
-        If weights or mask are of another length.
-
-    References
-    ----------
-    Han, Pool, Tran & Dally (2015), arXiv:1506.02626; Frankle & Carbin (2019), arXiv:1803.03635.
-    """
-    count = _counter(fraction, levels, density)
-    _require_length(layout, weights, mask)
-    magnitudes = np.abs(weights)
-    if np.isnan(magnitudes[mask & prunable(layout)]).any():
-        raise ConfigError(
-            "the weights that decide hold NaN, so that magnitudes can not be compared; the "
-            "training has diverged"
-        )
-
-    def order(candidates: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        # Stable: of ties the lower position comes, and goes, first.
-        return candidates[np.argsort(magnitudes[candidates], kind="stable")]
-
-    return _prune(mask, layout, count, scope, order)
+    """Remove the surviving weights of lowest magnitude, as `prune` does."""
+    _require_length(layout, weights)
+    return prune(lambda at: magnitude(weights[at]), mask, layout, fraction, **how)
 
 
 def prune_random(
@@ -149,66 +145,24 @@ def prune_random(
     layout: Layout,
     generator: np.random.Generator,
     fraction: float | None = None,
-    *,
-    levels: int = 1,
-    density: float | None = None,
-    scope: str = "global",
+    **how: Any,
 ) -> Mask:
-    """Remove surviving weights drawn at random: as many as `prune_magnitude` does.
+    """Remove surviving weights at random, as many as `prune_magnitude` does."""
+    return prune(lambda at: random_scores(at, generator), mask, layout, fraction, **how)
 
-    Parameters
-    ----------
-    mask : ndarray of bool, shape (param,)
-        Who survived so far.
-    layout : Layout
-        The tensor table.
-    generator : Generator
-        Draws who goes.
-    fraction : float, optional
-        Share of the survivors removed, in (0, 1).
-    levels : int
-        Remove as many at once as this many levels would.
-    density : float, optional
-        Instead of `fraction`: share of all prunable weights that is left, in (0, 1).
-    scope : str
-        One of `SCOPES`.
 
-    Returns
-    -------
-    ndarray of bool, shape (param,)
-        A subset of `mask`; unprunable weights are kept.
-
-    Raises
-    ------
-    ConfigError
-        If fraction or density is not in (0, 1).
-    LayoutError
-        If the mask is of another length.
-    """
-    count = _counter(fraction, levels, density)
-    _require_length(layout, mask)
-    return _prune(mask, layout, count, scope, generator.permutation)
+def shuffle_mask(mask: Mask, layout: Layout, generator: np.random.Generator) -> Mask:
+    """Keep as many weights of each tensor, drawn at random."""
+    result = mask.copy()
+    for tensor in layout.tensors:
+        result[tensor.stretch] = generator.permutation(mask[tensor.stretch])
+    return result
 
 
 def fit(mask: Mask, layout: Layout, other: Layout) -> Mask:
-    """Carry a mask over to a network that differs in its output layer.
+    """Transfer a mask over `layout` to a network that differs in its output layer.
 
-    Parameters
-    ----------
-    mask : ndarray of bool, shape (param,)
-        Over the tensors of `layout`.
-    layout, other : Layout
-        Of the network it was made for, and of the one it is wanted for.
-
-    Returns
-    -------
-    ndarray of bool
-        Tensors of another shape are kept whole.
-
-    Raises
-    ------
-    LayoutError
-        If a tensor that is pruned is not there.
+    Tensors of another shape are kept whole; LayoutError if a pruned tensor is missing.
     """
     _require_length(layout, mask)
     result = full_mask(other)
@@ -226,32 +180,10 @@ def fit(mask: Mask, layout: Layout, other: Layout) -> Mask:
     return result
 
 
-def _prune(
-    mask: Mask,
-    layout: Layout,
-    count: Callable[[int, int], int],
-    scope: str,
-    order: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]],
-) -> Mask:
-    if scope not in SCOPES:
-        raise unknown_name("scope", scope, SCOPES)
-    candidates = prunable(layout)
-    result = mask | ~candidates
-    alive = np.flatnonzero(mask & candidates)
-    ends = layout.offsets if scope == "layer" else np.array([0, layout.parameters])
-    bounds = np.searchsorted(alive, ends)
-    for stretch, (a, b) in zip(itertools.pairwise(ends), itertools.pairwise(bounds), strict=True):
-        total = int(candidates[slice(*stretch)].sum())
-        left = count(int(b - a), total)
-        result[order(alive[a:b])[: b - a - left]] = False
-    _warn_of_empty(result, mask, layout)
-    return result
-
-
 def _counter(
     fraction: float | None, levels: int, density: float | None
 ) -> Callable[[int, int], int]:
-    """Return how many are left of so many survivors among so many prunable weights."""
+    """Return a function of survivors and prunable weights: how many survive next."""
     if (fraction is None) == (density is None):
         raise ConfigError("give either fraction or density: how much is removed, or what is left")
     for name, value in (("fraction", fraction), ("density", density)):
@@ -263,17 +195,16 @@ def _counter(
 
 
 def _warn_of_empty(result: Mask, before: Mask, layout: Layout) -> None:
-    for tensor in layout.tensors:
-        if tensor.size and not result[tensor.stretch].any() and before[tensor.stretch].any():
-            warnings.warn(
-                f"pruning leaves no weight of {tensor.name!r}: nothing passes it any more",
-                EmptyTensorWarning,
-                stacklevel=4,
-            )
+    for name in sorted(set(empty_tensors(result, layout)) - set(empty_tensors(before, layout))):
+        warnings.warn(
+            f"pruning leaves no weight of {name!r}: nothing passes it any more",
+            EmptyTensorWarning,
+            stacklevel=4,
+        )
 
 
 def require_share(name: str, value: float) -> None:
-    """Raise ConfigError, naming what it is, unless a value lies between 0 and 1."""
+    """Raise ConfigError, naming the value, unless it lies between 0 and 1."""
     if not 0 < value < 1:
         raise ConfigError(
             f"{name} {value!r} is not accepted; accepted: a number between 0 and 1, both "

@@ -1,87 +1,82 @@
-"""The registry of perturbations: what ``--kind`` takes, and what computes it.
-
-Adding a perturbation is one
-new entry here.
-"""
+"""Register perturbations: what ``--kind`` takes, and which function computes each."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
-from types import MappingProxyType
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
-from ckptlab.errors import ConfigError, unknown_name
+from ckptlab.errors import ConfigError
+from ckptlab.experiments.operations.arguments import (
+    code_digest,
+    first_line,
+    options_of,
+    parse_options,
+    reference_in,
+    write_options,
+)
+from ckptlab.registry import Registry, resolve
 
 STATES: tuple[str, ...] = ("0", "k", "fresh")
 """Where signs or magnitudes come from: step 0, the step perturbed, or a fresh initialisation."""
 
 GROUPS: tuple[str, ...] = ("global", "layer", "filter")
-"""What is shuffled among itself: all prunable tensors, one, or one output filter of one."""
+"""What is shuffled: all prunable tensors together, each one, or each output filter of one."""
+
+ARGUMENTS: tuple[str, ...] = (
+    "weights",
+    "initial",
+    "fresh",
+    "sigma",
+    "survivors",
+    "layout",
+    "rng",
+    "states",
+)
+"""What a perturbation may take, by name; see `perturbation`."""
 
 FRANKLE = "Frankle, Schwab & Morcos (2020), arXiv:2002.10365, section 5"
 
 Options = Mapping[str, Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Perturbation:
     """One way to change the surviving weights of a snapshot.
 
-    Parameters
-    ----------
-    name : str
-        What a kind begins with.
-    form : str
-        What users write.
-    parse : callable
-        Reads what stands behind the colon; ValueError if it is not of the form.
-    write : callable
-        Undoes it, always in the same spelling.
-    draws : bool
-        Whether it draws from the generator; if not, every seed gives the same.
-    states : callable
-        Says which of `STATES` are taken whatever the options name.
-    compute : str
-        ``"module:function"``, called as ``f(states, generator, **options)``, returns the new
-        values of the survivors.
-    summary : str
-        One line of documentation.
-    reference : str
-        Where it is from.
+    `parse` reads what follows ``name:`` (ValueError if it is not of the `form`) and `write` undoes
+    it in one spelling. `compute` takes the `ARGUMENTS` it names and its options, and returns the
+    new values of the survivors. `states` names the `STATES` it needs besides w_k; `draws` says
+    whether it draws from `rng`, `scaled` whether it takes `sigma`; `code` is the digest of a user's
+    source.
     """
 
     name: str
     form: str
     parse: Callable[[str], Options]
     write: Callable[[Options], str]
-    compute: str
+    compute: str | Callable[..., Any]
     summary: str
     draws: bool = False
+    scaled: bool = False
     states: Callable[[Options], tuple[str, ...]] = lambda _: ()
     reference: str = FRANKLE
+    code: str = ""
 
     @property
     def function(self) -> Callable[..., Any]:
         """The function that computes it, imported now."""
-        module, _, name = self.compute.partition(":")
-        function: Callable[..., Any] = getattr(import_module(module), name)
+        found = resolve(self.compute) if isinstance(self.compute, str) else self.compute
+        function: Callable[..., Any] = found
         return function
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """A perturbation with its options, as users write it.
-
-    Parameters
-    ----------
-    perturbation : Perturbation
-        Its entry.
-    options : mapping
-        As the entry's `parse` gives them.
-    """
+    """A perturbation with its options, as users write it."""
 
     perturbation: Perturbation
     options: Options
@@ -91,38 +86,90 @@ class Kind:
         return f"{self.perturbation.name}:{text}" if text else self.perturbation.name
 
     def needs(self, state: str) -> bool:
-        """Say whether it takes anything of a state, such as ``0`` or ``fresh``."""
-        return state in (*self.options.values(), *self.perturbation.states(self.options))
+        """Return whether it needs the state ``0`` or ``fresh``."""
+        return state in self.perturbation.states(self.options)
 
 
 def parse_kind(text: str) -> Kind:
-    """Read a kind of perturbation, such as ``shuffle:filter,keep-signs``.
+    """Read a kind of perturbation, such as ``shuffle:filter,keep-signs`` or ``module:object:a=1``.
 
-    Parameters
-    ----------
-    text : str
-        As users write it.
-
-    Returns
-    -------
-    Kind
-        What it says.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such perturbation.
-    ConfigError
-        If it is not of the form.
+    UnknownNameError if no perturbation has that name; ConfigError if it is not of the form.
     """
     name, _, rest = text.strip().partition(":")
     if name not in PERTURBATIONS:
-        raise unknown_name("perturbation", name, PERTURBATIONS)
-    entry = PERTURBATIONS[name]
+        reference = reference_in(text)
+        if reference is not None:
+            name, rest = reference, text.strip().removeprefix(reference).removeprefix(":")
+    entry = PERTURBATIONS.find(name)
     try:
         return Kind(perturbation=entry, options=entry.parse(rest))
     except ValueError as error:
         raise ConfigError(f"perturbation {text!r} is not of the form {entry.form}") from error
+
+
+def perturbation(*, name: str | None = None, reference: str = "") -> Callable[[Function], Function]:
+    """Register a function as a perturbation that ``--kind`` and studies accept.
+
+    Parameters
+    ----------
+    name : str, optional
+        What users write; by default the function's name with dashes.
+    reference : str
+        Where it is from.
+
+    Returns
+    -------
+    decorator
+        Returns the function unchanged. It takes what it names of `weights` (float32, shape
+        (survivors,): weights of convolutions and linear layers that the mask keeps), `initial` and
+        `fresh` (the same of step 0 and of another initialisation), `sigma` (initial standard
+        deviation of each survivor's layer), `survivors` (their positions in the vector of all
+        parameters), `layout` (the tensor table) and `rng` (numpy Generator), and returns the new
+        values. Parameters with other names are options, ``NAME:key=value,…``, and need defaults.
+
+    Raises
+    ------
+    PluginError
+        If the name is taken.
+    TypeError
+        If a parameter is neither an argument nor has a default.
+    """
+
+    def register(function: Function) -> Function:
+        entry = _entry(name or function.__name__.replace("_", "-"), function, reference)
+        PERTURBATIONS.add(entry, f"{function.__module__}:{function.__qualname__}")
+        function.ckptlab_perturbation = entry  # type: ignore[attr-defined]
+        return function
+
+    return register
+
+
+def _entry(name: str, function: Callable[..., Any], reference: str = "") -> Perturbation:
+    """Read an entry off a function's signature and docstring."""
+    if not callable(function):
+        raise TypeError("a perturbation is a function")
+    options = options_of(function, ARGUMENTS)
+    taken = inspect.signature(function).parameters
+    needed = tuple(s for s, argument in (("0", "initial"), ("fresh", "fresh")) if argument in taken)
+    keys = ",".join(f"{key}={parameter.default}" for key, parameter in options.items())
+    return Perturbation(
+        name=name,
+        form=f"{name}[:{keys}]" if keys else name,
+        parse=lambda text: parse_options(text, options),
+        write=write_options,
+        compute=function,
+        summary=first_line(function),
+        draws="rng" in taken,
+        scaled="sigma" in taken,
+        states=lambda _: needed,
+        reference=reference,
+        code=code_digest(function),
+    )
+
+
+def _adapt(name: str, target: Any) -> Perturbation:
+    entry = getattr(target, "ckptlab_perturbation", None)
+    return _entry(name, target) if entry is None else replace(entry, name=name)
 
 
 def _nothing(text: str) -> Options:
@@ -159,65 +206,71 @@ def _scale(text: str) -> Options:
     return {"scale": scale}
 
 
-PERTURBATIONS: Mapping[str, Perturbation] = MappingProxyType(
-    {
-        entry.name: entry
-        for entry in (
-            Perturbation(
-                name="none",
-                form="none",
-                parse=_nothing,
-                write=lambda _: "",
-                compute="ckptlab.experiments.operations.perturbations:unchanged",
-                summary="The weights as they are: what the others are compared with.",
-            ),
-            Perturbation(
-                name="sign",
-                form="sign:0|k|fresh,magnitude:0|k|fresh",
-                parse=_sign_and_magnitude,
-                write=lambda o: f"{o['sign']},magnitude:{o['magnitude']}",
-                compute="ckptlab.experiments.operations.perturbations:mixed",
-                summary="Signs of one state and magnitudes of another, sign(w_a)·|w_b|.",
-            ),
-            Perturbation(
-                name="constant",
-                form="constant:0|k|fresh",
-                parse=_state,
-                write=lambda o: str(o["sign"]),
-                compute="ckptlab.experiments.operations.perturbations:constant",
-                summary="Signs of one state, and the initial standard deviation of the layer.",
-                reference="Zhou, Lan, Liu & Yosinski (2019), arXiv:1905.01067, section 4.1",
-            ),
-            Perturbation(
-                name="shuffle",
-                form="shuffle:global|layer|filter[,keep-signs|,initial-signs]",
-                parse=_shuffle,
-                write=lambda o: ",".join(filter(None, (o["group"], o["signs"]))),
-                compute="ckptlab.experiments.operations.perturbations:shuffled",
-                draws=True,
-                summary="The weights of each group in another order, signs kept or not.",
-                states=lambda o: ("0",) if o["signs"] == "initial-signs" else (),
-            ),
-            Perturbation(
-                name="noise",
-                form="noise:N with N > 0",
-                parse=_scale,
-                write=lambda o: str(o["scale"]),
-                compute="ckptlab.experiments.operations.perturbations:noisy",
-                draws=True,
-                summary="Gaussian noise of N initial standard deviations √(2/fan_in) of a layer.",
-            ),
-            Perturbation(
-                name="reinit",
-                form="reinit",
-                parse=_nothing,
-                write=lambda _: "",
-                compute="ckptlab.experiments.operations.perturbations:reinitialised",
-                summary="The weights of a fresh initialisation.",
-                states=lambda _: ("fresh",),
-                reference="Frankle & Carbin (2019), arXiv:1803.03635, section 2",
-            ),
-        )
-    }
+_HERE = "ckptlab.experiments.operations.perturbations"
+
+PERTURBATIONS: Registry[Perturbation] = Registry(
+    "perturbation",
+    (
+        Perturbation(
+            name="none",
+            form="none",
+            parse=_nothing,
+            write=lambda _: "",
+            compute=f"{_HERE}:unchanged",
+            summary="The weights as they are: the baseline of the others.",
+        ),
+        Perturbation(
+            name="sign",
+            form="sign:0|k|fresh,magnitude:0|k|fresh",
+            parse=_sign_and_magnitude,
+            write=lambda o: f"{o['sign']},magnitude:{o['magnitude']}",
+            compute=f"{_HERE}:mixed",
+            states=lambda o: (o["sign"], o["magnitude"]),
+            summary="Signs of one state and magnitudes of another, sign(w_a)·|w_b|.",
+        ),
+        Perturbation(
+            name="constant",
+            form="constant:0|k|fresh",
+            parse=_state,
+            write=lambda o: str(o["sign"]),
+            compute=f"{_HERE}:constant",
+            scaled=True,
+            states=lambda o: (o["sign"],),
+            summary="Signs of one state, and the initial standard deviation of the layer.",
+            reference="Zhou, Lan, Liu & Yosinski (2019), arXiv:1905.01067, section 4.1",
+        ),
+        Perturbation(
+            name="shuffle",
+            form="shuffle:global|layer|filter[,keep-signs|,initial-signs]",
+            parse=_shuffle,
+            write=lambda o: ",".join(filter(None, (o["group"], o["signs"]))),
+            compute=f"{_HERE}:shuffled",
+            draws=True,
+            states=lambda o: ("0",) if o["signs"] == "initial-signs" else (),
+            summary="The weights of each group in another order, signs kept or not.",
+        ),
+        Perturbation(
+            name="noise",
+            form="noise:N with N > 0",
+            parse=_scale,
+            write=lambda o: str(o["scale"]),
+            compute=f"{_HERE}:noisy",
+            draws=True,
+            scaled=True,
+            summary="Gaussian noise of N initial standard deviations of the layer.",
+        ),
+        Perturbation(
+            name="reinit",
+            form="reinit",
+            parse=_nothing,
+            write=lambda _: "",
+            compute=f"{_HERE}:reinitialised",
+            states=lambda _: ("fresh",),
+            summary="The weights of a fresh initialisation.",
+            reference="Frankle & Carbin (2019), arXiv:1803.03635, section 2",
+        ),
+    ),
+    adapt=_adapt,
+    group="ckptlab.perturbations",
 )
 """Every perturbation, by name."""

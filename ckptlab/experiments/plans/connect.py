@@ -1,4 +1,4 @@
-"""Instability: whether two children of one step, trained in other orders, stay connected.
+"""Plan instability analysis: whether children of a step in other orders stay connected.
 
 References
 ----------
@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ckptlab.experiments.jobs.job import GivenMask, MaskOf, MeasureJob, Pruning, TrainJob
-from ckptlab.experiments.jobs.plan import Plan
-from ckptlab.experiments.plans.imp import Pruner, imp_chain
-from ckptlab.experiments.plans.parent_run import VARIABLE, Parent
+from ckptlab.experiments.jobs.plan import ExperimentPlan
+from ckptlab.experiments.plans.imp import Pruner, prune_chain
+from ckptlab.experiments.plans.parent_run import CHILD_SEEDS, Parent
 
 
 def plan_connect(
-    plan: Plan,
+    plan: ExperimentPlan,
     parents: Sequence[Parent],
     *,
     rewind: Sequence[str | int],
@@ -27,20 +27,9 @@ def plan_connect(
 ) -> None:
     """Train two children from each of some steps, and measure the line between their ends.
 
-    Parameters
-    ----------
-    plan : Plan
-        Gets jobs and cells, with dims (rewind, replicate) and `alpha` of the results.
-    parents : sequence of Parent
-        One for each replicate.
-    rewind : sequence of str or int
-        Steps to branch at.
-    options : mapping
-        Of the metric `connectivity`.
-    mask : GivenMask or MaskOf, optional
-        Which weights are kept.
-    optimizer : str
-        ``stored``, as if training went on; ``fresh`` as after rewinding.
+    `options` are those of the metric `connectivity`; cells have the dims (rewind, replicate). With
+    `optimizer` ``stored`` training continues, ``fresh`` begins without momentum, as after
+    rewinding.
     """
     for parent in parents:
         for text in rewind:
@@ -50,7 +39,7 @@ def plan_connect(
 
 
 def plan_connect_levels(
-    plan: Plan,
+    plan: ExperimentPlan,
     parents: Sequence[Parent],
     *,
     rewind: Sequence[str | int],
@@ -60,34 +49,21 @@ def plan_connect_levels(
 ) -> None:
     """Connect children of sub-networks found by iterative pruning with the same rewind point.
 
-    Parameters
-    ----------
-    plan : Plan
-        Gets jobs and cells, with dims (rewind, level, replicate).
-    parents : sequence of Parent
-        One for each replicate.
-    rewind : sequence of str or int
-        Steps to branch at, and to rewind to.
-    options : mapping
-        Of the metric `connectivity`.
-    pruner : Pruner
-        How masks are found.
-    levels : sequence of int
-        Levels whose masks are used; 0 is the dense network.
+    Cells have the dims (rewind, level, replicate); level 0 is the dense network.
     """
     for parent in parents:
         for text in rewind:
             step = parent.step(text)
-            chain = imp_chain(plan, parent, parent.source(step), pruner, dense=parent.run)
+            chain = prune_chain(plan, parent, parent.source(step), pruner, dense=parent.run)
             for level in levels:
-                mask = pruner.once(chain[level - 1]) if level else parent.mask
+                mask = pruner.prune(chain[level - 1]) if level else parent.mask
                 how = "fresh" if level else "stored"
                 run = _pair(plan, parent, step, mask, options, how)
                 plan.put(run, rewind=step, level=level, replicate=parent.replicate)
 
 
 def _pair(
-    plan: Plan,
+    plan: ExperimentPlan,
     parent: Parent,
     step: int,
     mask: Pruning | GivenMask | MaskOf | None,
@@ -96,7 +72,7 @@ def _pair(
 ) -> str:
     children = []
     for child in (1, 2):
-        config = parent.branch(step, **parent.varied(VARIABLE, child))
+        config = parent.branch(step, **parent.varied(CHILD_SEEDS, child))
         source = parent.source(step, optimizer=optimizer)
         children.append(plan.add(TrainJob(config=config, source=source, mask=mask)))
     measure = MeasureJob(

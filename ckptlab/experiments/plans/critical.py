@@ -1,4 +1,4 @@
-"""Critical periods: a deficit in the data for a while, then clean data.
+"""Plan critical periods: a deficit in the data for a while, then clean data.
 
 References
 ----------
@@ -8,86 +8,78 @@ Achille, Rovere & Soatto (2019), arXiv:1711.08856, section 2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ckptlab.errors import ConfigError
 from ckptlab.experiments.jobs.job import TrainJob
-from ckptlab.experiments.jobs.plan import Plan
+from ckptlab.experiments.jobs.plan import ExperimentPlan
 from ckptlab.experiments.plans.parent_run import spread
 from ckptlab.record.schedule import parse_step
 from ckptlab.train.config import Config, change
 from ckptlab.train.estimate import steps_per_epoch
 
+Milestones = Literal["clean", "training"]
+"""Where milestones of the learning rate count from: the end of the deficit, or step 0."""
+
 
 def plan_critical(
-    plan: Plan,
+    plan: ExperimentPlan,
     configs: Sequence[Config],
     *,
     deficit: str | Mapping[str, Any],
     onsets: Sequence[str | int],
     durations: Sequence[str | int],
     clean: str | int | None,
+    milestones: Milestones = "clean",
 ) -> None:
     """Train with a deficit from each onset for each duration.
 
-    Parameters
-    ----------
-    plan : Plan
-        Gets jobs and cells, with dims (onset, duration, replicate).
-    configs : sequence of Config
-        Settings without a deficit, one for each replicate.
-    deficit : str or mapping
-        Task that stands for the deficit, such as ``blur``, or ``{"name": "blur", "factor": 2}``.
-    onsets : sequence of str or int
-        Steps at which it begins; several of one duration are a sliding window.
-    durations : sequence of str or int
-        How long it lasts; 0 is no deficit at all.
-    clean : str, int or None
-        Length of what follows the deficit, the same for all; None keeps `train.steps`.
-
-    Raises
-    ------
-    ConfigError
-        If a deficit does not end within the training.
+    Cells have the dims (onset, duration, replicate); several onsets of one duration are a sliding
+    window. `deficit` is a task such as ``blur`` or ``{"name": "blur", "factor": 2}``, and `clean`
+    the length of what follows it, the same for all; None keeps `train.steps`. With `clean`,
+    milestones ``clean`` lets the learning rate fall as long after the end of every deficit, so that
+    the duration alone differs. ConfigError if a deficit does not end within the training.
     """
     for replicate, config in enumerate(configs):
         epoch = steps_per_epoch(config)
         for onset in (parse_step(text, epoch) for text in onsets):
             for duration in (parse_step(text, epoch) for text in durations):
                 steps = parse_step(config.train.steps, epoch)
+                settings, end = config, onset + duration
                 if clean is not None:
-                    steps = onset + duration + parse_step(clean, epoch)
-                if onset + duration > steps:
+                    steps = end + parse_step(clean, epoch)
+                    settings = shift_rate(config, end, epoch) if milestones == "clean" else config
+                if end > steps:
                     raise ConfigError(
                         f"a deficit of {duration} steps from step {onset} outlasts the training of "
                         f"{steps} steps; give clean=, or a larger train.steps"
                     )
-                settings = with_deficit(config, deficit, onset, duration, steps)
+                settings = with_deficit(settings, deficit, onset, duration, steps)
                 run = plan.add(TrainJob(config=settings))
                 plan.put(run, onset=onset, duration=duration, replicate=replicate)
+
+
+def shift_rate(config: Config, steps: int, epoch: int) -> Config:
+    """Let the learning rate fall so many steps later; ConfigError if its schedule has no such way.
+
+    A warm-up stays at the beginning.
+    """
+    if config.optim.schedule == "constant" or not steps:
+        return config
+    if config.optim.schedule != "multistep":
+        raise ConfigError(
+            f"optim.schedule={config.optim.schedule!r} cannot begin after a deficit, so that the "
+            "duration would change the learning rate too; use multistep or constant, or milestones "
+            '= "training" to accept it'
+        )
+    later = [parse_step(text, epoch) + steps for text in config.optim.milestones]
+    return change(config, optim={"milestones": later})
 
 
 def with_deficit(
     config: Config, deficit: str | Mapping[str, Any], onset: int, duration: int, steps: int
 ) -> Config:
-    """Return settings with a deficit over some steps.
-
-    Parameters
-    ----------
-    config : Config
-        Without it.
-    deficit : str or mapping
-        As `plan_critical` takes it.
-    onset, duration : int
-        First step, and number of steps; 0 is none.
-    steps : int
-        Length of the training.
-
-    Returns
-    -------
-    Config
-        With `task.stages`.
-    """
+    """Return settings of a training of so many steps with a deficit over some of them."""
     task = {"name": deficit} if isinstance(deficit, str) else dict(deficit)
     stages = [{**task, "steps": f"{onset}:{onset + duration}"}] if duration else []
     return change(

@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning with rewinding, and its controls.
+"""Plan iterative magnitude pruning with rewinding, and its controls.
 
 References
 ----------
@@ -13,189 +13,111 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptlab.errors import ConfigError, unknown_name
-from ckptlab.experiments.jobs.job import Perturbed, Pruning, Source, TrainJob
-from ckptlab.experiments.jobs.plan import Plan
-from ckptlab.experiments.operations.pruning import SCOPES, require_share
+from ckptlab.experiments.jobs.job import BranchPoint, MaskOf, Perturbed, Pruning, TrainJob
+from ckptlab.experiments.jobs.plan import ExperimentPlan
+from ckptlab.experiments.operations.criteria import PRUNING, PruningCriterion
+from ckptlab.experiments.operations.initialisation import layout_of
+from ckptlab.experiments.operations.pruning import SCOPES, prunable, require_share
 from ckptlab.experiments.plans.parent_run import Parent
-
-PRUNING: dict[str, str] = {
-    "imp": "iterative magnitude pruning: each level prunes what the level before ended with",
-    "one-shot": "as many weights at once, by the magnitudes the dense network ended with",
-    "random": "as many weights, drawn at random",
-    "reinit": "the masks of imp, with survivors freshly initialised",
-}
-"""Ways to a sub-network, by name; the last three are controls."""
 
 BUDGETS: dict[str, str] = {
     "full": "the whole schedule follows pre-training",
-    "remaining": "the schedule goes on from the number of pre-training steps",
+    "remaining": "the schedule continues from the number of pre-training steps",
 }
 """What follows pre-training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pruner:
-    """How often, how much and where is pruned.
-
-    Parameters
-    ----------
-    levels : int
-        How many times.
-    fraction : float
-        Share of the survivors removed each time.
-    scope : str
-        ``global`` or ``layer``.
-
-    Raises
-    ------
-    ConfigError
-        If the fraction is not between 0 and 1.
-    UnknownNameError
-        If there is no such scope.
-    """
+    """How often, how much and where is pruned; tensors in `keep` stay whole."""
 
     levels: int
     fraction: float = 0.2
     scope: str = "global"
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_share("fraction", self.fraction)
         if self.scope not in SCOPES:
             raise unknown_name("scope", self.scope, SCOPES)
 
-    def once(self, run: str) -> Pruning:
-        """Prune what a run ended with by one level."""
-        return self._pruning(run=run)
-
-    def at_once(self, run: str, level: int, **how: Any) -> Pruning:
-        """Prune as much as `level` levels would, in one go."""
-        return self._pruning(run=run, levels=level, **how)
-
-    def _pruning(self, **how: Any) -> Pruning:
-        document = {"fraction": float(self.fraction), "scope": self.scope, **how}
-        return Pruning.model_validate(document)
+    def prune(self, run: str, **how: Any) -> Pruning:
+        """Prune what a run ended with, by one level unless `levels` says more."""
+        settings = {"fraction": float(self.fraction), "scope": self.scope, "keep": self.keep}
+        return Pruning.model_validate({**settings, "run": run, **how})
 
 
-def imp_chain(
-    plan: Plan, parent: Parent, source: Source, pruner: Pruner, *, dense: str, **sections: Any
+def prune_chain(
+    plan: ExperimentPlan,
+    parent: Parent,
+    source: BranchPoint,
+    pruner: Pruner,
+    *,
+    dense: str,
+    criterion: PruningCriterion | None = None,
+    **sections: Any,
 ) -> list[str]:
-    """Add the levels of one series of iterative pruning.
+    """Add the levels of one iterative series, rewound to `source`; return the ids from level 0 on.
 
-    Parameters
-    ----------
-    plan : Plan
-        Gets the jobs.
-    parent : Parent
-        Whose settings they have.
-    source : Source
-        The state each level is rewound to.
-    pruner : Pruner
-        How it is pruned.
-    dense : str
-        Id of the run that level 1 is pruned from.
-    **sections : mapping
-        Settings that differ.
-
-    Returns
-    -------
-    list of str
-        Ids of the runs of levels 0, 1, …
+    Level 1 is pruned from what the run `dense` ended with; by magnitude, unless a criterion says
+    otherwise.
     """
     config = parent.branch(source.number, **sections)
+    if pruner.keep:
+        prunable(layout_of(config), pruner.keep)  # names a tensor that is not there
     chain = [dense]
-    for _ in range(pruner.levels):
-        mask = pruner.once(chain[-1])
+    for level in range(1, pruner.levels + 1):
+        how = {} if criterion is None else _method(parent, criterion, level)
+        mask = pruner.prune(chain[-1], **how)
         chain.append(plan.add(TrainJob(config=config, source=source, mask=mask)))
     return chain
 
 
 def plan_imp(
-    plan: Plan,
+    plan: ExperimentPlan,
     parents: Sequence[Parent],
     *,
     rewind: Sequence[str | int],
     pruner: Pruner,
     pruning: Sequence[str] = ("imp",),
     vary: Sequence[str] = (),
+    retrain_dense: bool = False,
 ) -> None:
-    """Prune iteratively from the final weights of dense trainings, rewinding to some steps.
+    """Prune the final weights of dense trainings, rewinding to each of some steps.
 
-    Parameters
-    ----------
-    plan : Plan
-        Gets jobs and cells, with dims (pruning, rewind, level, replicate).
-    parents : sequence of Parent
-        One for each replicate.
-    rewind : sequence of str or int
-        Steps to rewind to.
-    pruner : Pruner
-        How it is pruned.
-    pruning : sequence of str
-        Of `PRUNING`.
-    vary : sequence of str
-        Seeds that replicates vary.
-
-    Raises
-    ------
-    StepError
-        If a step to rewind to was not recorded.
+    Cells have the dims (pruning, rewind, level, replicate). Level 0 is the dense training itself;
+    `retrain_dense` trains it from the rewind step with fresh momentum, as every other level is.
+    StepError if a step to rewind to was not recorded.
     """
-    for way in pruning:
-        if way not in PRUNING:
-            raise unknown_name("pruning", way, PRUNING)
+    criteria = [PRUNING.find(name) for name in pruning]
     for parent in parents:
         sections = parent.varied(vary)
         for text in rewind:
             source = parent.source(parent.step(text))
-            chain = imp_chain(plan, parent, source, pruner, dense=parent.run, **sections)
-            for way in pruning:
-                runs = chain
-                if way != "imp":
-                    runs = _control(plan, parent, source, pruner, way, chain, sections)
-                for level, run in enumerate(runs):
-                    at = {"pruning": way, "rewind": source.step, "level": level}
-                    plan.put(run, **at, replicate=parent.replicate)
+            series = _Series(plan, parent, source, pruner, sections)
+            first = parent.run
+            if retrain_dense:
+                config = parent.branch(source.number, **sections)
+                first = plan.add(TrainJob(config=config, source=source))
+            for criterion in criteria:
+                for level, run in enumerate(series.runs(criterion)):
+                    at = {"pruning": criterion.name, "rewind": source.step, "level": level}
+                    plan.put(first if not level else run, **at, replicate=parent.replicate)
 
 
 def plan_pretrained(
-    plan: Plan,
-    parent: Parent,
-    source: Source,
-    *,
-    pruner: Pruner,
-    budget: str,
+    plan: ExperimentPlan, parent: Parent, source: BranchPoint, *, pruner: Pruner, budget: str
 ) -> list[str]:
-    """Prune from a pre-trained state, which is the rewind point; level 0 is trained from it first.
+    """Prune from a pre-trained state, the rewind point, from which level 0 is trained first.
 
-    Parameters
-    ----------
-    plan : Plan
-        Gets jobs.
-    parent : Parent
-        Whose task and settings are trained.
-    source : Source
-        The pre-trained state.
-    pruner : Pruner
-        How it is pruned.
-    budget : str
-        Of `BUDGETS`.
-
-    Returns
-    -------
-    list of str
-        Ids of the runs of levels 0, 1, …
-
-    Raises
-    ------
-    ConfigError
-        If nothing remains of the schedule.
+    Returns the ids from level 0 on; ConfigError if nothing remains of the schedule.
     """
     begun = after_pretraining(parent, source, budget)
     dense = plan.add(TrainJob(config=parent.branch(begun.number), source=begun))
-    return imp_chain(plan, parent, begun, pruner, dense=dense)
+    return prune_chain(plan, parent, begun, pruner, dense=dense)
 
 
-def after_pretraining(parent: Parent, source: Source, budget: str) -> Source:
+def after_pretraining(parent: Parent, source: BranchPoint, budget: str) -> BranchPoint:
     """Number a pre-trained state as its budget says: 0, or its own step."""
     if budget not in BUDGETS:
         raise unknown_name("budget", budget, BUDGETS)
@@ -207,28 +129,76 @@ def after_pretraining(parent: Parent, source: Source, budget: str) -> Source:
     return source.model_copy(update={"at": 0 if budget == "full" else source.step})
 
 
-def _control(
-    plan: Plan,
-    parent: Parent,
-    source: Source,
-    pruner: Pruner,
-    way: str,
-    chain: Sequence[str],
-    sections: dict[str, Any],
-) -> list[str]:
-    config = parent.branch(source.number, **sections)
-    runs = [parent.run]
-    for level in range(1, pruner.levels + 1):
-        perturbation = None
-        if way == "reinit":
-            mask = pruner.once(chain[level - 1])
-            fresh = parent.seed("reinitialisation")
-            perturbation = Perturbed(kind="reinit", fresh_seed=fresh)
-        elif way == "one-shot":
-            mask = pruner.at_once(parent.run, level)
-        else:
-            seed = parent.seed("random pruning", level)
-            mask = pruner.at_once(parent.run, level, method="random", seed=seed)
-        job = TrainJob(config=config, source=source, mask=mask, perturbation=perturbation)
-        runs.append(plan.add(job))
-    return runs
+class _Series:
+    """Series of sub-networks with one rewind point."""
+
+    def __init__(
+        self,
+        plan: ExperimentPlan,
+        parent: Parent,
+        source: BranchPoint,
+        pruner: Pruner,
+        sections: dict[str, Any],
+    ) -> None:
+        self._plan = plan
+        self._parent = parent
+        self._source = source
+        self._pruner = pruner
+        self._sections = sections
+
+    def runs(self, criterion: PruningCriterion) -> list[str]:
+        """Return the ids of the runs from level 0 on."""
+        if criterion.name == "imp":
+            return self._chain(None)
+        if criterion.masks == "own":
+            return self._chain(criterion)
+        imp = self._chain(None) if criterion.masks == "imp" else []
+        config = self._parent.branch(self._source.number, **self._sections)
+        runs = [self._parent.run]
+        for level in range(1, self._pruner.levels + 1):
+            job = TrainJob(
+                config=config,
+                source=self._source,
+                mask=self._mask(criterion, level, imp),
+                perturbation=self._fresh(criterion, level),
+            )
+            runs.append(self._plan.add(job))
+        return runs
+
+    def _chain(self, criterion: PruningCriterion | None) -> list[str]:
+        return prune_chain(
+            self._plan,
+            self._parent,
+            self._source,
+            self._pruner,
+            dense=self._parent.run,
+            criterion=criterion,
+            **self._sections,
+        )
+
+    def _mask(
+        self, criterion: PruningCriterion, level: int, imp: Sequence[str]
+    ) -> Pruning | MaskOf:
+        if criterion.masks == "dense":
+            how = _method(self._parent, criterion, level)
+            return self._pruner.prune(self._parent.run, levels=level, **how)
+        if criterion.shuffled:
+            seed = self._parent.seed(f"{criterion.name} mask", level)
+            return MaskOf(run=imp[level], shuffle_seed=seed)
+        return self._pruner.prune(imp[level - 1])
+
+    def _fresh(self, criterion: PruningCriterion, level: int) -> Perturbed | None:
+        if not criterion.fresh:
+            return None
+        counters = (level,) if criterion.fresh == "each" else ()
+        seed = self._parent.seed("reinitialisation", *counters)
+        return Perturbed(kind="reinit", fresh_seed=seed)
+
+
+def _method(parent: Parent, criterion: PruningCriterion, level: int) -> dict[str, Any]:
+    """Return the fields of a `Pruning` that say how weights are scored."""
+    if criterion.method == "magnitude":
+        return {}
+    purpose = f"{criterion.name} pruning"  # "random pruning" since version 1
+    seed = parent.seed(purpose, level) if criterion.draws else 0
+    return {"method": criterion.method, "seed": seed, "code": criterion.code}

@@ -1,4 +1,4 @@
-"""Perturb a snapshot, then train on: what of the early weights matters.
+"""Plan perturbations: change a snapshot, then train on, to learn what of it matters.
 
 References
 ----------
@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ckptlab.experiments.jobs.job import GivenMask, MaskOf, Perturbed, Pruning, TrainJob
-from ckptlab.experiments.jobs.plan import Plan
+from ckptlab.experiments.jobs.plan import ExperimentPlan
+from ckptlab.experiments.operations.initialisation import is_kaiming
 from ckptlab.experiments.operations.registry import parse_kind
-from ckptlab.experiments.plans.imp import Pruner, imp_chain
+from ckptlab.experiments.plans.imp import Pruner, prune_chain
 from ckptlab.experiments.plans.parent_run import Parent
 
 
 def plan_perturb(
-    plan: Plan,
+    plan: ExperimentPlan,
     parents: Sequence[Parent],
     *,
     rewind: Sequence[str | int],
@@ -27,29 +28,10 @@ def plan_perturb(
     vary: Sequence[str] = (),
     optimizer: str = "fresh",
 ) -> None:
-    """Perturb snapshots of dense trainings under one mask, and train them on.
+    """Perturb snapshots of dense trainings under one mask, and train on.
 
-    Parameters
-    ----------
-    plan : Plan
-        Gets jobs and cells, with dims (perturbation, rewind, replicate).
-    parents : sequence of Parent
-        One for each replicate.
-    rewind : sequence of str or int
-        Steps perturbed.
-    perturbations : sequence of str
-        Kinds, as `perturb.parse_kind` reads them.
-    mask : GivenMask or MaskOf, optional
-        Which weights are kept; all by default.
-    vary : sequence of str
-        Seeds of order and augmentation that replicates vary besides.
-    optimizer : str
-        ``fresh``, or ``stored`` to go on with the momentum.
-
-    Raises
-    ------
-    StepError
-        If a step was not recorded.
+    Cells have the dims (perturbation, rewind, replicate). With `optimizer` ``stored`` training
+    continues with the momentum. StepError if a step was not recorded.
     """
     for parent in parents:
         for text in rewind:
@@ -61,7 +43,7 @@ def plan_perturb(
 
 
 def plan_perturb_levels(
-    plan: Plan,
+    plan: ExperimentPlan,
     parents: Sequence[Parent],
     *,
     rewind: Sequence[str | int],
@@ -71,28 +53,15 @@ def plan_perturb_levels(
 ) -> None:
     """Perturb under the masks that iterative pruning with the same rewind point finds.
 
-    Parameters
-    ----------
-    plan : Plan
-        Gets jobs and cells, with dims (perturbation, rewind, level, replicate).
-    parents : sequence of Parent
-        One for each replicate.
-    rewind : sequence of str or int
-        Steps perturbed, and rewound to.
-    perturbations : sequence of str
-        Kinds.
-    pruner : Pruner
-        How masks are found.
-    levels : sequence of int
-        Levels whose masks are used; 0 is the dense network.
+    Cells have the dims (perturbation, rewind, level, replicate); level 0 is the dense network.
     """
     for parent in parents:
         for text in rewind:
             step = parent.step(text)
             source = parent.source(step)
-            chain = imp_chain(plan, parent, source, pruner, dense=parent.run)
+            chain = prune_chain(plan, parent, source, pruner, dense=parent.run)
             for level in levels:
-                mask = pruner.once(chain[level - 1]) if level else parent.mask
+                mask = pruner.prune(chain[level - 1]) if level else parent.mask
                 for kind in perturbations:
                     run = _perturbed(plan, parent, step, kind, mask, (), "fresh")
                     at = {"perturbation": str(parse_kind(kind)), "rewind": step, "level": level}
@@ -100,7 +69,7 @@ def plan_perturb_levels(
 
 
 def _perturbed(
-    plan: Plan,
+    plan: ExperimentPlan,
     parent: Parent,
     step: int,
     text: str,
@@ -109,15 +78,20 @@ def _perturbed(
     optimizer: str,
 ) -> str:
     kind = parse_kind(text)
+    entry = kind.perturbation
     config: Any = parent.branch(step, **parent.varied(vary))
     perturbation = None
-    if kind.perturbation.name != "none":
+    if entry.name != "none":
         # A seed that changes nothing is left out, so that replicates share the job.
-        draws, fresh = kind.perturbation.draws, kind.needs("fresh")
+        seed = parent.seed(f"perturbation {kind}", step) if entry.draws else 0
+        fresh = parent.seed("reinitialisation") if kind.needs("fresh") else 0
         perturbation = Perturbed(
             kind=str(kind),
-            seed=parent.seed(f"perturbation {kind}", step) if draws else 0,
-            fresh_seed=parent.seed("reinitialisation") if fresh else 0,
+            seed=seed,
+            fresh_seed=fresh,
+            code=entry.code,
+            initial=parent.initial(plan, f"perturbation {kind}") if kind.needs("0") else None,
+            sigma="drawn" if entry.scaled and not is_kaiming(config) else "",
         )
     source = parent.source(step, optimizer=optimizer)
     return plan.add(TrainJob(config=config, source=source, mask=mask, perturbation=perturbation))

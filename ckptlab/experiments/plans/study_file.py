@@ -1,27 +1,31 @@
-"""Studies: grids of experiments in a TOML file, which also records what they branch from."""
+"""Read studies: grids of experiments in a TOML file, which record what they branch from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from ckptlab.errors import ConfigError, unknown_name
+from ckptlab.experiments.operations.arguments import reference_in
+from ckptlab.experiments.operations.registry import PERTURBATIONS
+from ckptlab.registry import Registry, allow, resolve
 from ckptlab.train.sections import Count, Section, Step, Steps, Whole
 from ckptlab.train.settings import explain, merge, parse_override, read_toml
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+Tasks = Annotated[tuple[str | dict[str, Any], ...], Field(strict=False, min_length=1)]
 Levels = Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Study(Section):
-    """What every study says."""
+    """Settings of every study."""
 
-    kind: str = Field(description="what is done")
+    kind: str = Field(description="kind of study")
     summary: str = Field("", description="one line of documentation")
     figure: str = Field("", description="figure of the paper it reproduces")
     preset: str | None = Field(None, description="settings to start from")
@@ -31,10 +35,13 @@ class Study(Section):
 
 
 class Pruned(Study):
-    """What studies of sub-networks say besides."""
+    """Settings of studies of sub-networks."""
 
     fraction: Share = Field(0.2, description="share of the survivors removed each time")
-    scope: Literal["global", "layer"] = Field("global", description="what weights compete in")
+    scope: Literal["global", "layer"] = Field("global", description="which weights compete")
+    keep: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="tensors never pruned; output stands for the output layer"
+    )
 
 
 class RecordStudy(Study):
@@ -49,9 +56,14 @@ class ImpStudy(Pruned):
     """Iterative magnitude pruning with rewinding, and its controls."""
 
     kind: Literal["imp"]
-    levels: Whole = Field(10, description="how often is pruned")
+    levels: Whole = Field(10, description="number of prunings")
     rewind: Steps = Field(description="steps to rewind to")
-    pruning: Names = Field(("imp",), description="imp, one-shot, random, reinit")
+    pruning: Names = Field(("imp",), description="imp and controls: see Prune")
+    retrain_dense: bool = Field(
+        False,
+        description="train level 0 from the rewind step with fresh momentum, as other levels; else "
+        "it is the dense training",
+    )
 
 
 class PerturbStudy(Pruned):
@@ -76,8 +88,11 @@ class PretrainStudy(Pruned):
     """Pre-training on proxy tasks, dense or with the mask first."""
 
     kind: Literal["pretrain"]
-    levels: Whole = Field(10, description="how often is pruned; sparse: see at_levels")
-    tasks: Names = Field(description="tasks of pre-training")
+    levels: Whole = Field(10, description="number of prunings; sparse: see at_levels")
+    tasks: Tasks = Field(
+        description='tasks of pre-training; a table gives settings too, as {name = "blur", '
+        "factor = 2}"
+    )
     lengths: Steps = Field(description="lengths of pre-training")
     budget: Literal["full", "remaining"] = Field("full", description="what follows it")
     sparse: bool = Field(False, description="mask first, proxy next, task last")
@@ -92,43 +107,93 @@ class CriticalStudy(Study):
     deficit: str | dict[str, Any] = Field(
         "blur", description="task that stands for the deficit; a table gives its settings too"
     )
-    onsets: Steps = Field((0,), description="steps at which it begins")
-    durations: Steps = Field(description="how long it lasts")
+    onsets: Steps = Field((0,), description="steps at which the deficit begins")
+    durations: Steps = Field(description="how long the deficit lasts")
     clean: Step | None = Field(None, description="length of what follows; none: train.steps")
+    milestones: Literal["clean", "training"] = Field(
+        "clean",
+        description="with clean, milestones of the learning rate count from the end of the deficit "
+        "or from step 0",
+    )
 
 
-KINDS: Mapping[str, tuple[type[Study], str]] = {
-    "record": (RecordStudy, "ckptlab.experiments.plans.study_plans:plan_record"),
-    "imp": (ImpStudy, "ckptlab.experiments.plans.study_plans:plan_imp_study"),
-    "perturb": (PerturbStudy, "ckptlab.experiments.plans.study_plans:plan_perturb_study"),
-    "connect": (ConnectStudy, "ckptlab.experiments.plans.study_plans:plan_connect_study"),
-    "pretrain": (PretrainStudy, "ckptlab.experiments.plans.study_plans:plan_pretrain_study"),
-    "critical": (CriticalStudy, "ckptlab.experiments.plans.study_plans:plan_critical_study"),
-}
-"""Kinds of studies: what they say, and what plans their jobs."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyKind:
+    """A kind of study: its settings, and ``plan(plan, study, threads)`` that plans its jobs."""
+
+    name: str
+    settings: type[Study]
+    plan: str | Callable[..., None]
+
+    @property
+    def planner(self) -> Callable[..., None]:
+        """The function that plans its jobs, imported now."""
+        found = resolve(self.plan) if isinstance(self.plan, str) else self.plan
+        planner: Callable[..., None] = found
+        return planner
 
 
-def load_study(path: Path, scale: str | None = None, overrides: Sequence[str] = ()) -> Study:
-    """Read a study.
+def study_kind(
+    settings: type[Study], name: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a kind of study.
 
     Parameters
     ----------
-    path : Path
-        A TOML file.
-    scale : str, optional
-        One of its scales, whose settings change the others; the first if it has any.
-    overrides : sequence of str
-        Settings of the trainings that differ, each ``section.key=value``.
+    settings : type of Study
+        A subclass whose fields are the keys of the TOML file.
+    name : str, optional
+        What ``kind`` says; by default the function's name with dashes.
 
     Returns
     -------
-    Study
-        Checked, of the kind that it says.
+    decorator
+        Returns the function unchanged. It is called with an `ExperimentPlan`, to which it adds jobs
+        and cells, the settings, and the threads of each job.
+    """
 
-    Raises
-    ------
-    ConfigError
-        If it can not be read, a key is unknown, or a value is not accepted.
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        entry = StudyKind(
+            name=name or function.__name__.replace("_", "-"), settings=settings, plan=function
+        )
+        KINDS.add(entry, f"{function.__module__}:{function.__qualname__}")
+        function.ckptlab_study = entry  # type: ignore[attr-defined]
+        return function
+
+    return register
+
+
+def _adapt(name: str, target: Any) -> StudyKind:
+    entry = getattr(target, "ckptlab_study", target)
+    if not isinstance(entry, StudyKind):
+        raise TypeError("it is not a function registered with study_kind")
+    return replace(entry, name=name)
+
+
+_PLANS = "ckptlab.experiments.plans.study_plans"
+
+KINDS: Registry[StudyKind] = Registry(
+    "kind of study",
+    (
+        StudyKind(name="record", settings=RecordStudy, plan=f"{_PLANS}:plan_record"),
+        StudyKind(name="imp", settings=ImpStudy, plan=f"{_PLANS}:plan_imp_study"),
+        StudyKind(name="perturb", settings=PerturbStudy, plan=f"{_PLANS}:plan_perturb_study"),
+        StudyKind(name="connect", settings=ConnectStudy, plan=f"{_PLANS}:plan_connect_study"),
+        StudyKind(name="pretrain", settings=PretrainStudy, plan=f"{_PLANS}:plan_pretrain_study"),
+        StudyKind(name="critical", settings=CriticalStudy, plan=f"{_PLANS}:plan_critical_study"),
+    ),
+    adapt=_adapt,
+    group="ckptlab.studies",
+)
+"""Kinds of studies, by name."""
+
+
+def load_study(path: Path, scale: str | None = None, overrides: Sequence[str] = ()) -> Study:
+    """Read a study from a TOML file, and check it.
+
+    `scale` names one of its scales, by default the first; each of `overrides` is a
+    ``section.key=value`` of the trainings. Code that the file names is allowed, since the user gave
+    it. ConfigError if a key is unknown or a value is not accepted.
     """
     document = read_toml(path, "study")
     scales = document.get("scales", {})
@@ -137,21 +202,34 @@ def load_study(path: Path, scale: str | None = None, overrides: Sequence[str] = 
     if scale is None and scales:
         scale = next(iter(scales))
     if scale is not None:
+        if not scales:
+            raise ConfigError(f"scale {scale!r}: {path} has no scales; leave scale out")
         if scale not in scales:
             raise unknown_name("scale", scale, scales)
         document = merge(document, scales[scale])
     for text in overrides:
         document = merge(document, {"config": parse_override(text)})
-    kind = document.get("kind")
-    if kind not in KINDS:
-        raise unknown_name("kind of study", str(kind), KINDS)
+    _allow_named(document)
+    settings = KINDS.find(str(document.get("kind"))).settings
     try:
-        return KINDS[str(kind)][0].model_validate(document)
+        return settings.model_validate(document)
     except ValidationError as error:
-        raise explain(error, KINDS[str(kind)][0], document, f"{path}: ") from error
+        raise explain(error, settings, document, f"{path}: ") from error
 
 
-def planner(study: Study) -> Any:
-    """Return the function that plans a study, imported now: ``f(plan, study, threads)``."""
-    module, _, name = KINDS[study.kind][1].partition(":")
-    return getattr(import_module(module), name)
+def planner(study: Study) -> Callable[..., None]:
+    """Return the function that plans a study: ``f(plan, study, threads)``."""
+    return KINDS.find(study.kind).planner
+
+
+def _allow_named(value: Any) -> None:
+    """Allow every ``module:object`` in a file that the user gave."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _allow_named(item)
+    elif isinstance(value, str):
+        name = reference_in(value)
+        if name is not None and name.partition(":")[0] not in PERTURBATIONS:
+            allow(name)

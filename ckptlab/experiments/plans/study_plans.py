@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ckptlab.errors import ConfigError
 from ckptlab.experiments.jobs.job import MeasureJob, TrainJob
-from ckptlab.experiments.jobs.plan import Plan
+from ckptlab.experiments.jobs.plan import ExperimentPlan
 from ckptlab.experiments.plans.connect import plan_connect_levels
 from ckptlab.experiments.plans.critical import plan_critical
 from ckptlab.experiments.plans.imp import Pruner, plan_imp
@@ -27,20 +27,7 @@ from ckptlab.train.config import Config, change, load_config
 
 
 def configs_of(study: Study, threads: int) -> list[Config]:
-    """Return the settings of the dense training of each replicate.
-
-    Parameters
-    ----------
-    study : Study
-        The study.
-    threads : int
-        Threads of each job, unless the study says so itself.
-
-    Returns
-    -------
-    list of Config
-        With seeds that count up.
-    """
+    """Return the settings of each replicate's dense training, with seeds that count up."""
     config = load_config(preset=study.preset, base=None)
     config = change(config, **study.config)
     if config.train.threads is None:
@@ -49,18 +36,8 @@ def configs_of(study: Study, threads: int) -> list[Config]:
     return [change(config, train={"seed": seed + r}) for r in range(study.replicates)]
 
 
-def plan_record(plan: Plan, study: RecordStudy, threads: int) -> None:
-    """Record dense trainings, and measure each.
-
-    Parameters
-    ----------
-    plan : Plan
-        Gets jobs and cells, with the dim replicate besides those of the metrics.
-    study : RecordStudy
-        The study.
-    threads : int
-        Threads of each job.
-    """
+def plan_record(plan: ExperimentPlan, study: RecordStudy, threads: int) -> None:
+    """Record dense trainings, and measure each; adds the dim replicate to those of the metrics."""
     for replicate, config in enumerate(configs_of(study, threads)):
         run = plan.add(TrainJob(config=config))
         for metric in study.metrics:
@@ -68,19 +45,20 @@ def plan_record(plan: Plan, study: RecordStudy, threads: int) -> None:
             plan.put(plan.add(measure), replicate=replicate)
 
 
-def plan_imp_study(plan: Plan, study: ImpStudy, threads: int) -> None:
-    """Prune iteratively; see `imp.plan_imp`."""
+def plan_imp_study(plan: ExperimentPlan, study: ImpStudy, threads: int) -> None:
+    """Prune iteratively; see `plan_imp`."""
     plan_imp(
         plan,
         _parents(plan, study, threads, [("rewind", study.rewind)]),
         rewind=study.rewind,
         pruner=_pruner(study, study.levels),
         pruning=study.pruning,
+        retrain_dense=study.retrain_dense,
     )
 
 
-def plan_perturb_study(plan: Plan, study: PerturbStudy, threads: int) -> None:
-    """Perturb and train on; see `perturbing.plan_perturb_levels`."""
+def plan_perturb_study(plan: ExperimentPlan, study: PerturbStudy, threads: int) -> None:
+    """Perturb and train on; see `plan_perturb_levels`."""
     plan_perturb_levels(
         plan,
         _parents(plan, study, threads, [("rewind", study.rewind)]),
@@ -91,8 +69,8 @@ def plan_perturb_study(plan: Plan, study: PerturbStudy, threads: int) -> None:
     )
 
 
-def plan_connect_study(plan: Plan, study: ConnectStudy, threads: int) -> None:
-    """Connect children; see `connect.plan_connect_levels`."""
+def plan_connect_study(plan: ExperimentPlan, study: ConnectStudy, threads: int) -> None:
+    """Connect children; see `plan_connect_levels`."""
     plan_connect_levels(
         plan,
         _parents(plan, study, threads, [("rewind", study.rewind)]),
@@ -103,8 +81,8 @@ def plan_connect_study(plan: Plan, study: ConnectStudy, threads: int) -> None:
     )
 
 
-def plan_pretrain_study(plan: Plan, study: PretrainStudy, threads: int) -> None:
-    """Pre-train, train and prune; see `pretrain`."""
+def plan_pretrain_study(plan: ExperimentPlan, study: PretrainStudy, threads: int) -> None:
+    """Pre-train, train and prune; see `plan_pretrain`."""
     parents = _parents(plan, study, threads, [("rewind", (study.rewind,))])
     if not study.sparse:
         plan_pretrain(
@@ -128,8 +106,8 @@ def plan_pretrain_study(plan: Plan, study: PretrainStudy, threads: int) -> None:
     )
 
 
-def plan_critical_study(plan: Plan, study: CriticalStudy, threads: int) -> None:
-    """Train with a deficit; see `critical.plan_critical`."""
+def plan_critical_study(plan: ExperimentPlan, study: CriticalStudy, threads: int) -> None:
+    """Train with a deficit; see `plan_critical`."""
     plan_critical(
         plan,
         configs_of(study, threads),
@@ -137,13 +115,17 @@ def plan_critical_study(plan: Plan, study: CriticalStudy, threads: int) -> None:
         onsets=study.onsets,
         durations=study.durations,
         clean=study.clean,
+        milestones=study.milestones,
     )
 
 
 def _parents(
-    plan: Plan, study: Study, threads: int, points: Iterable[tuple[str, tuple[int | str, ...]]]
+    plan: ExperimentPlan,
+    study: Study,
+    threads: int,
+    points: Iterable[tuple[str, tuple[int | str, ...]]],
 ) -> list[Parent]:
-    """Let the study record what it branches from: the initialisation and the steps it needs."""
+    """Record what the study branches from: the initialisation and the steps it needs."""
     steps = {"0"}
     for name, given in points:
         if "init" in map(str, given) or "final" in map(str, given):
@@ -157,4 +139,4 @@ def _parents(
 
 
 def _pruner(study: Pruned, levels: int) -> Pruner:
-    return Pruner(levels=levels, fraction=study.fraction, scope=study.scope)
+    return Pruner(levels=levels, fraction=study.fraction, scope=study.scope, keep=study.keep)

@@ -1,7 +1,4 @@
-"""The results of an experiment, gathered from its jobs into one Dataset; at any time.
-
-What is not there yet is NaN.
-"""
+"""Gather the results of an experiment from its jobs into one Dataset, at any time; gaps are NaN."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import xarray as xr
 from ckptlab.analyze.io import save_dataset
 from ckptlab.experiments.jobs.folder import Folder
 from ckptlab.experiments.jobs.job import MeasureJob, TrainJob
-from ckptlab.experiments.jobs.plan import Cell, Plan
+from ckptlab.experiments.jobs.plan import Cell, ExperimentPlan
 from ckptlab.experiments.jobs.scheduler import Outcome
 from ckptlab.store.read.reader import StoredRun, open_store
 
@@ -23,15 +20,16 @@ NUMBERS: Mapping[str, tuple[str, str]] = {
     "accuracy": ("1", "accuracy on the test set at the end"),
     "loss": ("nats", "loss on the test set at the end"),
     "density": ("1", "share of prunable weights kept"),
+    "empty_tensors": ("1", "tensors without any weight left"),
     "effective_std": ("weight", "standard deviation of what the perturbation changed"),
 }
-"""What is gathered of a training, with units and long names."""
+"""Results of a training, with units and long names."""
 
 COORDINATES: Mapping[str, tuple[str, str]] = {
-    "pruning": ("", "way to the sub-network"),
+    "pruning": ("", "pruning criterion"),
     "perturbation": ("", "perturbation"),
     "task": ("", "task of pre-training"),
-    "rewind": ("optimizer updates", "step that is rewound to"),
+    "rewind": ("optimizer updates", "step rewound to"),
     "level": ("1", "number of prunings"),
     "length": ("optimizer updates", "length of pre-training"),
     "onset": ("optimizer updates", "first step with the deficit"),
@@ -41,25 +39,13 @@ COORDINATES: Mapping[str, tuple[str, str]] = {
 """Dims of results, with units and long names."""
 
 
-def gather(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
-    """Gather what is there of the results of an experiment.
+def gather(plan: ExperimentPlan, folder: Folder, outcome: Outcome) -> xr.Dataset:
+    """Gather the results that are there.
 
-    Parameters
-    ----------
-    plan : Plan
-        The experiment.
-    folder : Folder
-        Where it lies.
-    outcome : Outcome
-        How its jobs stand.
-
-    Returns
-    -------
-    Dataset
-        Over the dims of the plan: of trainings `accuracy`, `loss`, `density`, `effective_std`, of
-        measurements what the metric gives; always `job` (id) and `state` (done, failed, blocked or
-        open). `mask` (param, level) where one series of masks was made. What two metrics call the
-        same over other dims has the second one's name before it.
+    Over the plan's dims: of trainings the `NUMBERS`, of measurements what the metric gives (with
+    the metric's name before it where two metrics share a name over other dims); always `job` (id)
+    and `state` (done, failed, blocked or open). `mask` (param, level) where one series of masks was
+    made. Attributes count the jobs and hold `failures` and `warnings`.
     """
     measured = any(isinstance(plan.jobs.get(cell.run), MeasureJob) for cell in plan.cells)
     values = _measured(plan, folder, outcome) if measured else _trained(plan, folder, outcome)
@@ -71,7 +57,7 @@ def gather(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
         dataset = dataset.assign(mask=mask[0])
         dataset.attrs["tensors"] = mask[1]
     for dim in plan.dims:
-        units, long_name = COORDINATES[dim]
+        units, long_name = COORDINATES.get(dim, ("", dim))
         dataset[dim].attrs = {"long_name": long_name, **({"units": units} if units else {})}
     left = len(outcome.left(plan))
     return dataset.assign_attrs(
@@ -83,34 +69,36 @@ def gather(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
         jobs_failed=len(outcome.failed),
         jobs_blocked=len(outcome.blocked),
         jobs_open=left,
+        jobs_warned=len(outcome.warnings),
         failures=dict(outcome.failed),
+        warnings={key: list(texts) for key, texts in outcome.warnings.items()},
         config=_config(plan),
         **plan.attributes,
     )
 
 
-def write_results(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
-    """Gather the results and replace ``results.zarr`` by them; returns them."""
+def write_results(plan: ExperimentPlan, folder: Folder, outcome: Outcome) -> xr.Dataset:
+    """Gather the results, replace ``results.zarr`` by them, and return them."""
     dataset = gather(plan, folder, outcome)
     save_dataset(dataset, folder.results)
     return dataset
 
 
-def open_cell(plan: Plan, folder: Folder, run: str) -> StoredRun:
-    """Open the recording that a cell names."""
+def open_cell(plan: ExperimentPlan, folder: Folder, run: str) -> StoredRun:
+    """Open the recording of a cell."""
     if run in plan.recordings:
         return open_store(plan.recordings[run])
     return open_store(folder.result(run, plan.jobs[run]))
 
 
-def _config(plan: Plan) -> dict[str, Any]:
-    """Return the settings of the first training, from which the others differ in little."""
+def _config(plan: ExperimentPlan) -> dict[str, Any]:
+    """Return the settings of the first training; the others differ little."""
     trainings = (job for job in plan.jobs.values() if isinstance(job, TrainJob))
     first = next(trainings, None)
     return {} if first is None else first.config.model_dump(mode="json")
 
 
-def _states(plan: Plan, outcome: Outcome) -> xr.Dataset:
+def _states(plan: ExperimentPlan, outcome: Outcome) -> xr.Dataset:
     shape = tuple(len(values) for values in plan.dims.values())
     jobs = np.full(shape, "", object)
     states = np.full(shape, "none", object)
@@ -121,7 +109,7 @@ def _states(plan: Plan, outcome: Outcome) -> xr.Dataset:
     return xr.Dataset(data, coords=_coordinates(plan))
 
 
-def _state(run: str, plan: Plan, outcome: Outcome) -> str:
+def _state(run: str, plan: ExperimentPlan, outcome: Outcome) -> str:
     if run in plan.recordings or run in outcome.done:
         return "done"
     if run in outcome.failed:
@@ -129,7 +117,7 @@ def _state(run: str, plan: Plan, outcome: Outcome) -> str:
     return "blocked" if run in outcome.blocked else "open"
 
 
-def _trained(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
+def _trained(plan: ExperimentPlan, folder: Folder, outcome: Outcome) -> xr.Dataset:
     shape = tuple(len(values) for values in plan.dims.values())
     table = {name: np.full(shape, np.nan) for name in NUMBERS}
     for cell in plan.cells:
@@ -154,11 +142,12 @@ def _numbers(stored: StoredRun) -> dict[str, float]:
         "accuracy": float(stored.small("eval_accuracy")[-1]) if ended else math.nan,
         "loss": float(stored.small("eval_loss")[-1]) if ended else math.nan,
         "density": float(attributes.get("density", 1.0)),
+        "empty_tensors": float(attributes.get("empty_tensors") or math.nan),
         "effective_std": float(attributes.get("effective_std", math.nan)),
     }
 
 
-def _measured(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
+def _measured(plan: ExperimentPlan, folder: Folder, outcome: Outcome) -> xr.Dataset:
     parts: dict[str, list[xr.Dataset]] = {}
     for cell in plan.cells:
         job = plan.jobs.get(cell.run)
@@ -170,7 +159,7 @@ def _measured(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
     for metric, p in parts.items():
         part = cast("xr.Dataset", xr.combine_by_coords(p, combine_attrs="drop_conflicts"))
         joined.append(part.rename(_taken(metric, part, joined)))
-    # What two metrics both tell over the same dims, such as the evaluations, is the same.
+    # What two metrics share over the same dims, such as the evaluations, is the same.
     return xr.merge(
         [xr.Dataset(coords=_coordinates(plan)), *joined],
         join="outer",
@@ -180,7 +169,7 @@ def _measured(plan: Plan, folder: Folder, outcome: Outcome) -> xr.Dataset:
 
 
 def _taken(metric: str, part: xr.Dataset, before: list[xr.Dataset]) -> dict[str, str]:
-    """Find new names for what other metrics have under the same name over other dims."""
+    """Rename what other metrics have under the same name over other dims."""
     taken = [
         name
         for name, values in part.data_vars.items()
@@ -190,9 +179,9 @@ def _taken(metric: str, part: xr.Dataset, before: list[xr.Dataset]) -> dict[str,
 
 
 def _mask(
-    plan: Plan, folder: Folder, outcome: Outcome
+    plan: ExperimentPlan, folder: Folder, outcome: Outcome
 ) -> tuple[xr.DataArray, list[dict[str, Any]]] | None:
-    """Stack the masks of a plan that made one series of them, and made all."""
+    """Stack the masks of a plan that made one series, and all of it."""
     from dask import array
     from dask.delayed import delayed
 
@@ -225,11 +214,11 @@ def _kept(path: str, size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return np.ones(size, bool) if mask is None else mask
 
 
-def _place(plan: Plan, cell: Cell) -> tuple[int, ...]:
+def _place(plan: ExperimentPlan, cell: Cell) -> tuple[int, ...]:
     return tuple(plan.dims[dim].index(cell.at[dim]) for dim in plan.dims)
 
 
-def _coordinates(plan: Plan) -> dict[str, Any]:
+def _coordinates(plan: ExperimentPlan) -> dict[str, Any]:
     return {
         dim: np.array(values, object if isinstance(values[0], str) else None)
         for dim, values in plan.dims.items()

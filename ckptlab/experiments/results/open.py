@@ -1,7 +1,4 @@
-"""The gathered results of an experiment, read back.
-
-What gathers them may be at work: `experiments.gather` replaces them as a whole.
-"""
+"""Open gathered results, which may be replaced as a whole at any moment."""
 
 from __future__ import annotations
 
@@ -15,51 +12,24 @@ import xarray as xr
 from ckptlab.errors import StoreError
 
 TRIES = 10
-"""How often results are read again that were replaced meanwhile."""
+"""Attempts to read results that are replaced meanwhile."""
 
 PAUSE = 0.01
-"""Seconds between two tries."""
+"""Seconds between two attempts."""
 
 
 def find_results(path: str | Path) -> Path | None:
-    """Find gathered results.
-
-    Parameters
-    ----------
-    path : str or Path
-        ``results.zarr``, or the folder of the experiment.
-
-    Returns
-    -------
-    Path or None
-        Of ``results.zarr``; None if the path is neither.
-    """
+    """Return the path of gathered results, given that or the experiment's folder; else None."""
     if "://" in str(path):
         return None
     for found in (Path(path) / "results.zarr", Path(path)):
-        if _says_so(found):
+        if _is_results(found):
             return found
     return None
 
 
 def open_results(path: str | Path) -> xr.Dataset:
-    """Open the gathered results of an experiment.
-
-    Parameters
-    ----------
-    path : str or Path
-        ``results.zarr``, or the folder of the experiment.
-
-    Returns
-    -------
-    Dataset
-        Lazily.
-
-    Raises
-    ------
-    StoreError
-        If there are none.
-    """
+    """Open gathered results lazily; StoreError if there are none."""
     found = find_results(path)
     if found is None:
         raise StoreError(f"{path} holds no results of an experiment")
@@ -71,23 +41,10 @@ def open_results(path: str | Path) -> xr.Dataset:
 
 
 def load_results(path: str | Path) -> xr.Dataset:
-    """Read the gathered results of an experiment, but for its masks, which may be large.
+    """Load gathered results as of one moment, without the masks, which may be large.
 
-    Parameters
-    ----------
-    path : str or Path
-        As `open_results` takes it.
-
-    Returns
-    -------
-    Dataset
-        In memory, and of one moment: a reader would take chunks for missing that were just
-        replaced.
-
-    Raises
-    ------
-    StoreError
-        If there are none, or they change all the time.
+    Lazy reading would take chunks for missing that were just replaced. StoreError if there are
+    none, or they change all the time.
     """
     for attempt in range(TRIES):
         before = _stamp(path)
@@ -96,7 +53,7 @@ def load_results(path: str | Path) -> xr.Dataset:
             masks: list[Hashable] = [n for n, v in dataset.variables.items() if "param" in v.dims]
             loaded = dataset.drop_vars(masks).load()
         except (OSError, StoreError):
-            # For a moment between the old ones and the new there are none.
+            # Between the old ones and the new there are none for a moment.
             if _stamp(path) == before and (before is not None or attempt == TRIES - 1):
                 raise
             time.sleep(PAUSE)
@@ -106,7 +63,7 @@ def load_results(path: str | Path) -> xr.Dataset:
     raise StoreError(f"{path} is being written all the time; try again in a moment")
 
 
-def _says_so(path: Path) -> bool:
+def _is_results(path: Path) -> bool:
     try:
         attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
     except (OSError, ValueError, KeyError):
@@ -115,7 +72,7 @@ def _says_so(path: Path) -> bool:
 
 
 def _stamp(path: str | Path) -> tuple[int, int] | None:
-    """Return what tells one writing of the results from the next."""
+    """Return what differs from one writing of the results to the next."""
     found = find_results(path)
     try:
         status = None if found is None else (found / "zarr.json").stat()

@@ -1,4 +1,4 @@
-"""Straight lines through results: least squares, and whether the correlation may be chance."""
+"""Fit straight lines to results by least squares, and test the correlation."""
 
 from __future__ import annotations
 
@@ -9,24 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 FEWEST = 3
-"""Of two points every correlation is perfect."""
+"""Two points always correlate perfectly."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """A line ``y = intercept + slope x``.
+    """A line ``y = intercept + slope x`` through `count` points.
 
-    Parameters
-    ----------
-    slope, intercept : float
-        Of least squares in y.
-    r : float
-        Pearson's correlation.
-    p : float
-        How likely points without correlation have one as strong, of either sign; by the t
-        distribution, for normal residuals.
-    count : int
-        Points.
+    `r` is Pearson's correlation and `p` the probability of one as strong, of either sign, without
+    correlation: by the t distribution, for normal residuals.
     """
 
     slope: float
@@ -37,17 +28,9 @@ class Fit:
 
 
 def fit_line(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Fit | None:
-    """Fit a line.
+    """Fit a line to the points that are finite.
 
-    Parameters
-    ----------
-    x, y : ndarray, shape (points,)
-        Those of which one is not finite do not count.
-
-    Returns
-    -------
-    Fit or None
-        None of fewer than `FEWEST` points, or where all x or all y are the same.
+    None for fewer than `FEWEST` points, or where all x or all y are equal.
     """
     from scipy.special import stdtr
 

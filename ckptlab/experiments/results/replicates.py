@@ -1,4 +1,4 @@
-"""Means and standard deviations over the replicates of gathered results."""
+"""Reduce gathered results over their replicates: mean and sample standard deviation."""
 
 from __future__ import annotations
 
@@ -9,37 +9,26 @@ import xarray as xr
 
 
 def over_replicates(results: xr.Dataset, name: str) -> xr.Dataset:
-    """Reduce a variable of results over its replicates.
+    """Return `mean`, `std` (of the sample, ddof 1; NaN of one value) and `count` of a variable.
 
-    Replicates that share a training, since nothing in them is drawn, count as one.
-
-    Parameters
-    ----------
-    results : Dataset
-        As `gather` gives them.
-    name : str
-        The variable.
-
-    Returns
-    -------
-    Dataset
-        Over the other dims of the variable: `mean`, `std` (of the sample; NaN of one value) and
-        `count`. What is NaN does not count.
+    Replicates that share a training, since nothing in them is drawn, count as one; NaN does not
+    count.
     """
     values = results[name]
     if "replicate" not in values.dims:
         values = values.expand_dims("replicate", -1)
     distinct = values.where(~_repeated(results))
     with warnings.catch_warnings():
-        # Of no values the mean, and of one the deviation, is NaN: that is what is wanted.
+        # The mean of no values and the deviation of one are NaN, as wanted.
         warnings.simplefilter("ignore", RuntimeWarning)
         mean = distinct.mean("replicate", skipna=True, keep_attrs=True)
         std = distinct.std("replicate", ddof=1, skipna=True, keep_attrs=True)
+        std.attrs["ddof"] = 1
     return xr.Dataset({"mean": mean, "std": std, "count": distinct.notnull().sum("replicate")})
 
 
 def _repeated(results: xr.Dataset) -> xr.DataArray:
-    """Say of each cell whether its run is that of an earlier replicate."""
+    """Return whether the run of each cell is that of an earlier replicate."""
     if "replicate" not in results["job"].dims:
         return xr.DataArray(False)
     jobs = results["job"].transpose(..., "replicate")

@@ -1,4 +1,4 @@
-"""Results of an experiment as a table for people: mean and standard deviation over replicates."""
+"""Summarise results in a table: mean and sample standard deviation over replicates."""
 
 from __future__ import annotations
 
@@ -10,41 +10,29 @@ import xarray as xr
 
 from ckptlab.experiments.results.replicates import over_replicates
 
-SHOWN: tuple[str, ...] = ("accuracy", "instability", "loss_barrier", "density", "effective_std")
-"""Variables of a table, as far as there are any."""
+SHOWN: tuple[str, ...] = (
+    "accuracy",
+    "instability",
+    "loss_barrier",
+    "density",
+    "empty_tensors",
+    "effective_std",
+)
+"""Variables of the table, if they are there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """A table.
-
-    Parameters
-    ----------
-    columns : tuple of str
-        Its header.
-    rows : list of tuple of str
-        One for each combination of coordinates that has results.
-    """
+    """A header, and a row for each combination of coordinates that has results."""
 
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
 
 
 def summarise(results: xr.Dataset) -> Summary:
-    """Reduce results over replicates.
-
-    Parameters
-    ----------
-    results : Dataset
-        As `gather` gives them.
-
-    Returns
-    -------
-    Summary
-        With ``mean ± std`` as `over_replicates` gives them.
-    """
+    """Summarise results over replicates, as ``mean ± std``."""
     dims = [str(dim) for dim in results["state"].dims if dim != "replicate"]
-    # A dim of one coordinate tells nothing apart.
+    # A dim of one coordinate distinguishes nothing.
     named = [dim for dim in dims if results.sizes[dim] > 1] or dims[:1]
     shown = [name for name in SHOWN if name in results and _is_cell(results[name], results)]
     reduced = [over_replicates(results, name) for name in shown]

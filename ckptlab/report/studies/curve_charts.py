@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ckptlab.experiments.plans.imp import PRUNING
+from ckptlab.experiments.operations.criteria import PRUNING
 from ckptlab.report.html.charts import Line, LineChart, XAxis
 from ckptlab.report.html.numbers import describe_lines, format_number, format_unit
 from ckptlab.report.html.outline import Section
@@ -19,7 +19,7 @@ STABLE = 0.02
 def pruning_sections(study: StudyResults) -> list[Section]:
     """Draw accuracy and loss against density, a line a rewind point (the paper's figure 1)."""
     ways, rewinds = study.values("pruning"), study.values("rewind")
-    told = "; ".join(f"{way}: {PRUNING[way]}" for way in ways if way in PRUNING)
+    told = "; ".join(f"{way}: {PRUNING[way].summary}" for way in ways if way in PRUNING)
     charts = []
     for name in ("accuracy", "loss"):
         lines = [

@@ -11,8 +11,10 @@ from distributed import Client, LocalCluster
 
 from ckptlab.errors import ConfigError
 from ckptlab.experiments.jobs.job import MeasureJob, Pruning, TrainJob
-from ckptlab.experiments.jobs.scheduler import Outcome, execute, survey
+from ckptlab.experiments.jobs.scheduler import Outcome, read_outcome, run_plan
 from ckptlab.experiments.plans.imp import Pruner, plan_imp
+from ckptlab.experiments.results.gather import gather
+from ckptlab.experiments.results.summary import summarise
 from ckptlab.store.read.reader import open_store
 from ckptlab.train.config import change
 from tests.experiments.small import Bench
@@ -43,14 +45,14 @@ def test_each_job_is_done_once_and_what_it_needs_first(dense, tmp_path, client):
     )
     assert len(bench.plan.jobs) == 8
     seen = []
-    outcome = execute(
+    outcome = run_plan(
         bench.plan, bench.folder, client, on_change=lambda o: seen.append(len(o.done))
     )
     assert outcome.done == set(bench.plan.jobs)
     assert not outcome.failed
     assert seen == list(range(1, 9))
     before = mtimes(bench)
-    again = execute(bench.plan, bench.folder, client, on_change=lambda o: seen.append(-1))
+    again = run_plan(bench.plan, bench.folder, client, on_change=lambda o: seen.append(-1))
     assert again.done == outcome.done
     assert mtimes(bench) == before
     assert seen[-1] == 8
@@ -62,7 +64,7 @@ def test_trainings_are_bundled_where_that_is_asked_for(dense, tmp_path, client, 
     plan_imp(bench.plan, bench.parents, rewind=[4, 8], pruner=Pruner(levels=2), pruning=BOTH)
     seen = []
     note = lambda outcome: seen.append(len(outcome.done))  # noqa: E731
-    outcome = execute(bench.plan, bench.folder, client, together=together, on_change=note)
+    outcome = run_plan(bench.plan, bench.folder, client, together=together, on_change=note)
     assert outcome.done == set(bench.plan.jobs)
     # Six are ready at first: the second level of each series waits for the first.
     assert seen == ([2, 4, 6, 8] if together == 2 else [6, 8])
@@ -71,11 +73,11 @@ def test_trainings_are_bundled_where_that_is_asked_for(dense, tmp_path, client, 
 def test_half_of_a_plan_is_not_done_again(dense, tmp_path, client):
     bench = Bench(dense, tmp_path)
     plan_imp(bench.plan, bench.parents, rewind=[4], pruner=Pruner(levels=1))
-    execute(bench.plan, bench.folder, client)
+    run_plan(bench.plan, bench.folder, client)
     before = mtimes(bench)
     plan_imp(bench.plan, bench.parents, rewind=[4, 8], pruner=Pruner(levels=2))
     assert len(bench.plan.jobs) == 4
-    execute(bench.plan, bench.folder, client)
+    run_plan(bench.plan, bench.folder, client)
     assert {p: t for p, t in mtimes(bench).items() if p in before} == before
 
 
@@ -90,7 +92,7 @@ def test_long_chains_begin_first(dense, tmp_path, client):
     assert [depths[key] for key in chain] == [2, 1, 0]
     order: list[str] = []
     note = lambda outcome: order.extend(outcome.done - set(order))  # noqa: E731
-    execute(bench.plan, bench.folder, client, on_change=note)
+    run_plan(bench.plan, bench.folder, client, on_change=note)
     begun = [depths[key] for key in order]
     assert order[0] == chain[0]
     assert begun == sorted(begun, reverse=True)
@@ -115,7 +117,7 @@ def test_jobs_wait_here_for_the_next_free_worker(dense, tmp_path):
                 cluster.scale(2)
                 found.wait_for_workers(2, timeout=60)
 
-        outcome = execute(bench.plan, bench.folder, found, on_change=note)
+        outcome = run_plan(bench.plan, bench.folder, found, on_change=note)
     assert outcome.done == set(bench.plan.jobs)
     assert max(held[:2]) == 1
     assert max(held[2:]) == 2  # the second worker is given its own as soon as it is there
@@ -138,7 +140,7 @@ def test_failures_are_kept_and_the_rest_goes_on(dense, tmp_path, client):
     measure = MeasureJob(metric="cosine", run=bench.parent.run, options={"by": "nothing"})
     wrong = bench.plan.add(measure)
     good = bench.plan.add(TrainJob(config=config, source=source))
-    outcome = execute(bench.plan, bench.folder, client)
+    outcome = run_plan(bench.plan, bench.folder, client)
     assert set(outcome.failed) == {bad, wrong}
     assert "nowhere" in outcome.failed[bad]
     assert "value of by 'nothing'" in outcome.failed[wrong]
@@ -146,16 +148,16 @@ def test_failures_are_kept_and_the_rest_goes_on(dense, tmp_path, client):
     assert outcome.done == {good}
     # Failures are remembered, and tried again only when that is asked for.
     before = mtimes(bench)
-    again = execute(bench.plan, bench.folder, client)
+    again = run_plan(bench.plan, bench.folder, client)
     assert again.failed == outcome.failed
     assert again.blocked == set(blocked)
     assert mtimes(bench) == before
-    assert survey(bench.plan, bench.folder, retry_failed=True).left(bench.plan) == [
+    assert read_outcome(bench.plan, bench.folder, retry_failed=True).left(bench.plan) == [
         bad,
         *blocked,
         wrong,
     ]
-    retried = execute(bench.plan, bench.folder, client, retry_failed=True)
+    retried = run_plan(bench.plan, bench.folder, client, retry_failed=True)
     assert set(retried.failed) == {bad, wrong}
 
 
@@ -165,7 +167,7 @@ def test_an_error_that_is_no_one_s_fault_is_a_failure_too(dense, tmp_path, clien
     key = bench.plan.add(job)
     bench.folder.result(key, job).mkdir(parents=True)
     (bench.folder.result(key, job) / "weights").write_text("a file where a folder should be")
-    outcome = execute(bench.plan, bench.folder, client)
+    outcome = run_plan(bench.plan, bench.folder, client)
     assert outcome.done == {key} or outcome.failed
 
 
@@ -175,8 +177,36 @@ def test_warnings_of_jobs_come_back(dense, tmp_path, client):
     bench.plan.add(
         TrainJob(config=bench.parent.branch(4), source=bench.parent.source(4), mask=pruning)
     )
-    outcome = execute(bench.plan, bench.folder, client)
-    assert any("pruning leaves no weight of" in text for text in outcome.warnings)
+    outcome = run_plan(bench.plan, bench.folder, client)
+    (texts,) = outcome.warnings.values()
+    assert any("pruning leaves no weight of" in text for text in texts)
+    # They are kept with the result, and shown again by whoever reads it.
+    assert read_outcome(bench.plan, bench.folder).warnings == outcome.warnings
+
+
+def test_levels_without_any_weight_are_told_counted_and_in_the_results(dense, tmp_path, client):
+    bench = Bench(dense, tmp_path)
+    pruner = Pruner(levels=4, fraction=0.99)
+    plan_imp(bench.plan, bench.parents, rewind=[4], pruner=pruner)
+    outcome = run_plan(bench.plan, bench.folder, client)
+    results = gather(bench.plan, bench.folder, outcome)
+    kept = results.density.squeeze().values
+    empty = [
+        sum(
+            not bench.open(cell.run).mask()[t.offset : t.offset + t.size].any()
+            for t in bench.stored.layout.tensors
+        )
+        for cell in bench.plan.cells[1:]
+    ]
+    assert results["empty_tensors"].squeeze().values[1:].tolist() == empty
+    assert kept[-1] == 0
+    assert empty[0] > 0
+    levels = {key: n for n, key in enumerate((c.run for c in bench.plan.cells[1:]), 1)}
+    without = [key for key, n in levels.items() if not kept[n]]
+    for key in without:
+        assert any("no weight at all" in text for text in results.attrs["warnings"][key])
+    assert results.attrs["jobs_warned"] == len(outcome.warnings) >= len(without) > 0
+    assert "empty_tensors" in summarise(results).columns
 
 
 def test_a_folder_that_workers_do_not_see_is_refused(dense, tmp_path, client, monkeypatch):
@@ -186,7 +216,7 @@ def test_a_folder_that_workers_do_not_see_is_refused(dense, tmp_path, client, mo
 
     monkeypatch.setattr(module, "_sees", lambda path: False)
     with pytest.raises(ConfigError, match="does not see"):
-        execute(bench.plan, bench.folder, client)
+        run_plan(bench.plan, bench.folder, client)
 
 
 def test_a_full_disk_is_not_taken_for_a_scheduler_that_went_away(dense, tmp_path, client):
@@ -197,7 +227,7 @@ def test_a_full_disk_is_not_taken_for_a_scheduler_that_went_away(dense, tmp_path
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        execute(bench.plan, bench.folder, client, on_change=gather)
+        run_plan(bench.plan, bench.folder, client, on_change=gather)
 
 
 def _address(file: Path, scheduler: subprocess.Popen) -> str:
@@ -247,8 +277,8 @@ def test_a_scheduler_that_goes_away_is_said_and_what_is_done_is_kept(dense, tmp_
             with pytest.raises(
                 ConfigError, match=r"scheduler went away.*run the same command again"
             ):
-                execute(bench.plan, bench.folder, found, on_change=lambda _: scheduler.kill())
-        outcome = survey(bench.plan, bench.folder)
+                run_plan(bench.plan, bench.folder, found, on_change=lambda _: scheduler.kill())
+        outcome = read_outcome(bench.plan, bench.folder)
         assert 1 <= len(outcome.done) < 6
         for key in outcome.done:
             assert open_store(bench.folder.result(key, bench.plan.jobs[key])).state == "complete"

@@ -7,21 +7,21 @@ import torch
 import xarray as xr
 
 from ckptlab.experiments.jobs.job import (
+    BranchPoint,
     GivenMask,
     MaskOf,
     MeasureJob,
     Perturbed,
     Pruning,
-    Source,
     TrainJob,
     write_job,
 )
-from ckptlab.experiments.jobs.worker import perform
+from ckptlab.experiments.jobs.worker import run_jobs
 from ckptlab.experiments.operations.initialisation import fresh_weights, layout_of
 from ckptlab.experiments.operations.perturbations import States, perturb
 from ckptlab.experiments.operations.pruning import prunable
 from ckptlab.experiments.operations.registry import parse_kind
-from ckptlab.experiments.plans.imp import Pruner, imp_chain, plan_pretrained
+from ckptlab.experiments.plans.imp import Pruner, plan_pretrained, prune_chain
 from ckptlab.store.read.reader import open_store
 from ckptlab.train.assemble import build
 from ckptlab.train.config import change, load_config
@@ -58,7 +58,7 @@ def by_hand(weights: np.ndarray, mask: np.ndarray, layout) -> np.ndarray:
 def test_levels_are_pruned_from_the_level_before_and_rewound(dense, tmp_path):
     bench = Bench(dense, tmp_path, "record.steps=0:")
     source = bench.parent.source(10)
-    chain = imp_chain(bench.plan, bench.parent, source, Pruner(levels=3), dense=bench.parent.run)
+    chain = prune_chain(bench.plan, bench.parent, source, Pruner(levels=3), dense=bench.parent.run)
     bench.do_all()
     runs = [bench.stored, *(bench.open(key) for key in chain[1:])]
     mask = np.ones(bench.stored.layout.parameters, bool)
@@ -78,7 +78,7 @@ def test_levels_are_pruned_from_the_level_before_and_rewound(dense, tmp_path):
 
 def test_a_level_trains_as_a_loop_by_hand(dense, tmp_path):
     bench = Bench(dense, tmp_path)
-    pruning = Pruner(levels=1).once(bench.parent.run)
+    pruning = Pruner(levels=1).prune(bench.parent.run)
     job = TrainJob(config=bench.parent.branch(10), source=bench.parent.source(10), mask=pruning)
     run = bench.do(job)
     training = build(load_config(overrides=SETTINGS))
@@ -149,7 +149,7 @@ def test_pre_training_on_another_number_of_classes(dense, tmp_path):
     # The output layer of the proxy is whole; the rest is pruned as the network is.
     assert proxy.mask()[head:].all()
     key = bench.plan.add(pre)
-    source = Source(run=key, step=6, at=0)
+    source = BranchPoint(run=key, step=6, at=0)
     run = bench.do(
         TrainJob(config=parent.branch(0), source=source, mask=Pruning(run=parent.run, fraction=0.5))
     )
@@ -163,7 +163,7 @@ def test_pre_training_on_another_number_of_classes(dense, tmp_path):
 @pytest.mark.parametrize(("budget", "first"), [("full", 0), ("remaining", 12)])
 def test_budgets_number_the_pre_trained_state(dense, tmp_path, budget, first):
     bench = Bench(dense, tmp_path)
-    source = Source(run=bench.parent.run, step=12)
+    source = BranchPoint(run=bench.parent.run, step=12)
     runs = plan_pretrained(bench.plan, bench.parent, source, pruner=Pruner(levels=1), budget=budget)
     bench.do_all()
     for key in runs:
@@ -184,7 +184,7 @@ def _perform_and_die(key, text, place, step):
         return real(self, k)
 
     trainer.Training.step = step_or_die
-    perform([(key, text)], place)
+    run_jobs([(key, text)], place)
 
 
 @pytest.mark.parametrize("step", [11, 36, 47])
@@ -268,7 +268,7 @@ def test_a_sparse_source_needs_a_mask(dense, tmp_path):
         source=bench.parent.source(4),
         mask=Pruning(run=bench.parent.run, fraction=0.3),
     )
-    source = Source(run=bench.plan.add(job), step=STEPS)
+    source = BranchPoint(run=bench.plan.add(job), step=STEPS)
     bench.do(job)
     with pytest.raises(AssertionError, match="which mask it keeps"):
         bench.do(TrainJob(config=bench.parent.branch(4), source=source))
@@ -291,9 +291,9 @@ def test_jobs_done_together_are_as_if_done_alone(dense, tmp_path):
         )
     ]
     keys = [together.plan.add(job) for job in jobs]
-    failing = TrainJob(config=together.parent.branch(4), source=Source(run=keys[0], step=999))
+    failing = TrainJob(config=together.parent.branch(4), source=BranchPoint(run=keys[0], step=999))
     tasks = [(together.plan.add(job), write_job(job)) for job in (failing, *jobs)]
-    results = perform(tasks, together.place)
+    results = run_jobs(tasks, together.place)
     assert [result.error is None for result in results] == [False, True, True, True]
     for key, job in zip(keys, jobs, strict=True):
         assert digests(together.open(key)) == digests(alone.do(job))

@@ -1,7 +1,14 @@
+import sys
+
+import numpy as np
 import pytest
 
-from ckptlab.errors import ConfigError, UnknownNameError
+import ckptlab
+from ckptlab.errors import ConfigError, LayoutError, UnknownNameError, UntrustedNameError
+from ckptlab.experiments.operations.perturbations import perturb
 from ckptlab.experiments.operations.registry import PERTURBATIONS, parse_kind
+from ckptlab.registry import allow
+from tests.experiments.operations.test_perturbations import states_of
 
 
 @pytest.mark.parametrize(
@@ -66,3 +73,50 @@ def test_every_entry_names_a_function():
         assert callable(entry.function)
         assert entry.summary.endswith(".")
         assert entry.reference
+
+
+def test_a_user_s_function_becomes_a_kind_with_its_options():
+    @ckptlab.perturbation(name="test-rotate", reference="nobody")
+    def rotate(weights, initial, rng, *, places=1, back=False):
+        """Shift the survivors."""
+        return np.roll(weights, -places if back else places)
+
+    kind = parse_kind("test-rotate:places=3")
+    assert str(kind) == "test-rotate:places=3,back=False"
+    assert str(parse_kind("test-rotate:back=true")) == "test-rotate:places=1,back=True"
+    assert kind.needs("0")
+    assert not kind.needs("fresh")
+    entry = kind.perturbation
+    assert (entry.draws, entry.scaled, entry.summary) == (True, False, "Shift the survivors.")
+    assert entry.code
+    states = states_of(0)
+    expected = np.roll(states.of("k"), 3)
+    assert np.array_equal(
+        perturb(states, kind, np.random.default_rng(0))[states.survivors], expected
+    )
+    for text in ("test-rotate:places=a", "test-rotate:turns=1", "test-rotate:back=1"):
+        with pytest.raises(ConfigError, match=r"is not of the form test-rotate\[:places=1"):
+            parse_kind(text)
+
+
+def test_a_function_with_another_number_of_values_is_refused():
+    @ckptlab.perturbation(name="test-short")
+    def short(weights):
+        return weights[1:]
+
+    with pytest.raises(LayoutError, match="one value for each survivor"):
+        perturb(states_of(0), parse_kind("test-short"), np.random.default_rng(0))
+
+
+def test_a_module_s_function_is_imported_only_if_the_user_wrote_it(tmp_path, monkeypatch):
+    (tmp_path / "own_changes.py").write_text(
+        "def halve(weights, *, by=2.0):\n    'Shrink.'\n    return weights / by\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UntrustedNameError, match="own_changes:halve"):
+        parse_kind("own_changes:halve")
+    assert "own_changes" not in sys.modules
+    allow("own_changes:halve")
+    kind = parse_kind("own_changes:halve:by=4")
+    assert str(kind) == "own_changes:halve:by=4.0"
+    assert parse_kind(str(kind)).options == {"by": 4.0}

@@ -3,7 +3,7 @@ import pytest
 import xarray as xr
 
 from ckptlab.errors import StoreError
-from ckptlab.experiments.jobs.scheduler import survey
+from ckptlab.experiments.jobs.scheduler import read_outcome
 from ckptlab.experiments.operations.pruning import prunable
 from ckptlab.experiments.plans.imp import Pruner, plan_imp
 from ckptlab.experiments.plans.perturb import plan_perturb
@@ -24,7 +24,7 @@ def series(dense, tmp_path_factory):
 
 
 def outcome_of(bench: Bench):
-    return survey(bench.plan, bench.folder)
+    return read_outcome(bench.plan, bench.folder)
 
 
 def test_cells_are_what_the_runs_say(series):

@@ -1,0 +1,182 @@
+"""Register pruning criteria: what ``--pruning`` takes, and how each finds its masks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from ckptlab.experiments.operations.arguments import code_digest, first_line, options_of
+from ckptlab.registry import Registry, resolve
+
+ARGUMENTS: tuple[str, ...] = ("weights", "start", "rng")
+"""What a criterion may take, by name; see `pruning`."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PruningCriterion:
+    """One way to find sub-networks.
+
+    `method` scores weights, and the lowest scores are removed: ``magnitude``, ``random`` or a
+    user's `score`. A level prunes from `masks`: what its ``own`` previous level ended with, what
+    the ``dense`` network ended with (all at once), or it takes the mask that ``imp`` has at that
+    level: as it is, or with `shuffled` in another order within each tensor. `fresh` initialises the
+    survivors anew, the same way at every level (``once``) or not (``each``). `draws` says whether
+    it needs a seed; `code` is the digest of a user's source.
+    """
+
+    name: str
+    summary: str
+    method: str = "magnitude"
+    masks: Literal["own", "dense", "imp"] = "own"
+    shuffled: bool = False
+    fresh: Literal["", "once", "each"] = ""
+    score: str | Callable[..., Any] = ""
+    draws: bool = False
+    reference: str = ""
+    code: str = ""
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function that scores weights, imported now."""
+        found = resolve(self.score) if isinstance(self.score, str) else self.score
+        function: Callable[..., Any] = found
+        return function
+
+
+def pruning(
+    *, name: str | None = None, iterative: bool = True, reference: str = ""
+) -> Callable[[Function], Function]:
+    """Register a function as a pruning criterion that ``--pruning`` and studies accept.
+
+    Parameters
+    ----------
+    name : str, optional
+        What users write; by default the function's name with dashes.
+    iterative : bool
+        Prune what the level before ended with; if not, prune the dense network's last weights to
+        each level's density at once.
+    reference : str
+        Where it is from.
+
+    Returns
+    -------
+    decorator
+        Returns the function unchanged. It takes what it names of `weights` (shape (weights,): the
+        last weights of those that compete), `start` (the same of the run's first recorded step)
+        and `rng` (numpy Generator), and returns a score for each; the lowest are removed, and of
+        equal ones those at lower positions.
+
+    Raises
+    ------
+    PluginError
+        If the name is taken.
+    TypeError
+        If a parameter is not one of these.
+    """
+
+    def register(function: Function) -> Function:
+        entry = _entry(name or function.__name__.replace("_", "-"), function)
+        entry = replace(entry, masks="own" if iterative else "dense", reference=reference)
+        PRUNING.add(entry, f"{function.__module__}:{function.__qualname__}")
+        function.ckptlab_pruning = entry  # type: ignore[attr-defined]
+        return function
+
+    return register
+
+
+def _entry(name: str, function: Callable[..., Any]) -> PruningCriterion:
+    if not callable(function):
+        raise TypeError("a pruning criterion is a function")
+    if options_of(function, ARGUMENTS):
+        raise TypeError(f"a pruning criterion has no options; arguments: {', '.join(ARGUMENTS)}")
+    return PruningCriterion(
+        name=name,
+        summary=first_line(function),
+        method=name,
+        score=function,
+        draws="rng" in inspect.signature(function).parameters,
+        code=code_digest(function),
+    )
+
+
+def _adapt(name: str, target: Any) -> PruningCriterion:
+    entry = getattr(target, "ckptlab_pruning", None)
+    return _entry(name, target) if entry is None else replace(entry, name=name, method=name)
+
+
+_MAGNITUDE = "ckptlab.experiments.operations.pruning:magnitude"
+_RANDOM = "ckptlab.experiments.operations.pruning:random_scores"
+LOTTERY = "Frankle & Carbin (2019), arXiv:1803.03635"
+
+PRUNING: Registry[PruningCriterion] = Registry(
+    "pruning",
+    (
+        PruningCriterion(
+            name="imp",
+            summary="iterative magnitude pruning: each level prunes what the level before ended "
+            "with",
+            score=_MAGNITUDE,
+            reference=LOTTERY,
+        ),
+        PruningCriterion(
+            name="one-shot",
+            summary="as many weights at once, by the magnitudes the dense network ended with",
+            masks="dense",
+            score=_MAGNITUDE,
+        ),
+        PruningCriterion(
+            name="random",
+            summary="as many weights, drawn at random for each level: masks are not nested, and "
+            "layers not as dense as those of imp",
+            method="random",
+            draws=True,
+            masks="dense",
+            score=_RANDOM,
+        ),
+        PruningCriterion(
+            name="random-nested",
+            summary="as many weights, drawn at random from those that the level before kept",
+            method="random",
+            draws=True,
+            score=_RANDOM,
+        ),
+        PruningCriterion(
+            name="random-layers",
+            summary="the masks of imp, shuffled within each tensor: every layer as dense as there",
+            masks="imp",
+            shuffled=True,
+            draws=True,
+        ),
+        PruningCriterion(
+            name="reinit",
+            summary="the masks of imp, with survivors freshly initialised: one draw for all levels",
+            masks="imp",
+            fresh="once",
+            reference=LOTTERY,
+        ),
+        PruningCriterion(
+            name="reinit-levels",
+            summary="the same, with another initialisation at each level",
+            masks="imp",
+            fresh="each",
+        ),
+    ),
+    adapt=_adapt,
+    group="ckptlab.pruning",
+)
+"""Ways to a sub-network, by name; all but the first are controls."""
+
+METHODS: dict[str, str] = {"magnitude": _MAGNITUDE, "random": _RANDOM}
+"""Built-in scores, by method."""
+
+
+def score_function(method: str) -> Callable[..., Any]:
+    """Return the function that scores weights by a method."""
+    if method in METHODS:
+        function: Callable[..., Any] = resolve(METHODS[method])
+        return function
+    return PRUNING.find(method, "pruning").function
