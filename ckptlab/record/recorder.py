@@ -104,6 +104,9 @@ class Recorder:
         long. 0 syncs every commit, as is done where there are several ranks.
     fsync : bool
         Whether commits survive a power loss at all.
+    outage_seconds : float
+        How long to retry when an object store stops answering. Training goes on meanwhile, and
+        waits once the buffers are full.
     include, exclude : sequence of str, optional
         Patterns of the names to record.
     resume : bool
@@ -160,6 +163,7 @@ class Recorder:
         flush_seconds: float = 60.0,
         sync_seconds: float = 10.0,
         fsync: bool = True,
+        outage_seconds: float = 600.0,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
         resume: bool = False,
@@ -185,7 +189,7 @@ class Recorder:
         self._flush_seconds = flush_seconds
         # What is synced must be the same to every rank, on whichever host: everything.
         self._sync_seconds = sync_seconds if ranks() == 1 else 0.0
-        self._storage = open_storage(path, fsync=fsync)
+        self._storage = open_storage(path, fsync=fsync, outage_seconds=outage_seconds)
         self.path = self._storage.path
         # Again on entering: what is moved to a device until then has other buffers.
         self._capture = partial(capture, model, include=include, exclude=exclude)

@@ -233,6 +233,9 @@ class RecordConfig(Section):
         10.0, "commits share a sync while blocks wait, for so long", "a number >= 0"
     )
     fsync: bool = setting(True, "whether files are synced to the disk", "true or false")
+    outage_seconds: NonNegative = setting(
+        600.0, "retry for this long when an object store stops answering", "a number >= 0"
+    )
 
 
 class EvalConfig(Section):

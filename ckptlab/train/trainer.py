@@ -229,6 +229,7 @@ def _recorder(request: Request, training: Training, attributes: Mapping[str, Any
         flush_seconds=record.flush_seconds,
         sync_seconds=record.sync_seconds,
         fsync=record.fsync,
+        outage_seconds=record.outage_seconds,
         resume=resume,
         overwrite=request.overwrite,
         total_steps=training.steps,

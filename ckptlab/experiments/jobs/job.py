@@ -25,7 +25,7 @@ VERSION = 1
 # Where data lie and how files are written does not change a result.
 _WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
     "data": ("root",),
-    "record": ("memory", "budget", "flush_seconds", "sync_seconds", "fsync"),
+    "record": ("memory", "budget", "flush_seconds", "sync_seconds", "fsync", "outage_seconds"),
 }
 
 # Fields added since VERSION 1: unset, they are left out of the hash, so that older results count.

@@ -1,116 +1,112 @@
-"""Runs in object stores (s3://, gs://, az://) and in memory (memory://), through obstore.
+"""Keep runs in object stores (s3://, gs://, az://) and in memory (memory://), through obstore.
 
-obstore comes with the extra `cloud`.
+The extra `cloud` installs obstore.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from ckptlab.errors import CkptlabError, LockedError, StoreError, WriteError
+from ckptlab.extras import require
 from ckptlab.store.backends.base import LOCK, ROOT, BytesLike, MissingObjectError, oversized
+from ckptlab.store.backends.credentials import access_hint, store_options
 from ckptlab.store.backends.lock import Lock, StaleLockWarning, describe, is_gone, owner
+from ckptlab.store.backends.retry import Retry, short
+
+T = TypeVar("T")
 
 _PUTS = 8
 _MEMORY: dict[str, Any] = {}  # memory:// stores live as long as the process
 
 
 class ObjectStorage:
-    """A run under a prefix of an object store.
+    """A run under a prefix of an object store, such as ``s3://bucket/run.zarr``.
 
-    Parameters
-    ----------
-    url : str
-        Such as ``s3://bucket/run.zarr``; credentials, endpoint and region come from the
-        environment (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID`` …), as obstore reads them.
-
-    store : obstore store, optional
-        Already open at the prefix; `url` is then for messages only.
-
-    Raises
-    ------
-    StoreError
-        If obstore is not installed or does not accept the URL.
+    Credentials, endpoint and region come from the environment (``AWS_ENDPOINT_URL``,
+    ``AWS_ACCESS_KEY_ID`` …), as obstore reads them. Writes that fail after the store has answered
+    before are retried for `outage_seconds`. With `store`, an obstore store that is open already,
+    `url` is for messages only.
     """
 
-    def __init__(self, url: str, store: Any = None) -> None:
+    def __init__(self, url: str, store: Any = None, *, outage_seconds: float = 0.0) -> None:
         self.path = url
         self.syncs = False
         self._store = _open(url) if store is None else store
+        self._retry = Retry(url, outage_seconds)
 
     def put(self, key: str, parts: Sequence[BytesLike]) -> None:
         """Put one object; object stores do this atomically."""
+        data = b"".join(parts)
         try:
-            self._store.put(key, b"".join(parts))
+            self._retry(lambda: self._store.put(key, data), writes=True)
         except Exception as error:
-            raise WriteError(f"{self.path}/{key} cannot be written: {_line(error)}") from error
+            raise WriteError(
+                f"{self.path}/{key} cannot be written: {self._problem(error)}. What was committed "
+                "before is intact"
+            ) from error
 
     def put_all(self, objects: Mapping[str, Sequence[BytesLike]]) -> None:
-        """Put several objects at once, since each waits for the network alone."""
+        """Put several objects at once, since each only waits for the network."""
         with ThreadPoolExecutor(_PUTS, "ckptlab-put") as pool:
             for _ in pool.map(self.put, objects, objects.values()):
                 pass
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         """Get one object."""
-        try:
+
+        def read() -> bytes | int:
             found = self._store.get(key)
             size = int(found.meta["size"])
-            accepted = limit is None or size <= limit
-            data = bytes(found.bytes()) if accepted else b""
-        except Exception as error:  # obstore's errors have no common base below Exception
-            if _is_missing(error):
-                raise MissingObjectError(f"{self.path}/{key} is missing") from error
-            raise StoreError(f"{self.path}/{key} cannot be read: {_line(error)}") from error
-        if limit is not None and not accepted:
-            raise oversized(f"{self.path}/{key}", size, limit)
+            return bytes(found.bytes()) if limit is None or size <= limit else size
+
+        data = self._read(key, read)
+        if isinstance(data, int):
+            raise oversized(f"{self.path}/{key}", data, limit or 0)
         return data
 
     def get_part(self, key: str, start: int, stop: int) -> bytes:
         """Get a stretch of one object."""
         if stop <= start:
             return b""
-        try:
-            return bytes(self._store.get_range(key, start=start, end=stop))
-        except Exception as error:
-            if _is_missing(error):
-                raise MissingObjectError(f"{self.path}/{key} is missing") from error
-            raise StoreError(f"{self.path}/{key} cannot be read: {_line(error)}") from error
+        return self._read(key, lambda: bytes(self._store.get_range(key, start=start, end=stop)))
 
     def size(self, key: str) -> int | None:
         """Ask for the size of one object."""
         try:
-            return int(self._store.head(key)["size"])
-        except Exception as error:
-            if _is_missing(error):
-                return None
-            raise StoreError(f"{self.path}/{key} cannot be read: {_line(error)}") from error
+            return self._read(key, lambda: int(self._store.head(key)["size"]))
+        except MissingObjectError:
+            return None
 
     def list(self, prefix: str = "") -> dict[str, int]:
         """List the objects under a prefix."""
-        try:
+
+        def found() -> dict[str, int]:
             chunks = self._store.list(prefix or None)
             return {meta["path"]: meta["size"] for chunk in chunks for meta in chunk}
+
+        try:
+            return self._retry(found)
         except Exception as error:
-            raise StoreError(f"{self.path} cannot be listed: {_line(error)}") from error
+            raise StoreError(f"{self.path} cannot be listed: {self._problem(error)}") from error
 
     def delete(self, key: str) -> None:
         """Delete one object."""
         try:
-            self._store.delete(key)
+            self._retry(lambda: self._store.delete(key), _is_missing)
         except Exception as error:
-            if _is_missing(error):
-                return
-            raise WriteError(f"{self.path}/{key} cannot be deleted: {_line(error)}") from error
+            if not _is_missing(error):
+                raise WriteError(
+                    f"{self.path}/{key} cannot be deleted: {self._problem(error)}"
+                ) from error
 
     def clear(self) -> None:
-        """Delete everything but the lock, first what makes it a run."""
+        """Delete everything but the lock; the root metadata first, so that no torn run is left."""
         self.delete(ROOT)
         for key in self.list():
             if key != LOCK:
@@ -131,10 +127,10 @@ class ObjectStorage:
 
     def lock(self) -> Lock:
         """Put the lock object, on the condition that there is none."""
-        return ObjectLock(self._store, self.path)
+        return ObjectLock(self._store, self.path, self._retry)
 
     def exists(self) -> bool:
-        """Whether anything but a lock lies under the prefix."""
+        """Return whether anything but a lock lies under the prefix."""
         return any(key != LOCK for key in self.list())
 
     def zarr_store(self) -> Any:
@@ -143,26 +139,28 @@ class ObjectStorage:
 
         return ObjectStore(self._store, read_only=True)
 
+    def _read(self, key: str, request: Callable[[], T]) -> T:
+        try:
+            return self._retry(request, _is_missing)
+        except Exception as error:  # obstore's errors share no base below Exception
+            if _is_missing(error):
+                raise MissingObjectError(f"{self.path}/{key} is missing") from error
+            raise StoreError(f"{self.path}/{key} cannot be read: {self._problem(error)}") from error
+
+    def _problem(self, error: BaseException) -> str:
+        return short(error) + access_hint(self.path, error)
+
 
 class ObjectLock:
     """A lock object, made by a conditional put.
 
-    Parameters
-    ----------
-    store : obstore store
-        Where the run lies.
-    path : str
-        Its URL, for messages.
-
-    Raises
-    ------
-    LockedError
-        If there is a lock already, unless its process ran on this host and is gone.
+    LockedError if there is a lock already, unless its process ran on this host and is gone.
     """
 
-    def __init__(self, store: Any, path: str) -> None:
+    def __init__(self, store: Any, path: str, retry: Retry) -> None:
         self._store = store
         self._path = path
+        self._retry = retry
         self._content = json.dumps(owner()).encode()
         self._held = False
         try:
@@ -170,7 +168,9 @@ class ObjectLock:
         except CkptlabError:
             raise
         except Exception as error:
-            raise WriteError(f"{path} cannot be written: {_line(error)}") from error
+            raise WriteError(
+                f"{path} cannot be written: {short(error)}{access_hint(path, error)}"
+            ) from error
         self._held = True
         if stale:
             self._say_stale(stale)
@@ -178,10 +178,10 @@ class ObjectLock:
     def check(self) -> None:
         """Compare the lock object with the one that was put."""
         try:
-            content = bytes(self._store.get(LOCK).bytes())
+            content = self._retry(lambda: bytes(self._store.get(LOCK).bytes()), _is_missing)
         except Exception as error:
             if not _is_missing(error):
-                raise WriteError(f"{self._path} cannot be read: {_line(error)}") from error
+                raise WriteError(f"{self._path} cannot be read: {short(error)}") from error
             content = b""
         if not self._held or content != self._content:
             raise WriteError(
@@ -242,22 +242,15 @@ class ObjectLock:
 
 
 def _open(url: str) -> Any:
-    try:
-        from obstore import store
-    except ImportError as error:
-        raise StoreError(
-            f"{url}: object stores need obstore; install it with: pip install 'ckptlab[cloud]'"
-        ) from error
+    require("obstore", url)
+    from obstore import store
+
     if url.startswith("memory://"):
         return _MEMORY.setdefault(url.rstrip("/"), store.MemoryStore())
-    options: dict[str, Any] = {}
-    endpoints = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    if any(os.environ.get(name, "").startswith("http://") for name in endpoints):
-        options["client_options"] = {"allow_http": True}
     try:
-        return store.from_url(url.rstrip("/"), **options)
+        return store.from_url(url.rstrip("/"), **store_options(url))
     except Exception as error:
-        raise StoreError(f"{url!r} is not a store that can be opened: {_line(error)}") from error
+        raise StoreError(f"{url!r} is not a store that can be opened: {short(error)}") from error
 
 
 def _is_missing(error: Exception) -> bool:
@@ -265,9 +258,5 @@ def _is_missing(error: Exception) -> bool:
 
 
 def _is(error: Exception, name: str, builtin: type[Exception]) -> bool:
-    """Say whether obstore means this: its versions raise an own error or a built-in one."""
+    """Return whether obstore means this: some versions raise errors of their own, some built-in."""
     return isinstance(error, builtin) or type(error).__name__ == name
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

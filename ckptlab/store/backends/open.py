@@ -11,26 +11,16 @@ from ckptlab.store.backends.base import Storage
 from ckptlab.store.backends.local import LocalStorage
 
 
-def open_storage(path: str | os.PathLike[str] | Storage | Any, *, fsync: bool = True) -> Storage:
-    """Find the storage for a path.
+def open_storage(
+    path: str | os.PathLike[str] | Storage | Any,
+    *,
+    fsync: bool = True,
+    outage_seconds: float = 0.0,
+) -> Storage:
+    """Return the storage behind a path, URL, open storage or open Zarr store; create nothing.
 
-    Parameters
-    ----------
-    path : str, path-like, Storage or Zarr store
-        A local path, a URL such as ``s3://bucket/run.zarr``, ``gs://…`` or ``memory://name``, a
-        storage that is open already, or an open Zarr store over one of these.
-    fsync : bool
-        Whether a local run survives power loss (see `Storage.sync`).
-
-    Returns
-    -------
-    Storage
-        Nothing is created or read yet.
-
-    Raises
-    ------
-    StoreError
-        If the path is a URL and obstore is not installed or does not know it.
+    With `fsync`, a local run survives a power loss (see `Storage.sync`). Object stores that stop
+    answering are retried for `outage_seconds`. StoreError for a URL that obstore does not know.
     """
     if isinstance(path, Storage):
         return path
@@ -43,7 +33,7 @@ def open_storage(path: str | os.PathLike[str] | Storage | Any, *, fsync: bool = 
         return LocalStorage(text.removeprefix("file://"), fsync=fsync)
     from ckptlab.store.backends.object_store import ObjectStorage
 
-    return ObjectStorage(text)
+    return ObjectStorage(text, outage_seconds=outage_seconds)
 
 
 def _from_zarr(store: Any) -> Storage:
