@@ -19,7 +19,9 @@ from ckptlab.errors import ConfigError
 from ckptlab.record.state.model_tensors import Capture
 from ckptlab.store.format.layout import Layout
 
-MAX_BLOCK = 32
+MAX_BLOCK, USUAL_BLOCK, MIN_BLOCK = 1024, 32, 4
+QUICK_BYTES, SLOW_BYTES = 2**24, 2**32
+"""Bytes of a block that are decoded in some 10 ms, and in some 2 s."""
 
 HOST_SERIES: dict[str, type] = {
     "step": np.int64,
@@ -58,26 +60,17 @@ def bytes_per_step(layout: Layout, *, gradients: bool) -> int:
 
 
 def block_size(step_bytes: int, memory: int) -> int:
-    """Return the largest power of two up to 32 whose three copies fit into `memory`.
+    """Return how many steps a block holds: a power of two.
 
-    Parameters
-    ----------
-    step_bytes : int
-        Bytes of large arrays a step.
-    memory : int
-        Bytes allowed: two buffers and what is being compressed.
-
-    Returns
-    -------
-    int
-        Steps of a block.
-
-    Raises
-    ------
-    ConfigError
-        If not even one step fits; it names the bytes needed.
+    Reading one snapshot decodes its whole block. So a block takes at most `QUICK_BYTES`, or 32 steps
+    where these take at most `SLOW_BYTES`, or else at least 4. `memory` is for three blocks: two
+    buffers and what is being compressed; ConfigError names the bytes needed if none fits.
     """
     block = MAX_BLOCK
+    while block > USUAL_BLOCK and block * step_bytes > QUICK_BYTES:
+        block //= 2
+    while block > MIN_BLOCK and block * step_bytes > SLOW_BYTES:
+        block //= 2
     while block >= 1 and 3 * block * step_bytes > memory:
         block //= 2
     if block < 1:

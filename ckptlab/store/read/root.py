@@ -13,7 +13,7 @@ from ckptlab.store.format.zarr_metadata import STEP_AXES, Document, metadata_dig
 from ckptlab.store.read.power_loss import surviving_lengths, synced_lengths
 
 STATES = ("recording", "complete", "interrupted")
-BLOCKS = (1, 2, 4, 8, 16, 32)
+BLOCKS = tuple(2**power for power in range(11))
 MAX_ROOT_BYTES = 2**26
 
 
@@ -164,7 +164,7 @@ def _check_attributes(attributes: dict[str, Any]) -> Layout:
     if not layout.parameters:
         raise ValueError("the tensor table holds no parameter")
     if type(attributes["block"]) is not int or attributes["block"] not in BLOCKS:
-        raise ValueError(f"block {attributes['block']!r:.40} is no power of two up to 32")
+        raise ValueError(f"block {attributes['block']!r:.40} is not a power of two up to 1024")
     if attributes["coordinates"] != "tensor_index":
         raise ValueError(f"coordinates {attributes['coordinates']!r:.40} is not tensor_index")
     return layout
