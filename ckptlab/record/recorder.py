@@ -376,7 +376,7 @@ class Recorder:
         return StoreWriter.create(
             self._storage,
             layout,
-            block=block_size(step_bytes, self._memory),
+            block=block_size(step_bytes, self._memory, None if end is None else capacity),
             codec=self._codec,
             attributes={**self._attributes, **describe_environment(self._captured.device)},
             optional=gradients,

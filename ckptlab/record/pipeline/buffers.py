@@ -20,8 +20,9 @@ from ckptlab.record.state.model_tensors import Capture
 from ckptlab.store.format.layout import Layout
 
 MAX_BLOCK, USUAL_BLOCK, MIN_BLOCK = 1024, 32, 4
-QUICK_BYTES, SLOW_BYTES = 2**24, 2**32
-"""Bytes of a block that are decoded in some 10 ms, and in some 2 s."""
+MANY_BLOCKS, OPEN_ENDED_STEPS = 256, 2**16
+QUICK, SLOW = 2**24, 2**32
+"""Bytes of a block that one core decodes in some 10 ms, and in some 2 s."""
 
 HOST_SERIES: dict[str, type] = {
     "step": np.int64,
@@ -59,17 +60,17 @@ def bytes_per_step(layout: Layout, *, gradients: bool) -> int:
     return total
 
 
-def block_size(step_bytes: int, memory: int) -> int:
-    """Return how many steps a block holds: a power of two.
+def block_size(step_bytes: int, memory: int, steps: int | None = None) -> int:
+    """Return how many steps a block holds: a power of two, usually 32.
 
-    Reading one snapshot decodes its whole block. So a block takes at most `QUICK_BYTES`, or 32 steps
-    where these take at most `SLOW_BYTES`, or else at least 4. `memory` is for three blocks: two
-    buffers and what is being compressed; ConfigError names the bytes needed if none fits.
+    More in a long recording of a tiny model, so that it has few files; `steps` is how many are
+    planned. Fewer of a large model: reading one snapshot decodes its whole block. `memory` is for
+    three blocks, two buffers and the one being compressed; ConfigError names the bytes needed.
     """
-    block = MAX_BLOCK
-    while block > USUAL_BLOCK and block * step_bytes > QUICK_BYTES:
-        block //= 2
-    while block > MIN_BLOCK and block * step_bytes > SLOW_BYTES:
+    block, planned = USUAL_BLOCK, OPEN_ENDED_STEPS if steps is None else steps
+    while block < MAX_BLOCK and planned > MANY_BLOCKS * block and 2 * block * step_bytes <= QUICK:
+        block *= 2
+    while block > MIN_BLOCK and block * step_bytes > SLOW:
         block //= 2
     while block >= 1 and 3 * block * step_bytes > memory:
         block //= 2

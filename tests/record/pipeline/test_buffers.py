@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from ckptlab.errors import ConfigError
 from ckptlab.record.pipeline.buffers import (
-    MAX_BLOCK,
     Buffer,
     block_size,
     bytes_per_step,
@@ -48,16 +47,25 @@ def test_a_block_is_a_power_of_two_that_fits(step_bytes, memory):
     assert block & (block - 1) == 0
     assert 3 * block * step_bytes <= memory
     if 3 * 2 * block * step_bytes <= memory:  # not memory, but access to one snapshot decides
-        assert block == MAX_BLOCK or 2 * block * step_bytes > (2**24 if block >= 32 else 2**32)
-        assert block >= 4
+        assert block >= 32 or (block >= 4 and 2 * block * step_bytes > 2**32)
 
 
 @pytest.mark.parametrize(
-    ("parameters", "block"),
-    [(500, 1024), (5_000, 512), (60_000, 64), (272_474, 32), (11_000_000, 32), (126_000_000, 8)],
+    ("parameters", "steps", "block"),
+    [
+        (500, 500, 32),
+        (500, 100_000, 512),
+        (500, None, 256),
+        (500, 10**7, 1024),
+        (60_000, 100_000, 64),
+        (272_474, 100_000, 32),
+        (11_000_000, 100_000, 32),
+        (126_000_000, 65, 8),
+        (1_000_000_000, 65, 4),
+    ],
 )
-def test_a_block_suits_the_model(parameters, block):
-    assert block_size(4 * parameters, 2**40) == block
+def test_a_block_suits_the_model_and_the_length(parameters, steps, block):
+    assert block_size(4 * parameters, 2**40, steps) == block
 
 
 def test_bytes_of_a_step_are_those_of_its_rows():
