@@ -27,7 +27,8 @@ from ckptlab.errors import (
 )
 from ckptlab.record.distributed import rank, ranks
 from ckptlab.record.environment import describe_environment
-from ckptlab.record.pipeline.buffers import block_size, bytes_per_step, parse_memory
+from ckptlab.record.memory import parse_memory
+from ckptlab.record.pipeline.buffers import block_size, bytes_per_step
 from ckptlab.record.pipeline.step_capture import Filler, Number, Observed
 from ckptlab.record.restore import require_resumable, restore, restore_beside
 from ckptlab.record.schedule import parse_schedule

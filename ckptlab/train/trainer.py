@@ -239,6 +239,7 @@ def _recorder(request: Request, training: Training, attributes: Mapping[str, Any
         attributes={
             **attributes,
             "classes": list(training.task.answers),
+            "training_examples": training.update.order.samples,
             "task": describe_tasks(config.task),
         },
         start=0 if request.start is None else request.start.step,

@@ -17,7 +17,8 @@ def reference_columns(weights: np.ndarray, steps: np.ndarray, relative_to: str) 
 
 
 def distance(w: np.ndarray, r: np.ndarray) -> np.ndarray:
-    return np.sqrt(((w - r) ** 2).sum(axis=0))
+    # Of no weight at all there is no distance.
+    return np.sqrt(((w - r) ** 2).sum(axis=0)) if len(w) else np.full(w.shape[1], np.nan)
 
 
 def relative_change(w: np.ndarray, r: np.ndarray) -> np.ndarray:

@@ -26,14 +26,14 @@ class Executor:
     Parameters
     ----------
     compute : callable
-        Takes a delayed object, returns its value.
+        Takes a delayed object and, optionally, how many tasks may run at a time; returns its value.
     place : callable
         Takes a value that many tasks need, returns what to hand to them.
     workers : int
         How many tasks run at a time.
     """
 
-    compute: Callable[[Any], Any]
+    compute: Callable[..., Any]
     place: Callable[[Any], Any]
     workers: int
 
@@ -82,10 +82,11 @@ def _local(scheduler: str | None) -> Executor:
 
     options = {} if scheduler is None else {"scheduler": scheduler}
 
-    def compute(task: Any) -> Any:
+    def compute(task: Any, workers: int = CPU_COUNT) -> Any:
+        limit = {} if workers >= CPU_COUNT else {"num_workers": workers}
         # Tasks are the parallelism: a matrix product that takes all cores only fights the others.
         with threadpool_limits(1, "blas"):
-            return dask_compute(task, **options)[0]
+            return dask_compute(task, **options, **limit)[0]
 
     def place(value: Any) -> Any:
         # A name of its own, or dask would hash the arrays.
@@ -97,7 +98,7 @@ def _local(scheduler: str | None) -> Executor:
 def _on_cluster(client: Any) -> Executor:
     from dask.delayed import delayed
 
-    def compute(task: Any) -> Any:
+    def compute(task: Any, workers: int = 0) -> Any:  # noqa: ARG001  Each worker has its memory.
         # One task at the end, whatever lists of tasks `task` is.
         return client.compute(delayed(_unchanged, pure=False)(task)).result()
 

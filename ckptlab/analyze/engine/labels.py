@@ -65,6 +65,8 @@ def labelled(
         meaning = {"units": "optimizer updates", "long_name": "updates since the previous step"}
         coords["interval"] = ("step", interval, meaning)
     attrs: dict[str, Any] = {"units": units, "long_name": long_name}
+    # A group of which a mask leaves nothing has no value.
+    values = np.where((selection.weights > 0)[:, None], values, np.nan)
     dims: tuple[str, ...] = ("step",)
     if selection.by == "network":
         values = values[0]

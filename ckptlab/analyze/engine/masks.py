@@ -1,4 +1,4 @@
-"""Masks over the parameter vector, from memory or from files."""
+"""Read masks over the parameter vector, from memory, from files, or from the run itself."""
 
 from __future__ import annotations
 
@@ -18,43 +18,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask and where it came from.
+    """A mask, True where a weight is kept, and what results call it.
 
-    Parameters
-    ----------
-    values : ndarray of bool, shape (param,)
-        True keeps.
-    label : str
-        For the attributes of results.
+    `own` says that it is the one the run was trained with, and nothing else.
     """
 
     values: npt.NDArray[np.bool_]
     label: str
+    own: bool = False
+
+
+def surviving(source: Source, mask: Any = None) -> Mask | None:
+    """Combine a mask with the one that the run itself was trained with; None if there is neither.
+
+    A pruned weight is not a parameter of the sub-network: no metric counts it.
+    """
+    given = load_mask(mask, source)
+    if isinstance(mask, Mask):
+        return mask
+    own = source.mask()
+    if own is None:
+        return given
+    if given is None:
+        return Mask(own, "of the run", own=True)
+    return Mask(given.values & own, f"{given.label}, and that of the run")
 
 
 def load_mask(mask: Any, source: Source) -> Mask | None:
-    """Take a mask from memory or read it, and check that it is of this model.
+    """Take a mask from memory or read it, and check that it fits the run; None for None.
 
-    Parameters
-    ----------
-    mask : Mask, ndarray, DataArray, str, path or None
-        Bool over `param`; or ``FILE.npy``; or ``FILE.zarr[@LEVEL]`` with an array ``mask``
-        (param, level), whose last level is taken unless one is named, or (param,), as the run of a
-        sparse training has it.
-    source : Source
-        The recording it is for.
-
-    Returns
-    -------
-    Mask or None
-        None for None.
-
-    Raises
-    ------
-    LayoutError
-        If it is of another length or of another model.
-    DataError
-        If the file is missing, holds no mask, or not that level.
+    It is a `Mask`, an array of bool over `param`, ``FILE.npy``, or ``FILE.zarr[@LEVEL]`` with an
+    array ``mask`` (param, level), whose last level is taken unless one is named, or (param,), as
+    the run of a sparse training has it. LayoutError if it is of another model, DataError if the
+    file is missing, holds no mask, or not that level.
     """
     if mask is None or isinstance(mask, Mask):
         return mask
@@ -64,13 +60,15 @@ def load_mask(mask: Any, source: Source) -> Mask | None:
     else:
         label, values, table = "array", np.asarray(mask), None
     _require_same_model(label, values, table, source)
-    if values.dtype != np.bool_ and not np.isin(values, (0, 1)).all():
-        raise LayoutError(f"mask {label!r} holds values other than 0 and 1; it must be boolean")
-    return Mask(values.astype(bool), label)
+    if values.dtype != np.bool_:
+        if not np.isin(values, (0, 1)).all():
+            raise LayoutError(f"mask {label!r} holds values other than 0 and 1; it must be boolean")
+        values = values.astype(bool)
+    return Mask(values, label)
 
 
 def _require_same_model(label: str, values: npt.NDArray[Any], table: Any, source: Source) -> None:
-    expected = len(source.tensor_index)
+    expected = source.parameters
     if values.shape != (expected,):
         shape = " x ".join(str(n) for n in values.shape)
         raise LayoutError(
@@ -100,7 +98,7 @@ def _read(text: str) -> tuple[npt.NDArray[Any], Any]:
     try:
         values: npt.NDArray[Any] = np.load(text, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"mask {text!r} is no NumPy array file: {error}") from error
+        raise DataError(f"mask {text!r} is not a NumPy array file: {error}") from error
     return values, None
 
 
@@ -113,7 +111,7 @@ def _read_zarr(path: str, level: str) -> tuple[npt.NDArray[Any], Any]:
     except (KeyError, FileNotFoundError, ValueError) as error:
         raise DataError(f"{path} holds no array `mask` (param, level)") from error
     if not isinstance(array, zarr.Array) or array.ndim not in (1, 2):
-        raise DataError(f"`mask` in {path} is no array (param, level)")
+        raise DataError(f"`mask` in {path} is not an array (param, level)")
     if array.ndim == 1:
         if level:
             raise DataError(f"{path} has one mask and no levels; leave @{level} out")

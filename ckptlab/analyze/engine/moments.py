@@ -1,15 +1,14 @@
-"""The one-pass engine: every sum of the cheap metrics from one read of the recording.
+"""Sum over the weights in one pass: what every cheap metric is made of.
 
 Tasks own a stretch of parameters over a few consecutive blocks and decode each chunk once; dask
-runs them and combines their pieces in a tree, so that memory does not grow with the run beyond
-the sums themselves.
+runs them and combines their pieces in a tree. Memory grows neither with the run nor with the
+model: a task holds one stretch, and as many run at a time as fit `memory`.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptlab.analyze.engine import partial_sums
-from ckptlab.analyze.engine.blocks import StoredBlock
+from ckptlab.analyze.engine.blocks import MemoryBlock, StoredBlock
 from ckptlab.analyze.engine.executor import open_executor
-from ckptlab.analyze.engine.partial_sums import NaNSpot, Piece, Stretch, merge_spots, spots_of
+from ckptlab.analyze.engine.fields import PREVIOUS
+from ckptlab.analyze.engine.memory import share_memory
+from ckptlab.analyze.engine.partial_sums import NaNSpot, Origin, Piece, merge_spots
 from ckptlab.analyze.engine.selection import Reference, Selection
-from ckptlab.analyze.engine.source import BlockGrid, Source
+from ckptlab.analyze.engine.source import BlockGrid, Source, StoredSource
 from ckptlab.analyze.engine.warnings import NaNWarning
 
 Array = npt.NDArray[Any]
@@ -33,43 +34,9 @@ TASKS_PER_WORKER = 6
 """So many, if there are so many blocks: few enough that borders cost nothing, enough to even out
 what takes longer."""
 
-
-@dataclass(frozen=True)
-class Against:
-    """Sums against one reference snapshot, or against the previous recorded step.
-
-    Parameters
-    ----------
-    distance : ndarray of float64, shape (groups, step)
-        Σ(w−r)².
-    flips : ndarray of float64, shape (groups, step)
-        Weights whose sign is opposite to the reference's; NaN where either has NaN.
-    square : ndarray of float64, shape (groups, 1) or (groups, step)
-        Σr².
-    signed : Signed or None
-        If it was asked for.
-    """
-
-    distance: Array
-    flips: Array
-    square: Array
-    signed: Signed | None = None
-
-
-@dataclass(frozen=True)
-class Signed:
-    """Sums whose terms may cancel.
-
-    Parameters
-    ----------
-    difference : ndarray of float64, shape (groups, step)
-        Σ(w−r).
-    product : ndarray of float64, shape (groups, step)
-        Σw·r.
-    """
-
-    difference: Array
-    product: Array
+ROW_BYTES, REFERENCE_BYTES = 44, 8
+"""What a task holds for each parameter: groups, tensors and the borders of some pieces; and for
+each parameter of a reference snapshot, of which the kernel needs a second copy."""
 
 
 @dataclass(frozen=True)
@@ -80,34 +47,30 @@ class Moments:
     ----------
     selection : Selection
         Groups and steps.
-    magnitude, square : ndarray of float64, shape (groups, step)
-        Σ|w| and Σw².
-    zeros, nan : ndarray of int64, shape (groups, step)
-        Weights that are zero; that are NaN.
-    low, high : ndarray of float64, shape (groups, step)
-        Smallest and largest weight; NaN where a weight is, and where there is none.
-    previous : Against
-        The previous recorded step; NaN at the first.
-    references : dict of int to Against
-        By step.
+    sums : mapping of (str, str or int or None) to ndarray of float64, shape (groups, step)
+        By name and by what they are against: None, ``previous``, or the step of a reference.
+        ``magnitude`` Σ|w|, ``square`` Σw², ``zeros`` and ``nan`` (counts), ``low`` and ``high``;
+        against r ``distance`` Σ(w−r)², ``flips`` (a count), ``square`` Σr², and if they were asked
+        for ``difference`` Σ(w−r) and ``product`` Σw·r. NaN where it has none, such as the previous
+        step of the first.
     interval : ndarray of int64, shape (step,)
         Updates since the previous recorded step; 0 at the first.
     """
 
     selection: Selection
-    magnitude: Array
-    square: Array
-    zeros: Array
-    nan: Array
-    low: Array
-    high: Array
-    previous: Against
-    references: dict[int, Against]
+    sums: Mapping[tuple[str, str | int | None], Array]
     interval: npt.NDArray[np.int64]
 
-    def against(self, reference: Reference) -> Against:
-        """Return the sums against a resolved reference."""
-        return self.previous if reference.step is None else self.references[reference.step]
+    def get(self, name: str, reference: Reference | None = None) -> Array:
+        """Return a sum, against a reference if one is given."""
+        if reference is None:
+            return self.sums[name, None]
+        return self.sums[name, PREVIOUS if reference.step is None else reference.step]
+
+    @property
+    def signed(self) -> bool:
+        """Whether sums whose terms may cancel were asked for."""
+        return any(name == "product" for name, _ in self.sums)
 
 
 def compute_moments(
@@ -119,98 +82,115 @@ def compute_moments(
     previous: bool = True,
     signed: bool = False,
     scheduler: Any = None,
+    memory: Any = None,
 ) -> Moments:
-    """Read the recording once and sum.
+    """Read ``weights`` or ``gradients`` once and sum: counts exactly, sums in float64.
 
-    Parameters
-    ----------
-    source : Source
-        The recording.
-    selection : Selection
-        Weights and steps.
-    references : tuple of Reference
-        Snapshots to compare with.
-    array : str
-        ``weights`` or ``gradients``.
-    previous : bool
-        Whether to compare with the previous recorded step too; `Moments.previous` is NaN if not.
-    signed : bool
-        Whether `Against.signed` is wanted.
-    scheduler : str, distributed.Client or None
-        As `open_executor` takes it.
-
-    Returns
-    -------
-    Moments
-        Exact counts, sums in float64.
-
-    Warns
-    -----
-    NaNWarning
-        If weights are NaN; names tensor and step.
+    `previous` compares with the previous recorded step too, `signed` adds the sums whose terms may
+    cancel. Warns of NaN in weights, naming tensor and step.
     """
     known = {r.step: r for r in references if r.step is not None}
-    snapshots = np.empty((len(known), len(selection.group)), np.float32)
-    with ThreadPoolExecutor(2) as pool:
-        read = pool.map(lambda reference: reference.read(source, array), known.values())
-        for k, snapshot in enumerate(read):
-            snapshots[k] = snapshot
     wanted = selection.columns
     if previous:
         wanted = np.union1d(wanted, np.maximum(wanted - 1, 0))
-    piece = _one_pass(source, selection, snapshots, wanted, array, signed, scheduler)
-    moments = _assemble(source, selection, piece, list(known), snapshots, previous)
+    with open_executor(scheduler) as executor:
+        row_bytes = ROW_BYTES + REFERENCE_BYTES * len(known)
+        share = share_memory(source, array, row_bytes, executor.workers, memory)
+        graph = _graph(
+            source,
+            selection,
+            list(known.values()),
+            wanted,
+            array,
+            signed,
+            share.pieces,
+            executor.workers,
+        )
+        piece, origins = executor.compute(graph, share.workers)
+    moments = _assemble(source, selection, piece, dict(zip(known, origins, strict=True)), previous)
     if array == "weights":
         spots = piece.spots
-        for reference, snapshot in zip(known.values(), snapshots, strict=True):
-            column = reference.column
-            if column is not None and column not in piece.columns:
-                rows = np.flatnonzero(np.isnan(snapshot) & (selection.group >= 0))
-                spots = merge_spots(spots, spots_of(source.tensor_index[rows], column))
+        for reference, origin in zip(known.values(), origins, strict=True):
+            at = reference.column
+            if at is not None and at not in piece.columns:
+                found = {t: NaNSpot(at, at, n) for t, n in origin.tensors.items()}
+                spots = merge_spots(spots, found)
         warn_of_nan(source, spots)
     return moments
 
 
-def _one_pass(
+def _graph(
     source: Source,
     selection: Selection,
-    snapshots: Array,
+    references: list[Reference],
     wanted: npt.NDArray[np.int64],
     array: str,
     signed: bool,
-    scheduler: Any,
-) -> Piece:
+    pieces: int,
+    workers: int,
+) -> tuple[Any, Any]:
+    """Return what computes to the piece of all parameters, and to the sums of the references."""
     from dask.delayed import delayed
 
-    grid = source.grid(array)
-    measure, join, add = (
-        delayed(f, pure=False) for f in (partial_sums.measure, partial_sums.join, partial_sums.add)
+    def task(name: str) -> Any:
+        return delayed(getattr(partial_sums, name), pure=False)
+
+    measure, join, open_stretch = task("measure"), task("join"), task("open_stretch")
+    grid = source.grid(array, pieces)
+    spans = _spans(grid, wanted, TASKS_PER_WORKER * workers)
+    read, order = _reference_blocks(source, references, array, grid, pieces)
+    total, origins = [], []
+    for i, rows in enumerate(grid.rows):
+        chosen = selection.rows(rows)
+        if not chosen.selected:
+            continue
+        groups = len(selection.names)
+        stretch = open_stretch(chosen, read[i], order, groups, signed)
+        origins.append(task("measure_origins")(stretch))
+        parts = []
+        for span in spans:
+            widths = [grid.columns[j].stop - grid.columns[j].start for j in span]
+            blocks = [grid.blocks[i][j] for j in span]
+            parts.append(measure(blocks, widths, grid.columns[span[0]].start, wanted, stretch))
+        whole = combine_tree(parts, lambda a, b, s=stretch: join(a, b, s))
+        total.append(task("without_border")(whole))
+    return (
+        combine_tree(total, task("add")),
+        combine_tree(origins, task("add_origins")),
     )
-    with open_executor(scheduler) as executor:
-        spans = _spans(grid, wanted, TASKS_PER_WORKER * executor.workers)
-        total = []
+
+
+def _reference_blocks(
+    source: Source, references: list[Reference], array: str, grid: BlockGrid, pieces: int
+) -> tuple[list[list[tuple[Any, Array]]], Array]:
+    """Return for each stretch the blocks that hold references, each once, with the steps to read.
+
+    And the permutation that puts what they hold into the order of `references`.
+    """
+    read: list[list[tuple[Any, Array]]] = [[] for _ in grid.rows]
+    found: list[int] = []
+    own = [k for k, reference in enumerate(references) if reference.ancestor is None]
+    at = np.array([references[k].column for k in own], np.int64)
+    for j, columns in enumerate(grid.columns):
+        inside = np.flatnonzero((at >= columns.start) & (at < columns.stop))
+        if len(inside):
+            found += [own[n] for n in inside]
+            for i in range(len(grid.rows)):
+                read[i].append((grid.blocks[i][j], at[inside] - columns.start))
+    for k, reference in enumerate(references):
+        if reference.ancestor is None or reference.step is None:
+            continue
+        found.append(k)
+        run = StoredSource(reference.ancestor)
+        other = run.grid(array, pieces)
+        column = int(np.searchsorted(run.steps, reference.step))
+        j = next(j for j, c in enumerate(other.columns) if c.start <= column < c.stop)
+        within = np.array([column - other.columns[j].start])
+        values = None if other.rows == grid.rows else reference.read(source, array)
         for i, rows in enumerate(grid.rows):
-            group = selection.group[rows]
-            if not (group >= 0).any():
-                continue
-            stretch = executor.place(
-                Stretch(
-                    group,
-                    source.tensor_index[rows],
-                    np.ascontiguousarray(snapshots[:, rows]),
-                    len(selection.names),
-                    signed,
-                )
-            )
-            parts = []
-            for span in spans:
-                widths = [grid.columns[j].stop - grid.columns[j].start for j in span]
-                blocks = [grid.blocks[i][j] for j in span]
-                start = grid.columns[span[0]].start
-                parts.append(measure(blocks, widths, start, wanted, stretch))
-            total.append(_tree(parts, lambda a, b, s=stretch: join(a, b, s)))
-        piece: Piece = executor.compute(_tree(total, add))
-    return piece
+            block = other.blocks[i][j] if values is None else MemoryBlock(values[rows, None])
+            read[i].append((block, within if values is None else np.zeros(1, np.int64)))
+    return read, np.argsort(found)
 
 
 def _spans(grid: BlockGrid, wanted: npt.NDArray[np.int64], tasks: int) -> list[list[int]]:
@@ -230,7 +210,7 @@ def _spans(grid: BlockGrid, wanted: npt.NDArray[np.int64], tasks: int) -> list[l
     return spans
 
 
-def _tree(parts: list[Any], combine: Any) -> Any:
+def combine_tree(parts: list[Any], combine: Any) -> Any:
     """Combine neighbours pairwise, so that few partial results are alive at a time."""
     while len(parts) > 1:
         pairs = [combine(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
@@ -242,87 +222,48 @@ def _assemble(
     source: Source,
     selection: Selection,
     piece: Piece,
-    steps: list[int],
-    snapshots: Array,
+    origins: Mapping[int, Origin],
     previous: bool,
 ) -> Moments:
-    from ckptlab.analyze.engine.kernel import COUNTS, PRODUCTS, SUMS
-
     kept = np.searchsorted(piece.columns, selection.columns)
-    first = (selection.columns == 0) | (not previous)
     earlier = np.searchsorted(piece.columns, np.maximum(selection.columns - 1, 0))
-    nan = piece.nan[:, kept]
-    sums, counts = piece.sums[:, :, kept], piece.counts[:, :, kept].astype(float)
-    counts[:, nan > 0] = np.nan
-    references = {}
-    products = piece.products[:, :, kept]
-    for k, step in enumerate(steps):
-        plain, square, bad = _reference_sums(snapshots[k], selection)
-        flips = np.where(bad, np.nan, counts[COUNTS + k])
-        signed = Signed(products[0] - plain, products[PRODUCTS + k]) if len(products) else None
-        references[step] = Against(sums[SUMS + k], flips, square, signed)
+    first = (selection.columns == 0) | (not previous)
+    found = {key: values[:, kept].astype(float) for key, values in piece.sums.items()}
+    before = {k[0]: values[:, earlier] for k, values in piece.sums.items() if k[1] is None}
+    nan = found["nan", None]
     # Nothing is least where a mask leaves nothing.
-    unknown = (nan > 0) | (selection.weights == 0)[:, None]
-    extremes = np.where(unknown, np.nan, piece.extremes[:, :, kept].astype(float))
-    return Moments(
-        selection=selection,
-        magnitude=sums[0],
-        square=sums[1],
-        zeros=selection.weights[:, None] - piece.counts[0][:, kept] - nan,
-        nan=nan,
-        low=extremes[0],
-        high=extremes[1],
-        previous=_previous(piece, kept, earlier, first),
-        references=references,
-        interval=np.diff(source.steps, prepend=source.steps[:1])[selection.columns],
-    )
-
-
-def _previous(piece: Piece, kept: Array, earlier: Array, first: Array) -> Against:
-    """Compare with the step before; `first` says where there is none."""
-    missing = first | (piece.nan[:, kept] > 0) | (piece.nan[:, earlier] > 0)
-    signed = None
-    if len(piece.products):
-        difference = piece.products[0][:, kept] - piece.products[0][:, earlier]
-        product = piece.products[partial_sums.PRODUCT][:, kept]
-        signed = Signed(np.where(first, np.nan, difference), np.where(first, np.nan, product))
-    return Against(
-        np.where(first, np.nan, piece.sums[partial_sums.CHANGE][:, kept]),
-        np.where(missing, np.nan, piece.counts[partial_sums.FLIPS][:, kept]),
-        np.where(first, np.nan, piece.sums[1][:, earlier]),
-        signed,
-    )
-
-
-def _reference_sums(snapshot: Array, selection: Selection) -> tuple[Array, Array, Array]:
-    groups = len(selection.names)
-    plain, square, bad = np.zeros(groups), np.zeros(groups), np.zeros(groups, bool)
-    for start in range(0, len(snapshot), 2**20):
-        part = slice(start, start + 2**20)
-        chosen = selection.group[part] >= 0
-        group = selection.group[part][chosen]
-        values = snapshot[part][chosen].astype(float)
-        plain += np.bincount(group, values, groups)
-        square += np.bincount(group, values * values, groups)
-        bad[group[np.isnan(values)]] = True
-    return plain[:, None], square[:, None], bad[:, None]
+    empty = (selection.weights == 0)[:, None]
+    signed = ("product", PREVIOUS) in found
+    unknown = first | (nan > 0) | (before["nan"] > 0)
+    sums: dict[tuple[str, str | int | None], Array] = {
+        ("magnitude", None): found["magnitude", None],
+        ("square", None): found["square", None],
+        ("nan", None): nan,
+        ("zeros", None): selection.weights[:, None] - found["signs", None] - nan,
+        ("low", None): np.where((nan > 0) | empty, np.nan, found["low", None]),
+        ("high", None): np.where((nan > 0) | empty, np.nan, found["high", None]),
+        ("distance", PREVIOUS): np.where(first, np.nan, found["distance", PREVIOUS]),
+        ("flips", PREVIOUS): np.where(unknown, np.nan, found["flips", PREVIOUS]),
+        ("square", PREVIOUS): np.where(first, np.nan, before["square"]),
+    }
+    if signed:
+        difference = found["total", None] - before["total"]
+        sums["difference", PREVIOUS] = np.where(first, np.nan, difference)
+        sums["product", PREVIOUS] = np.where(first, np.nan, found["product", PREVIOUS])
+    for k, (step, origin) in enumerate(origins.items()):
+        unknown = (nan > 0) | (origin.nan > 0)[:, None]
+        sums["distance", step] = found["distance", k]
+        sums["flips", step] = np.where(unknown, np.nan, found["flips", k])
+        sums["square", step] = origin.square[:, None]
+        if signed:
+            sums["difference", step] = found["total", None] - origin.total[:, None]
+            sums["product", step] = found["product", k]
+    interval = np.diff(source.steps, prepend=source.steps[:1])[selection.columns]
+    return Moments(selection, sums, interval)
 
 
 def warn_of_nan(source: Source, spots: Mapping[int, NaNSpot]) -> None:
-    """Warn of NaN in weights, naming tensor and step.
-
-    Parameters
-    ----------
-    source : Source
-        The recording.
-    spots : mapping of int to NaNSpot
-        Where they are, by tensor; nothing is said if there are none.
-
-    Warns
-    -----
-    NaNWarning
-        The first three tensors are named.
-    """
+    """Warn of NaN in weights, naming the first three tensors and their steps."""
     if not spots:
         return
     names = source.layout.names

@@ -1,4 +1,4 @@
-"""Partial results of one pass, and how two of them combine. This is what runs in dask tasks.
+"""Sum one stretch of parameters, and combine such pieces. This is what runs in dask tasks.
 
 A piece covers a stretch of parameters and of consecutive recorded steps. Pieces form a monoid:
 `join` puts two together along steps, `add` along parameters. Each block is decoded once: what the
@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ckptlab.analyze.engine.blocks import Block
+from ckptlab.analyze.engine.blocks import Block, take_snapshots
+from ckptlab.analyze.engine.fields import PREVIOUS, Key, combine, empty_arrays, keys
+from ckptlab.analyze.engine.selection import Rows
 
 Array = npt.NDArray[Any]
 
 
-class Plan(NamedTuple):
-    """What the kernel is told of a chunk.
+class Layout(NamedTuple):
+    """What the kernel needs to know of a chunk.
 
     Parameters
     ----------
@@ -36,6 +38,21 @@ class Plan(NamedTuple):
     order: npt.NDArray[np.int32]
     segments: npt.NDArray[np.int64]
     references: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NaNSpot:
+    """Where a tensor has NaN: positions of the first and last step, how many values in all."""
+
+    first: int
+    last: int
+    values: int
+
+    def merge(self, other: NaNSpot) -> NaNSpot:
+        """Put two stretches of steps or parameters together."""
+        return NaNSpot(
+            min(self.first, other.first), max(self.last, other.last), self.values + other.values
+        )
 
 
 @dataclass(frozen=True)
@@ -61,16 +78,16 @@ class Stretch:
     references: npt.NDArray[np.float32]
     groups: int
     products: bool = False
-    _plans: dict[tuple[int, int], Plan] = field(default_factory=dict, repr=False)
+    _layouts: dict[tuple[int, int], Layout] = field(default_factory=dict, repr=False)
 
-    def plan(self, start: int, stop: int) -> Plan:
-        """Return what the kernel is told of a chunk."""
+    def layout(self, start: int, stop: int) -> Layout:
+        """Return what the kernel needs to know of a chunk."""
         # Every block asks for the same; tasks in threads share what one of them found.
-        if (start, stop) not in self._plans:
-            self._plans[start, stop] = self._plan(start, stop)
-        return self._plans[start, stop]
+        if (start, stop) not in self._layouts:
+            self._layouts[start, stop] = self._layout(start, stop)
+        return self._layouts[start, stop]
 
-    def _plan(self, start: int, stop: int) -> Plan:
+    def _layout(self, start: int, stop: int) -> Layout:
         group = self.group[start:stop]
         order = np.flatnonzero(group >= 0).astype(np.int32)
         found = group[order]
@@ -80,22 +97,17 @@ class Stretch:
         edges = np.flatnonzero(np.diff(found, prepend=-1, append=-1))
         segments = [(found[a], a, b) for a, b in pairwise(edges)]
         references = np.ascontiguousarray(self.references[:, start:stop])
-        return Plan(order, np.array(segments, np.int64).reshape(-1, 3), references)
+        return Layout(order, np.array(segments, np.int64).reshape(-1, 3), references)
 
 
 @dataclass(frozen=True)
-class NaNSpot:
-    """Where a tensor has NaN: positions of the first and last step, how many values in all."""
+class Origin:
+    """Sums of one reference snapshot over a stretch, shape (groups,), and its NaN by tensor."""
 
-    first: int
-    last: int
-    values: int
-
-    def merge(self, other: NaNSpot) -> NaNSpot:
-        """Put two stretches of steps or parameters together."""
-        return NaNSpot(
-            min(self.first, other.first), max(self.last, other.last), self.values + other.values
-        )
+    total: Array
+    square: Array
+    nan: npt.NDArray[np.int64]
+    tensors: dict[int, int]
 
 
 @dataclass(frozen=True)
@@ -108,10 +120,8 @@ class Piece:
         The recorded steps covered, by position.
     columns : ndarray of int64, shape (wanted,)
         Those of them that sums are kept for.
-    sums, products, counts, extremes : ndarray, shape (fields, groups, wanted)
-        As `kernel.accumulate` makes them.
-    nan : ndarray of int64, shape (groups, wanted)
-        Number of weights that are NaN.
+    sums : dict of Key to ndarray, shape (groups, wanted)
+        The fields of `fields.FIELDS`, and ``nan``, the number of weights that are NaN.
     first, last : ndarray of float32, shape (rows,)
         The snapshots at `start` and at `stop` − 1.
     spots : dict of int to NaNSpot
@@ -121,41 +131,21 @@ class Piece:
     start: int
     stop: int
     columns: npt.NDArray[np.int64]
-    sums: Array
-    products: Array
-    counts: Array
-    extremes: Array
-    nan: Array
+    sums: dict[Key, Array]
     first: Array
     last: Array
     spots: dict[int, NaNSpot] = field(default_factory=dict)
 
 
 class Accumulator:
-    """The sums of one task while it visits its blocks.
-
-    Parameters
-    ----------
-    stretch : Stretch
-        The parameters.
-    columns : int
-        Recorded steps of all its blocks.
-    """
+    """The sums of one task while it visits its blocks of `columns` recorded steps in all."""
 
     def __init__(self, stretch: Stretch, columns: int) -> None:
-        from ckptlab.analyze.engine.kernel import COUNTS, PRODUCTS, SUMS
-
         references, rows = stretch.references.shape
-        shape = (stretch.groups, columns)
         self.stretch = stretch
-        self.sums = np.zeros((SUMS + references, *shape))
-        signed = PRODUCTS + references if stretch.products else 0
-        self.products = np.zeros((signed, *shape))
-        self.counts = np.zeros((COUNTS + references, *shape), np.int64)
-        self.extremes = np.empty((2, *shape), np.float32)
-        self.extremes[0] = np.inf
-        self.extremes[1] = -np.inf
-        self.nan = np.zeros(shape, np.int64)
+        self.arrays = empty_arrays(stretch.groups, columns, references, stretch.products)
+        self.magnitude = self.arrays["sums"][0]
+        self.nan = np.zeros((stretch.groups, columns), np.int64)
         self.nan_by_tensor: dict[int, npt.NDArray[np.int64]] = {}
         self.carry = np.zeros(rows, np.float32)
         self.first = np.zeros(rows, np.float32)
@@ -165,25 +155,16 @@ class Accumulator:
         from ckptlab.analyze.engine.kernel import LANES, accumulate
 
         stop = min(row + len(chunk), len(self.carry))
-        plan = self.stretch.plan(row, stop)
+        layout = self.stretch.layout(row, stop)
         carry = self.carry[row:stop]
         if column == 0:
             self.first[row:stop] = chunk[: stop - row, 0]
         for offset in range(0, width, LANES):
             count = min(LANES, width - offset)
             part = slice(column + offset, column + offset + count)
-            accumulate(
-                chunk,
-                offset,
-                count,
-                *plan,
-                carry,
-                self.sums[:, :, part],
-                self.products[:, :, part],
-                self.counts[:, :, part],
-                self.extremes[:, :, part],
-            )
-        if np.isnan(self.sums[0, :, column : column + width]).any():
+            arrays = [array[:, :, part] for array in self.arrays.values()]
+            accumulate(chunk, offset, count, *layout, carry, *arrays)
+        if np.isnan(self.magnitude[:, column : column + width]).any():
             self._find_nan(row, chunk[: stop - row, :width], column)
 
     def _find_nan(self, row: int, chunk: Array, column: int) -> None:
@@ -199,7 +180,7 @@ class Accumulator:
 
     def piece(self, start: int, wanted: npt.NDArray[np.int64]) -> Piece:
         """Keep the wanted steps; `start` is the position of the first."""
-        stop = start + self.sums.shape[2]
+        stop = start + self.nan.shape[1]
         columns = wanted[(wanted >= start) & (wanted < stop)]
         kept = columns - start
         spots = {}
@@ -208,19 +189,74 @@ class Accumulator:
             if len(cells):
                 first, last = (int(columns[cells[k]]) for k in (0, -1))
                 spots[tensor] = NaNSpot(first, last, int(found[kept].sum()))
-        return Piece(
-            start,
-            stop,
-            columns,
-            self.sums[:, :, kept],
-            self.products[:, :, kept],
-            self.counts[:, :, kept],
-            self.extremes[:, :, kept],
-            self.nan[:, kept],
-            self.first,
-            self.carry,
-            spots,
+        references = len(self.stretch.references)
+        sums: dict[Key, Array] = {("nan", None): self.nan[:, kept]}
+        for name, array in self.arrays.items():
+            # Without products their array has no rows.
+            sums |= {
+                key: row[:, kept] for key, row in zip(keys(name, references), array, strict=False)
+            }
+        return Piece(start, stop, columns, sums, self.first, self.carry, spots)
+
+
+def open_stretch(
+    rows: Rows,
+    references: list[tuple[Block, Array]],
+    order: Array,
+    groups: int,
+    products: bool,
+) -> Stretch:
+    """Read the reference snapshots of one stretch of parameters.
+
+    `references` are blocks, and which of their steps to read; `order` sorts what is read.
+    """
+    group = rows.group()
+    snapshots = [take_snapshots(block, len(group), columns) for block, columns in references]
+    read = np.concatenate(snapshots) if snapshots else np.empty((0, len(group)), np.float32)
+    if (order != np.arange(len(order))).any():
+        read = read[order]
+    return Stretch(group, rows.tensor(), read, groups, products)
+
+
+def measure_origins(stretch: Stretch) -> list[Origin]:
+    """Sum each reference snapshot over a stretch of parameters."""
+    return [_origin(stretch, snapshot) for snapshot in stretch.references]
+
+
+def _origin(stretch: Stretch, snapshot: Array) -> Origin:
+    groups = stretch.groups
+    total, square = np.zeros(groups), np.zeros(groups)
+    for start in range(0, len(snapshot), 2**20):
+        part = slice(start, start + 2**20)
+        chosen = stretch.group[part] >= 0
+        group = stretch.group[part][chosen]
+        values = snapshot[part][chosen].astype(float)
+        total += np.bincount(group, values, groups)
+        square += np.bincount(group, values * values, groups)
+    bad = np.flatnonzero(np.isnan(snapshot) & (stretch.group >= 0))
+    tensors, counts = np.unique(stretch.tensor[bad], return_counts=True)
+    return Origin(
+        total,
+        square,
+        np.bincount(stretch.group[bad], minlength=groups).astype(np.int64),
+        dict(zip(tensors.tolist(), counts.tolist(), strict=True)),
+    )
+
+
+def add_origins(left: list[Origin], right: list[Origin]) -> list[Origin]:
+    """Put the sums of the same snapshots over two stretches of parameters together."""
+    return [
+        Origin(
+            one.total + other.total,
+            one.square + other.square,
+            one.nan + other.nan,
+            {
+                t: one.tensors.get(t, 0) + other.tensors.get(t, 0)
+                for t in {**one.tensors, **other.tensors}
+            },
         )
+        for one, other in zip(left, right, strict=True)
+    ]
 
 
 def measure(
@@ -232,23 +268,8 @@ def measure(
 ) -> Piece:
     """Visit consecutive blocks of one stretch of parameters, each chunk once.
 
-    Parameters
-    ----------
-    blocks : iterable of Block
-        In the order of steps.
-    widths : list of int
-        Recorded steps of each.
-    start : int
-        Position of the first recorded step.
-    wanted : ndarray of int64
-        Positions to keep sums for.
-    stretch : Stretch
-        The parameters.
-
-    Returns
-    -------
-    Piece
-        Its first step knows no step before it.
+    `widths` are the recorded steps of each block, `start` is the position of the first, `wanted`
+    are the positions to keep sums for. The first step knows no step before it.
     """
     accumulator = Accumulator(stretch, sum(widths))
     column = 0
@@ -260,19 +281,9 @@ def measure(
 
 
 def join(left: Piece, right: Piece, stretch: Stretch) -> Piece:
-    """Put two pieces of the same parameters together along steps.
+    """Put two pieces of the same parameters together, `right` holding the later steps.
 
-    Parameters
-    ----------
-    left, right : Piece
-        `right` holds later steps.
-    stretch : Stretch
-        The parameters.
-
-    Returns
-    -------
-    Piece
-        If the two touch, the first step of `right` is compared with the last of `left`.
+    If the two touch, the first step of `right` is compared with the last of `left`.
     """
     if left.stop == right.start and right.start in right.columns[:1]:
         right = _with_border(left.last, right, stretch)
@@ -280,11 +291,10 @@ def join(left: Piece, right: Piece, stretch: Stretch) -> Piece:
         left.start,
         right.stop,
         np.concatenate([left.columns, right.columns]),
-        np.concatenate([left.sums, right.sums], axis=2),
-        np.concatenate([left.products, right.products], axis=2),
-        np.concatenate([left.counts, right.counts], axis=2),
-        np.concatenate([left.extremes, right.extremes], axis=2),
-        np.concatenate([left.nan, right.nan], axis=1),
+        {
+            key: np.concatenate([values, right.sums[key]], axis=1)
+            for key, values in left.sums.items()
+        },
         left.first,
         right.last,
         merge_spots(left.spots, right.spots),
@@ -292,57 +302,40 @@ def join(left: Piece, right: Piece, stretch: Stretch) -> Piece:
 
 
 def add(left: Piece, right: Piece) -> Piece:
-    """Put two pieces of the same steps together along parameters.
-
-    Parameters
-    ----------
-    left, right : Piece
-        Complete along steps: their border snapshots are dropped.
-
-    Returns
-    -------
-    Piece
-        Sums over the parameters of both.
-    """
+    """Put two pieces of the same steps together along parameters; their borders are dropped."""
     none = np.zeros(0, np.float32)
-    low = np.minimum(left.extremes[0], right.extremes[0])
-    high = np.maximum(left.extremes[1], right.extremes[1])
     return replace(
         left,
-        sums=left.sums + right.sums,
-        products=left.products + right.products,
-        counts=left.counts + right.counts,
-        extremes=np.stack([low, high]),
-        nan=left.nan + right.nan,
+        sums={key: combine(key[0], values, right.sums[key]) for key, values in left.sums.items()},
         first=none,
         last=none,
         spots=merge_spots(left.spots, right.spots),
     )
 
 
+def without_border(piece: Piece) -> Piece:
+    """Drop the snapshots that only `join` needs, which are as large as the stretch."""
+    none = np.zeros(0, np.float32)
+    return replace(piece, first=none, last=none)
+
+
 def _with_border(before: Array, piece: Piece, stretch: Stretch) -> Piece:
     from ckptlab.analyze.engine.join_kernel import compare
 
-    order, segments, _ = stretch.plan(0, len(before))
-    distance, product = np.zeros((2, stretch.groups))
-    flips = np.zeros(stretch.groups, np.int64)
-    compare(before, piece.first, order, segments, distance, product, flips)
-    sums, products, counts = piece.sums.copy(), piece.products.copy(), piece.counts.copy()
-    sums[CHANGE, :, 0] = distance
-    if stretch.products:
-        products[PRODUCT, :, 0] = product
-    counts[FLIPS, :, 0] = flips
-    return replace(piece, sums=sums, products=products, counts=counts)
-
-
-CHANGE = 2
-"""Position of Σ(w−w_prev)² among the sums."""
-
-PRODUCT = 1
-"""Position of Σw·w_prev among the products."""
-
-FLIPS = 1
-"""Position of the flips since the previous step among the counts."""
+    order, segments, _ = stretch.layout(0, len(before))
+    found = {
+        "distance": np.zeros(stretch.groups),
+        "product": np.zeros(stretch.groups),
+        "flips": np.zeros(stretch.groups, np.int64),
+    }
+    compare(before, piece.first, order, segments, *found.values())
+    sums = dict(piece.sums)
+    for name, values in found.items():
+        key = (name, PREVIOUS)
+        if key in sums:
+            sums[key] = sums[key].copy()
+            sums[key][:, 0] = values
+    return replace(piece, sums=sums)
 
 
 def merge_spots(left: dict[int, NaNSpot], right: dict[int, NaNSpot]) -> dict[int, NaNSpot]:
@@ -351,12 +344,3 @@ def merge_spots(left: dict[int, NaNSpot], right: dict[int, NaNSpot]) -> dict[int
     for tensor, spot in right.items():
         merged[tensor] = merged[tensor].merge(spot) if tensor in merged else spot
     return merged
-
-
-def spots_of(tensors: npt.NDArray[np.integer[Any]], position: int) -> dict[int, NaNSpot]:
-    """Describe NaN at one recorded step, given the tensor of each."""
-    found, counts = np.unique(tensors, return_counts=True)
-    return {
-        int(tensor): NaNSpot(position, position, int(count))
-        for tensor, count in zip(found, counts, strict=True)
-    }

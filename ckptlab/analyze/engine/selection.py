@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ckptlab.analyze.engine.masks import Mask, load_mask
-from ckptlab.analyze.engine.source import Source
+from ckptlab.analyze.engine.masks import Mask, surviving
+from ckptlab.analyze.engine.source import Source, TensorRuns
+from ckptlab.analyze.engine.warnings import SelectionWarning
 from ckptlab.errors import LayoutError, MissingStepError, StepError, unknown_name
 from ckptlab.record.schedule import parse_schedule, parse_step
 from ckptlab.store.format.layout import DEFAULT_KINDS
@@ -34,8 +36,6 @@ class Selection:
         Positions of the selected steps among the recorded ones.
     steps : ndarray of int64, shape (step,)
         The steps themselves.
-    group : ndarray of int32, shape (param,)
-        Group each weight is pooled in, −1 where it is not selected.
     tensor_group : ndarray of int32, shape (tensors,)
         Group of each tensor, −1 where it is not selected.
     names : tuple of str
@@ -46,19 +46,62 @@ class Selection:
         One of `BY`.
     kinds : tuple of str
         Kinds of tensors selected.
-    mask : str or None
-        What the mask was, for the attributes of results.
+    keep : Mask or None
+        The mask, that of the run included.
+    source : Source
+        The recording.
     """
 
     columns: npt.NDArray[np.int64]
     steps: npt.NDArray[np.int64]
-    group: npt.NDArray[np.int32]
     tensor_group: npt.NDArray[np.int32]
     names: tuple[str, ...]
     weights: npt.NDArray[np.int64]
     by: str
     kinds: tuple[str, ...]
-    mask: str | None
+    keep: Mask | None
+    source: Source = field(repr=False)
+
+    @property
+    def mask(self) -> str | None:
+        """What the mask is called, for the attributes of results."""
+        return None if self.keep is None else self.keep.label
+
+    @property
+    def group(self) -> npt.NDArray[np.int32]:
+        """Group of every weight, shape (param,): as large as the model."""
+        return self.rows(slice(0, self.source.parameters)).group()
+
+    def rows(self, rows: slice) -> Rows:
+        """Describe which weights of a stretch of parameters are selected."""
+        keep = None if self.keep is None else self.keep.values[rows]
+        return Rows(self.source.tensor_runs(rows), self.tensor_group, keep)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which weights of a stretch of parameters are selected; small until a task asks.
+
+    `keep` is the mask of the stretch.
+    """
+
+    runs: TensorRuns
+    tensor_group: npt.NDArray[np.int32]
+    keep: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def selected(self) -> bool:
+        """Whether one of its tensors is, before the mask."""
+        return bool((self.tensor_group[self.runs.tensors] >= 0).any())
+
+    def tensor(self) -> npt.NDArray[np.int32]:
+        """Return the tensor of each weight, shape (rows,)."""
+        return np.repeat(self.runs.tensors, self.runs.counts)
+
+    def group(self) -> npt.NDArray[np.int32]:
+        """Return the group of each weight, shape (rows,), −1 where it is not selected."""
+        group = np.repeat(self.tensor_group[self.runs.tensors], self.runs.counts)
+        return group if self.keep is None else np.where(self.keep, group, np.int32(-1))
 
 
 @dataclass(frozen=True)
@@ -131,26 +174,53 @@ def select(
     if by not in BY:
         raise unknown_name("value of by", str(by), BY)
     columns = select_columns(source, steps)
-    chosen_kinds = parse_kinds(kinds)
-    names, group_of_tensor = _groups(source, by, chosen_kinds)
-    group = group_of_tensor[source.tensor_index]
-    keep = load_mask(mask, source)
-    if keep is not None:
-        group = np.where(keep.values, group, np.int32(-1))
-    weights = np.bincount(group[group >= 0], minlength=len(names)).astype(np.int64)
-    if not weights.any():
-        raise _no_weight(keep, chosen_kinds)
-    return Selection(
+    chosen_kinds, chosen = _tensors(source, parse_kinds(kinds))
+    names, tensor_group = _groups(source, by, chosen)
+    selection = Selection(
         columns=columns,
         steps=source.steps[columns],
-        group=group,
-        tensor_group=group_of_tensor,
+        tensor_group=tensor_group,
         names=names,
-        weights=weights,
+        weights=np.zeros(len(names), np.int64),
         by=by,
         kinds=chosen_kinds,
-        mask=None if keep is None else keep.label,
+        keep=surviving(source, mask),
+        source=source,
     )
+    selection = replace(selection, weights=_count(selection))
+    if not selection.weights.any():
+        raise _no_weight(selection.keep, chosen_kinds)
+    return selection
+
+
+def _tensors(
+    source: Source, kinds: tuple[str, ...]
+) -> tuple[tuple[str, ...], npt.NDArray[np.bool_]]:
+    """Select tensors by kind; all matrices of a model that has none of the default kinds."""
+    tensors = source.layout.tensors
+    matrices = np.array([len(tensor.shape) > 1 for tensor in tensors])
+    missing = kinds == DEFAULT_KINDS and not any(t.kind in DEFAULT_KINDS for t in tensors)
+    if not missing or not matrices.any():
+        return kinds, source.layout.select(kinds)
+    warnings.warn(
+        f"{source.path} has no conv or linear weights: its {matrices.sum()} matrices (tensors of "
+        "two dims or more) are measured instead. Choose others with kinds=",
+        SelectionWarning,
+        stacklevel=5,
+    )
+    return ("matrices",), matrices
+
+
+def _count(selection: Selection) -> npt.NDArray[np.int64]:
+    """Count the selected weights of each group, a stretch of parameters after the other."""
+    counts = np.zeros(len(selection.names), np.int64)
+    parameters = selection.source.parameters
+    for start in range(0, parameters, 2**22):
+        rows = selection.rows(slice(start, min(start + 2**22, parameters)))
+        group = rows.group() if rows.keep is not None else rows.tensor_group[rows.runs.tensors]
+        held = np.ones(len(group), np.int64) if rows.keep is not None else rows.runs.counts
+        np.add.at(counts, group[group >= 0], held[group >= 0])
+    return counts
 
 
 def _no_weight(keep: Mask | None, kinds: tuple[str, ...]) -> LayoutError:
@@ -239,8 +309,7 @@ def find_reference(source: Source, relative_to: Any, option: str = "relative_to=
     if name == "previous":
         return Reference(name, None, None)
     if name not in RELATIVE_TO and not name[:1].isdigit():
-        parameter = option.partition("=")[0]
-        raise unknown_name(f"value of {parameter}", name, (*RELATIVE_TO, "STEP"))
+        raise unknown_name(f"value of {option.partition('=')[0]}", name, (*RELATIVE_TO, "STEP"))
     recorded = source.steps
     if not len(recorded):
         raise MissingStepError(f"{source.path} holds no recorded step yet")
@@ -262,7 +331,7 @@ def find_reference(source: Source, relative_to: Any, option: str = "relative_to=
 
 
 def _initial_of_branch(source: Source, first: int) -> Reference:
-    if len(source.tensor_index) != source.layout.parameters:
+    if source.parameters != source.layout.parameters:
         raise MissingStepError(
             "relative_to 'init' of a branch is step 0 of the run it left, which is read whole; "
             f"measure the whole dataset, or use relative_to={first}, where this run branched off."
@@ -284,12 +353,11 @@ def steps_per_epoch(source: Source) -> int | None:
 
 
 def _groups(
-    source: Source, by: str, kinds: tuple[str, ...]
+    source: Source, by: str, chosen: npt.NDArray[np.bool_]
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
     tensors = source.layout.tensors
-    chosen = source.layout.select(kinds)
     present = np.zeros(len(tensors), bool)
-    present[np.unique(source.tensor_index)] = True
+    present[source.tensor_runs(slice(0, source.parameters)).tensors] = True
     labels = [
         {"network": "network", "layer": tensor.layer, "tensor": tensor.name}[by]
         for tensor in tensors

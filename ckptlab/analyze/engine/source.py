@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from ckptlab.analyze.engine.blocks import MemoryBlock, StoredBlock
 from ckptlab.errors import LayoutError, StoreError
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.zarr_metadata import CHUNK_PARAMETERS
+from ckptlab.store.read.array_reader import StoredArray
 from ckptlab.store.read.reader import StoredRun
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ class BlockGrid:
     rows: tuple[slice, ...]
     columns: tuple[slice, ...]
     blocks: list[list[Any]]
+
+
+class TensorRuns(NamedTuple):
+    """The tensors of consecutive parameters: index of each, and how many of its parameters."""
+
+    tensors: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.int64]
 
 
 class Source(Protocol):
@@ -71,6 +79,11 @@ class Source(Protocol):
         ...
 
     @property
+    def parameters(self) -> int:
+        """How many weights it holds: those of the model, or of a part of it."""
+        ...
+
+    @property
     def tensor_index(self) -> npt.NDArray[np.int32]:
         """Shape (param,): the tensor each weight belongs to."""
         ...
@@ -87,12 +100,20 @@ class Source(Protocol):
         """Read which weights a sparse training kept, shape (param,); None if it was dense."""
         ...
 
+    def tensor_runs(self, rows: slice) -> TensorRuns:
+        """Return which tensors a stretch of parameters belongs to."""
+        ...
+
     def column(self, name: str, position: int) -> Array:
         """Read one recorded step of a large array, shape (param,)."""
         ...
 
-    def grid(self, name: str) -> BlockGrid:
-        """Cut a large array into blocks; reads nothing."""
+    def stored_array(self, name: str) -> StoredArray | None:
+        """Return the stored array whose shards are the blocks, None where dask has the blocks."""
+        ...
+
+    def grid(self, name: str, pieces: int = 1) -> BlockGrid:
+        """Cut a large array into blocks, each shard into some pieces; reads nothing."""
         ...
 
 
@@ -138,12 +159,23 @@ class StoredSource:
         self.state = run.state
         self.attributes: Mapping[str, Any] = run.attributes
         self.layout = run.layout
+        self.parameters = run.layout.parameters
         self.steps = run.steps
 
     @cached_property
     def tensor_index(self) -> npt.NDArray[np.int32]:
         """Shape (param,): the tensor each weight belongs to."""
         return self.layout.tensor_index()
+
+    @cached_property
+    def _edges(self) -> npt.NDArray[np.int64]:
+        return np.cumsum([0, *(tensor.size for tensor in self.layout.tensors)])
+
+    def tensor_runs(self, rows: slice) -> TensorRuns:
+        """Return which tensors a stretch of parameters belongs to."""
+        first, last = np.searchsorted(self._edges, [rows.start, rows.stop - 1], side="right") - 1
+        edges = np.clip(self._edges[first : last + 2], rows.start, rows.stop)
+        return TensorRuns(np.arange(first, last + 1, dtype=np.int32), np.diff(edges))
 
     def has(self, name: str) -> bool:
         """Say whether an array is there."""
@@ -161,13 +193,25 @@ class StoredSource:
         """Read one recorded step of a large array."""
         return self.run.snapshot(int(self.steps[position]), name)
 
-    def grid(self, name: str) -> BlockGrid:
-        """One block a shard."""
+    def stored_array(self, name: str) -> StoredArray | None:
+        """Return the stored array."""
+        return self.run.array(name)
+
+    def grid(self, name: str, pieces: int = 1) -> BlockGrid:
+        """One block a shard, or some pieces of each."""
         array = self.run.array(name)
-        rows = _stretches(array.shape[0], array.shard[0])
         columns = _stretches(array.shape[1], array.shard[1])
-        blocks = [[StoredBlock(array, i, j) for j in range(len(columns))] for i in range(len(rows))]
-        return BlockGrid(rows, columns, blocks)
+        height, per_shard = array.chunk[0], array.grid.chunks_per_shard
+        chunks = -(-per_shard // pieces)
+        rows, blocks = [], []
+        for i, shard in enumerate(_stretches(array.shape[0], array.shard[0])):
+            for first in range(0, -(-(shard.stop - shard.start) // height), chunks):
+                start = shard.start + first * height
+                stop = min(start + chunks * height, shard.stop)
+                part = range(first, first + -(-(stop - start) // height)) if pieces > 1 else None
+                rows.append(slice(start, stop))
+                blocks.append([StoredBlock(array, i, j, part) for j in range(len(columns))])
+        return BlockGrid(tuple(rows), columns, blocks)
 
 
 class DatasetSource:
@@ -198,6 +242,11 @@ class DatasetSource:
         self.layout = Layout.from_attributes(dataset.attrs)
         self.steps: npt.NDArray[np.int64] = np.atleast_1d(dataset["step"].values).astype(np.int64)
 
+    @property
+    def parameters(self) -> int:
+        """How many weights it holds."""
+        return len(self.tensor_index)
+
     @cached_property
     def tensor_index(self) -> npt.NDArray[np.int32]:
         """Shape (param,): the tensor each weight belongs to."""
@@ -222,13 +271,23 @@ class DatasetSource:
         """Compute which weights a sparse training kept."""
         return self.dataset["mask"].values.astype(bool) if self.has("mask") else None
 
+    def tensor_runs(self, rows: slice) -> TensorRuns:
+        """Return which tensors a stretch of parameters belongs to."""
+        index = self.tensor_index[rows]
+        starts = np.flatnonzero(np.diff(index, prepend=index[0] - 1))
+        return TensorRuns(index[starts], np.diff(starts, append=len(index)))
+
     def column(self, name: str, position: int) -> Array:
         """Compute one recorded step of a large array."""
         array = self.dataset[name]
         values = array.isel(step=position) if "step" in array.dims else array
         return np.atleast_1d(values.values)
 
-    def grid(self, name: str) -> BlockGrid:
+    def stored_array(self, name: str) -> StoredArray | None:  # noqa: ARG002
+        """Return None: dask decides what is in memory."""
+        return None
+
+    def grid(self, name: str, pieces: int = 1) -> BlockGrid:  # noqa: ARG002
         """One block a dask block; values that are in memory are cut as a store would be."""
         from dask.delayed import delayed
 

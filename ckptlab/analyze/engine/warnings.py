@@ -17,3 +17,11 @@ class UnfinishedRunWarning(AnalysisWarning):
 
 class MissingInitWarning(AnalysisWarning):
     """Step 0 of a branch is not known, so nothing is compared with the initialisation."""
+
+
+class MemoryLimitWarning(AnalysisWarning):
+    """Fewer tasks run at a time than there are cores, so that the memory suffices."""
+
+
+class SelectionWarning(AnalysisWarning):
+    """Other weights were measured than the defaults name; the message says which."""

@@ -13,12 +13,13 @@ import xarray as xr
 from torch.func import functional_call, grad, vmap
 
 from ckptlab.analyze.engine.labels import labelled
+from ckptlab.analyze.engine.masks import surviving
 from ckptlab.analyze.engine.progress import paced
 from ckptlab.analyze.engine.selection import select
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
-from ckptlab.analyze.model.replay_model import ReplayModel, surviving
+from ckptlab.analyze.model.replay_model import ReplayModel
 from ckptlab.errors import ConfigError, LayoutError, unknown_name
 
 Array = npt.NDArray[Any]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ckptlab.analyze.engine.masks import Mask, load_mask
+from ckptlab.analyze.engine.masks import surviving
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.engine.warnings import AnalysisWarning
 from ckptlab.analyze.model.examples import Subset
@@ -248,17 +248,6 @@ class ReplayModel:
             )
         if not self.parameters:
             raise LayoutError(f"{self.source.path} recorded no parameter that is trained")
-
-
-def surviving(source: Source, mask: Any = None) -> Mask | None:
-    """Combine a mask with the one that the run itself was trained with; None if there is neither.
-
-    A pruned weight is not a parameter of the sub-network: nothing is differentiated by it.
-    """
-    given, own = load_mask(mask, source), source.mask()
-    if own is None or given is None:
-        return given if own is None else Mask(own, "of the run")
-    return Mask(given.values & own, f"{given.label}, and that of the run")
 
 
 def read_step(source: Source, column: int) -> Vectors:

@@ -93,6 +93,7 @@ class Pooled(TypedDict, total=False):
     kinds: Any
     mask: Any
     scheduler: Any
+    memory: Any
 
 
 class Selected(TypedDict, total=False):
@@ -102,6 +103,7 @@ class Selected(TypedDict, total=False):
     kinds: Any
     mask: Any
     scheduler: Any
+    memory: Any
 
 
 BUNDLES: Mapping[str, type] = {"Unpack[Pooled]": Pooled, "Unpack[Selected]": Selected}
@@ -141,6 +143,12 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
                 name="scheduler",
                 metavar="threads|processes|tcp://HOST:PORT",
                 help="Where dask runs the tasks: threads unless told otherwise.",
+            ),
+            Option(
+                name="memory",
+                metavar="SIZE",
+                default="2GiB",
+                help="What the measurement may take; it is cut into tasks that fit.",
             ),
             Option(
                 name="full",

@@ -72,11 +72,11 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "snapshot": Kind(
         run="ckptlab.analyze.engine.own_metrics:run_snapshot",
-        options=("steps", "by", "kinds", "mask", "scheduler"),
+        options=("steps", "by", "kinds", "mask", "scheduler", "memory"),
     ),
     "reduce": Kind(
         run="ckptlab.analyze.engine.own_metrics:run_reduce",
-        options=("steps", "by", "kinds", "mask", "scheduler"),
+        options=("steps", "by", "kinds", "mask", "scheduler", "memory"),
     ),
     "model": Kind(
         run="ckptlab.analyze.model.own_metrics:run_model",

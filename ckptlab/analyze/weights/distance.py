@@ -1,10 +1,11 @@
-"""Distances, magnitudes and angles of the weights."""
+"""Measure distances, magnitudes, angles and sign flips of the weights."""
 
 from __future__ import annotations
 
 from typing import Any, Unpack
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from ckptlab.analyze.engine.labels import compared, labelled, share
@@ -14,9 +15,13 @@ from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.registry.metrics import METRICS
 from ckptlab.analyze.registry.options import Pooled
 
+Array = npt.NDArray[Any]
+
+PREVIOUS = Reference("previous", None, None)
+
 
 def weight_distance(
-    source: Source, *, relative_to: Any = "init", **options: Unpack[Pooled]
+    source: Source, *, relative_to: Any = "init", **selection: Unpack[Pooled]
 ) -> xr.DataArray:
     """Euclidean distance of the weights from a snapshot, ‖w − r‖₂.
 
@@ -26,262 +31,76 @@ def weight_distance(
         The recording.
     relative_to : str or int
         ``init``, ``final``, ``previous`` or a step.
-    **options : object
-        As `moments_against` takes them.
+    **selection : object
+        Steps and weights, as `engine.selection.select` takes them, `scheduler` and `memory`.
 
     Returns
     -------
     DataArray, dims (step,) or (layer | tensor, step)
-        ‖w − r‖₂ over the selected weights, in units of weights.
+        In units of weights.
     """
-    moments, reference = moments_against(source, relative_to, **options)
-    return distance_of(moments, reference)
+    return _measure("weight-distance", source, relative_to, **selection)
 
 
-def weight_change(source: Source, **options: Unpack[Pooled]) -> xr.DataArray:
+def weight_change(source: Source, **selection: Unpack[Pooled]) -> xr.DataArray:
     """Distance moved since the previous recorded step, ‖w − w_prev‖₂.
 
     Parameters
     ----------
-    source : Source
-        The recording.
-    **options : object
-        As `moments_against` takes them.
+    source, **selection : object
+        As `weight_distance` takes them.
 
     Returns
     -------
     DataArray, dims (step,) or (layer | tensor, step)
-        ‖w − w_prev‖₂, NaN at the first recorded step; `interval` counts the updates between.
+        NaN at the first recorded step; the coordinate `interval` counts the updates between.
     """
-    moments, reference = moments_against(source, "previous", **options)
-    return distance_of(moments, reference, "weight_change")
+    return _measure("weight-change", source, "previous", **selection)
 
 
 def relative_change(
-    source: Source, *, relative_to: Any = "previous", **options: Unpack[Pooled]
+    source: Source, *, relative_to: Any = "previous", **selection: Unpack[Pooled]
 ) -> xr.DataArray:
     """Distance moved as a share of the norm, ‖w − r‖₂ / ‖w‖₂.
 
     Parameters
     ----------
-    source : Source
-        The recording.
-    relative_to : str or int
-        ``init``, ``final``, ``previous`` or a step.
-    **options : object
-        As `moments_against` takes them.
+    source, relative_to, **selection : object
+        As `weight_distance` takes them.
 
     Returns
     -------
     DataArray, dims (step,) or (layer | tensor, step)
-        ‖w − r‖₂ / ‖w‖₂, where w is the step itself; NaN where its norm is 0.
+        The norm is that of the step itself; NaN where it is 0.
     """
-    moments, reference = moments_against(source, relative_to, **options)
-    return relative_change_of(moments, reference)
+    return _measure("relative-change", source, relative_to, **selection)
 
 
-def weight_magnitude(source: Source, **options: Unpack[Pooled]) -> xr.DataArray:
+def weight_magnitude(source: Source, **selection: Unpack[Pooled]) -> xr.DataArray:
     """Mean absolute value of the weights.
 
     Parameters
     ----------
-    source : Source
-        The recording.
-    **options : object
-        As `moments_against` takes them.
+    source, **selection : object
+        As `weight_distance` takes them.
 
     Returns
     -------
     DataArray, dims (step,) or (layer | tensor, step)
         Σ|w| / n over the selected weights.
     """
-    moments, _ = moments_against(source, None, **options)
-    return magnitude_of(moments)
-
-
-def cosine(source: Source, *, relative_to: Any = "init", **options: Unpack[Pooled]) -> xr.DataArray:
-    """Cosine of the angle between the weights and a snapshot.
-
-    Parameters
-    ----------
-    source : Source
-        The recording.
-    relative_to : str or int
-        ``init``, ``final``, ``previous`` or a step.
-    **options : object
-        As `moments_against` takes them.
-
-    Returns
-    -------
-    DataArray, dims (step,) or (layer | tensor, step)
-        w·r / (‖w‖₂ ‖r‖₂), in [−1, 1]; NaN where a norm is 0.
-    """
-    moments, reference = moments_against(source, relative_to, signed=True, **options)
-    return cosine_of(moments, reference)
-
-
-def effective_std(
-    source: Source, *, relative_to: Any = "init", **options: Unpack[Pooled]
-) -> xr.DataArray:
-    """Standard deviation of the difference to a snapshot, std(w − r).
-
-    Parameters
-    ----------
-    source : Source
-        The recording.
-    relative_to : str or int
-        ``init``, ``final``, ``previous`` or a step.
-    **options : object
-        As `moments_against` takes them; with a mask it is over the survivors.
-
-    Returns
-    -------
-    DataArray, dims (step,) or (layer | tensor, step)
-        Standard deviation (of the population) of w − r over the selected weights.
-    """
-    moments, reference = moments_against(source, relative_to, signed=True, **options)
-    against = moments.against(reference)
-    n = moments.selection.weights[:, None].astype(float)
-    mean = share(against.signed.difference, n) if against.signed else 0.0
-    variance = share(against.distance, n) - mean * mean
-    return _compared("effective_std", np.sqrt(np.maximum(variance, 0)), moments, reference)
-
-
-def moments_against(
-    source: Source,
-    relative_to: Any,
-    *,
-    steps: Any = None,
-    by: str = "network",
-    kinds: Any = None,
-    mask: Any = None,
-    scheduler: Any = None,
-    signed: bool = False,
-) -> tuple[Moments, Reference]:
-    """Select, resolve the reference and read the recording once.
-
-    Parameters
-    ----------
-    source : Source
-        The recording.
-    relative_to : str, int or None
-        None for what needs no reference.
-    steps, by, kinds, mask : object
-        As `selection.select` takes them.
-    scheduler : object
-        As `open_executor` takes it.
-    signed : bool
-        Whether `Against.signed` is wanted.
-
-    Returns
-    -------
-    moments : Moments
-        The sums.
-    reference : Reference
-        The resolved reference; that of ``previous`` for None.
-    """
-    reference = find_reference(source, "previous" if relative_to is None else relative_to)
-    selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
-    moments = compute_moments(
-        source,
-        selection,
-        (reference,),
-        previous=relative_to is not None and reference.step is None,
-        signed=signed,
-        scheduler=scheduler,
-    )
-    return moments, reference
-
-
-def distance_of(
-    moments: Moments, reference: Reference, name: str = "weight_distance"
-) -> xr.DataArray:
-    """Return ‖w − r‖₂ from sums."""
-    return _compared(name, np.sqrt(moments.against(reference).distance), moments, reference)
-
-
-def relative_change_of(moments: Moments, reference: Reference) -> xr.DataArray:
-    """Return ‖w − r‖₂ / ‖w‖₂ from sums."""
-    values = np.sqrt(share(moments.against(reference).distance, moments.square))
-    return _compared("relative_change", values, moments, reference)
-
-
-def magnitude_of(moments: Moments) -> xr.DataArray:
-    """Return Σ|w| / n from sums."""
-    metric = METRICS["weight-magnitude"]
-    values = share(moments.magnitude, moments.selection.weights[:, None])
-    return labelled(
-        metric.python_name,
-        values,
-        moments.selection,
-        units=metric.unit,
-        long_name=metric.long_name,
-    )
-
-
-def cosine_of(moments: Moments, reference: Reference) -> xr.DataArray:
-    """Return w·r / (‖w‖₂ ‖r‖₂) from sums.
-
-    Parameters
-    ----------
-    moments : Moments
-        The sums.
-    reference : Reference
-        The snapshot r.
-
-    Returns
-    -------
-    DataArray
-        In [−1, 1], also where rounding would say 1 + 10⁻¹⁶.
-    """
-    against = moments.against(reference)
-    norms = np.sqrt(moments.square) * np.sqrt(against.square)
-    if against.signed is not None:
-        product = against.signed.product
-    else:
-        product = 0.5 * (moments.square + against.square - against.distance)
-    return _compared("cosine", np.clip(share(product, norms), -1, 1), moments, reference)
-
-
-def norms_differ_widely(moments: Moments, reference: Reference) -> bool:
-    """Say whether 2 w·r = Σw² + Σr² − Σ(w−r)² would lose digits that a cosine needs.
-
-    Parameters
-    ----------
-    moments : Moments
-        The sums.
-    reference : Reference
-        The snapshot r.
-
-    Returns
-    -------
-    bool
-        True if one norm is more than a thousand times the other: its rounding error of 10⁻¹⁶
-        would then be 10⁻¹³ of the cosine, and more beyond.
-    """
-    square = moments.against(reference).square
-    low, high = np.minimum(moments.square, square), np.maximum(moments.square, square)
-    return bool(((high > 1e6 * low) & (low > 0)).any())
-
-
-def _compared(name: str, values: Any, moments: Moments, reference: Reference) -> xr.DataArray:
-    metric = METRICS[name.replace("_", "-")]
-    return compared(name, values, moments, reference, units=metric.unit, long_name=metric.long_name)
+    return _measure("weight-magnitude", source, None, **selection)
 
 
 def sign_flips(
-    source: Source, *, relative_to: Any = "previous", **options: Unpack[Pooled]
+    source: Source, *, relative_to: Any = "previous", **selection: Unpack[Pooled]
 ) -> xr.DataArray:
     """Share of weights whose sign is opposite to a snapshot's.
 
     Parameters
     ----------
-    source : Source
-        The recording.
-    relative_to : str or int
-        ``init``, ``final``, ``previous`` or a step.
-    **options : object
-        As `moments_against` takes them.
+    source, relative_to, **selection : object
+        As `weight_distance` takes them.
 
     Returns
     -------
@@ -290,19 +109,128 @@ def sign_flips(
         between two non-zero signs. NaN at the first step for ``previous``, and where either
         snapshot has a NaN.
     """
-    moments, reference = moments_against(source, relative_to, **options)
-    return sign_flips_of(moments, reference)
+    return _measure("sign-flips", source, relative_to, **selection)
 
 
-def sign_flips_of(moments: Moments, reference: Reference) -> xr.DataArray:
-    """Return the share of flips from counts."""
-    metric = METRICS["sign-flips"]
-    values = share(moments.against(reference).flips, moments.selection.weights[:, None])
-    return compared(
-        metric.python_name,
-        values,
-        moments,
-        reference,
-        units=metric.unit,
-        long_name=metric.long_name,
+def cosine(
+    source: Source, *, relative_to: Any = "init", **selection: Unpack[Pooled]
+) -> xr.DataArray:
+    """Cosine of the angle between the weights and a snapshot.
+
+    Parameters
+    ----------
+    source, relative_to, **selection : object
+        As `weight_distance` takes them.
+
+    Returns
+    -------
+    DataArray, dims (step,) or (layer | tensor, step)
+        w·r / (‖w‖₂ ‖r‖₂), in [−1, 1]; NaN where a norm is 0.
+    """
+    return _measure("cosine", source, relative_to, signed=True, **selection)
+
+
+def effective_std(
+    source: Source, *, relative_to: Any = "init", **selection: Unpack[Pooled]
+) -> xr.DataArray:
+    """Standard deviation of the difference to a snapshot, std(w − r).
+
+    Parameters
+    ----------
+    source, relative_to, **selection : object
+        As `weight_distance` takes them; with a mask it is over the survivors.
+
+    Returns
+    -------
+    DataArray, dims (step,) or (layer | tensor, step)
+        Over the population (ddof 0) of the selected weights.
+    """
+    return _measure("effective-std", source, relative_to, signed=True, **selection)
+
+
+def _measure(
+    name: str,
+    source: Source,
+    relative_to: Any,
+    *,
+    signed: bool = False,
+    scheduler: Any = None,
+    memory: Any = None,
+    **selection: Any,
+) -> xr.DataArray:
+    reference = None if relative_to is None else find_reference(source, relative_to)
+    moments = compute_moments(
+        source,
+        select(source, **selection),
+        () if reference is None else (reference,),
+        previous=reference is not None and reference.step is None,
+        signed=signed,
+        scheduler=scheduler,
+        memory=memory,
     )
+    return measure_moments(name, moments, reference)
+
+
+def measure_moments(
+    name: str, moments: Moments, reference: Reference | None = None
+) -> xr.DataArray:
+    """Make a metric of this module from sums; against a reference if it compares with one."""
+    metric = METRICS[name]
+    about: dict[str, Any] = {"units": metric.unit, "long_name": metric.long_name}
+    if reference is None:
+        values = share(moments.get("magnitude"), moments.selection.weights[:, None])
+        return labelled(metric.python_name, values, moments.selection, **about)
+    values = FORMULAS[name](moments, reference)
+    return compared(metric.python_name, values, moments, reference, **about)
+
+
+def _distance(moments: Moments, r: Reference) -> Array:
+    root: Array = np.sqrt(moments.get("distance", r))
+    return root
+
+
+def _relative_change(moments: Moments, r: Reference) -> Array:
+    return np.sqrt(share(moments.get("distance", r), moments.get("square")))
+
+
+def _sign_flips(moments: Moments, r: Reference) -> Array:
+    return share(moments.get("flips", r), moments.selection.weights[:, None])
+
+
+def _cosine(moments: Moments, r: Reference) -> Array:
+    square, other = moments.get("square"), moments.get("square", r)
+    if moments.signed:
+        product = moments.get("product", r)
+    else:
+        product = 0.5 * (square + other - moments.get("distance", r))
+    # Rounding may give 1 + 1e-16.
+    return np.clip(share(product, np.sqrt(square) * np.sqrt(other)), -1, 1)
+
+
+def _effective_std(moments: Moments, r: Reference) -> Array:
+    n = moments.selection.weights[:, None].astype(float)
+    mean = share(moments.get("difference", r), n)
+    variance = share(moments.get("distance", r), n) - mean * mean
+    deviation: Array = np.sqrt(np.maximum(variance, 0))
+    return deviation
+
+
+FORMULAS = {
+    "weight-distance": _distance,
+    "weight-change": _distance,
+    "relative-change": _relative_change,
+    "sign-flips": _sign_flips,
+    "cosine": _cosine,
+    "effective-std": _effective_std,
+}
+
+
+def norms_differ_widely(moments: Moments, reference: Reference) -> bool:
+    """Return whether 2 w·r = Σw² + Σr² − Σ(w−r)² would lose digits that a cosine needs.
+
+    It does where one norm is more than a thousand times the other: its rounding error of 10⁻¹⁶
+    would be 10⁻¹³ of the cosine, and more beyond.
+    """
+    one, other = moments.get("square"), moments.get("square", reference)
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    return bool(((high > 1e6 * low) & (low > 0)).any())

@@ -1,8 +1,10 @@
-"""Magnitude and noise of the recorded mini-batch gradients."""
+"""Measure magnitude and noise of the recorded mini-batch gradients."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -10,30 +12,36 @@ import xarray as xr
 
 from ckptlab.analyze.engine.executor import open_executor
 from ckptlab.analyze.engine.labels import labelled, share
+from ckptlab.analyze.engine.memory import share_memory
 from ckptlab.analyze.engine.moments import compute_moments
-from ckptlab.analyze.engine.selection import Selection, select
+from ckptlab.analyze.engine.selection import Rows, Selection, select
 from ckptlab.analyze.engine.source import BlockGrid, Source, require_arrays
 from ckptlab.analyze.registry.metrics import METRICS
+from ckptlab.analyze.registry.options import Pooled
 from ckptlab.errors import ConfigError, StepError
 
 Array = npt.NDArray[Any]
 
 UNIT = "loss per weight"
 
+WINDOW_ROW_BYTES = 40
+"""What a task of `gradient_noise` holds for each parameter: groups and a running sum."""
+
 
 def gradient_magnitude(
     source: Source,
     *,
-    steps: Any = None,
-    by: str = "network",
-    kinds: Any = None,
-    mask: Any = None,
-    scheduler: Any = None,
     full: bool = False,
     samples: int | None = None,
     seed: int = 0,
     batch_size: int = 256,
     batch_norm: str = "train",
+    steps: Any = None,
+    by: str = "network",
+    kinds: Any = None,
+    mask: Any = None,
+    scheduler: Any = None,
+    memory: Any = None,
     **inputs: Any,
 ) -> xr.Dataset:
     """L2 norm and mean absolute value of the mini-batch or the full gradient.
@@ -42,15 +50,15 @@ def gradient_magnitude(
     ----------
     source : Source
         The recording.
-    steps, by, kinds, mask : object
-        As `selection.select` takes them.
-    scheduler : object
-        As `open_executor` takes it.
-    full : bool, optional
-        Not the recorded mini-batch gradients, but those over the training data at each step; needs
-        a model, and is meant where one is given. ``log:2`` are the steps unless others are given.
+    full : bool
+        Take not the recorded mini-batch gradients, but those over the training data at each step;
+        implied by a model, which it needs.
     samples, seed, batch_size, batch_norm : object
         Of the full gradient, as `full_gradients` takes them; by default of all of the data.
+    steps, by, kinds, mask : object
+        As `engine.selection.select` takes them; of the full gradient ``log:2`` by default.
+    scheduler, memory : object
+        As `compute_moments` takes them.
     **inputs : object
         `model`, `data` and `loss`, as `full_gradients` takes them.
 
@@ -58,8 +66,8 @@ def gradient_magnitude(
     -------
     Dataset, dims (step,) or (layer | tensor, step)
         `gradient_norm` and `gradient_mean_abs` of the gradient of the update that led to a step;
-        NaN at step 0. With `full` it is the gradient at the step itself. Frozen tensors are left
-        out.
+        NaN at step 0. With `full` it is the gradient at the step itself. Frozen tensors and the
+        pruned weights of a sub-network are left out.
 
     Raises
     ------
@@ -68,17 +76,16 @@ def gradient_magnitude(
     StoreError
         If a mask, or a dataset of some parameters only, needs `gradients` and the run has none.
     """
-    if samples is not None and not (full or "model" in inputs):
+    full = full or "model" in inputs
+    if samples is not None and not full:
         raise ConfigError(
             f"samples={samples} is of the full gradient; ask for it: full", parameter="samples"
         )
-    if full or "model" in inputs:
+    steps = "log:2" if full and steps is None else steps
+    selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
+    if full:
         from ckptlab.analyze.model.full_gradient import full_gradients
-        from ckptlab.analyze.model.replay_model import surviving
 
-        steps = "log:2" if steps is None else steps
-        keep = surviving(source, mask)
-        selection = select(source, steps=steps, by=by, kinds=kinds, mask=keep)
         norm, mean, about = full_gradients(
             source,
             selection,
@@ -91,35 +98,26 @@ def gradient_magnitude(
             **inputs,
         )
         return xr.Dataset(_variables(norm, mean, selection, "full"), attrs=about)
-    selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
-    if mask is None and _whole_tensors(source, selection):
-        return xr.Dataset(pooled_gradients(source, selection))
+    pooled = pooled_gradients(source, selection)
+    if pooled:
+        return xr.Dataset(pooled)
     what = "gradient-magnitude " + ("with a mask" if mask is not None else "of some parameters")
     require_arrays(source, what, ("gradients",))
     moments = compute_moments(
-        source, selection, array="gradients", previous=False, scheduler=scheduler
+        source, selection, array="gradients", previous=False, scheduler=scheduler, memory=memory
     )
-    weights = selection.weights[:, None]
-    norm = np.where(weights > 0, np.sqrt(moments.square), np.nan)
-    return xr.Dataset(_variables(norm, share(moments.magnitude, weights), selection))
+    mean = share(moments.get("magnitude"), selection.weights[:, None])
+    return xr.Dataset(_variables(np.sqrt(moments.get("square")), mean, selection))
 
 
 def pooled_gradients(source: Source, selection: Selection) -> dict[str, xr.DataArray]:
-    """Combine what was recorded for each tensor.
+    """Pool the norms and means that were recorded for each tensor.
 
-    Parameters
-    ----------
-    source : Source
-        The recording.
-    selection : Selection
-        Groups of tensors, and steps; no mask.
-
-    Returns
-    -------
-    dict of str to DataArray
-        `gradient_norm`, `gradient_mean_abs`; empty if the run holds neither.
+    Empty if the run holds none, or a mask beside the run's own makes them useless: the gradients
+    of pruned weights are recorded as zero.
     """
-    if not (source.has("gradient_norm") and _whole_tensors(source, selection)):
+    masked = selection.keep is not None and not selection.keep.own
+    if masked or not source.has("gradient_norm") or not _whole_tensors(source, selection):
         return {}
     tensors = source.layout.tensors
     chosen = (selection.tensor_group >= 0) & np.array([t.trainable for t in tensors])
@@ -134,34 +132,28 @@ def pooled_gradients(source: Source, selection: Selection) -> dict[str, xr.DataA
 
     norm = np.asarray(source.small("gradient_norm"), float)[chosen][:, selection.columns]
     mean = np.asarray(source.small("gradient_mean_abs"), float)[chosen][:, selection.columns]
-    weights = np.bincount(group, sizes, groups)[:, None]
+    kept = sizes
+    if selection.keep is not None:
+        keep = selection.keep.values
+        parts = (keep[t.offset : t.offset + t.size] for t in tensors)
+        kept = np.array([np.count_nonzero(part) for part in parts], float)[chosen]
+    weights = np.bincount(group, kept, groups)[:, None]
     squares, means = pool(norm * norm), share(pool(mean * sizes[:, None]), weights)
     return _variables(np.where(weights > 0, np.sqrt(squares), np.nan), means, selection)
 
 
-def gradient_noise(
-    source: Source,
-    *,
-    steps: Any = None,
-    by: str = "network",
-    kinds: Any = None,
-    mask: Any = None,
-    scheduler: Any = None,
-    window: int = 10,
-) -> xr.Dataset:
+def gradient_noise(source: Source, *, window: int = 10, **selection: Unpack[Pooled]) -> xr.Dataset:
     """Gradient noise scale tr(Σ) / |G|², from recorded mini-batch gradients.
 
     Parameters
     ----------
     source : Source
         The recording; needs `gradients`.
-    steps, by, kinds, mask : object
-        As `selection.select` takes them.
-    scheduler : object
-        As `open_executor` takes it.
     window : int
         Recorded gradients in one window, at least 2. Within it the weights are taken to stand
         still: the mean over the window is the gradient of a batch `window` times as large.
+    **selection : object
+        Steps and weights, as `engine.selection.select` takes them, `scheduler` and `memory`.
 
     Returns
     -------
@@ -169,12 +161,11 @@ def gradient_noise(
         At the last step of each window: `gradient_signal`, the unbiased estimate of |G|²;
         `gradient_variance`, that of tr(Σ)/B for the batch size B of the run; their quotient
         `gradient_noise_scale`, the batch size tr(Σ)/|G|² in mini-batches, NaN where the signal is
-        not positive.
+        not positive. A gradient counts by its batch size, as far as the run says it (attribute
+        `batch_sizes`): the last mini-batch of an epoch may be short.
 
     Raises
     ------
-    ConfigError
-        If the window is shorter than 2.
     StepError
         If fewer gradients than one window are selected.
 
@@ -182,11 +173,11 @@ def gradient_noise(
     ----------
     McCandlish et al. (2018), arXiv:1812.06162, appendix A.1.
     """
-    if window < 2:
-        raise ConfigError(f"window {window} is too short; the noise needs at least 2 gradients")
-    selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
+    options: dict[str, Any] = dict(selection)
+    scheduler, memory = options.pop("scheduler", None), options.pop("memory", None)
+    chosen = select(source, **options)
     # Step 0 is no update, it has no gradient.
-    columns = selection.columns[selection.steps > 0]
+    columns = chosen.columns[chosen.steps > 0]
     count = len(columns) // window
     if not count:
         raise StepError(
@@ -194,10 +185,18 @@ def gradient_noise(
             "select more steps or use a smaller window"
         )
     columns = columns[: count * window].reshape(count, window)
-    small, large = _window_sums(source, selection, columns, scheduler)
+    sizes = batch_sizes(source.attributes, source.steps[columns])
+    weights = np.full(columns.shape, 1 / window) if sizes is None else _shares(sizes)
+    # In full batches: how many a window holds.
+    full = window if sizes is None else sizes.sum(axis=1) / sizes.max()
+    small, large = _window_sums(source, chosen, columns, weights, scheduler, memory)
     signal = (window * large - small) / (window - 1)
-    variance = (small - large) / (1 - 1 / window)
-    at = _at_last(selection, source, columns)
+    variance = (small - large) / (window - 1) * full
+    at = replace(chosen, columns=columns[:, -1], steps=source.steps[columns[:, -1]])
+    about: dict[str, Any] = {
+        "window": window,
+        "batch_sizes": "taken as equal: the run does not say" if sizes is None else "as recorded",
+    }
     rows = (
         ("gradient_noise_scale", share(variance, signal), "mini-batches", "gradient noise scale"),
         ("gradient_signal", signal, f"({UNIT})²", "squared norm of the true gradient"),
@@ -205,102 +204,115 @@ def gradient_noise(
     )
     return xr.Dataset(
         {
-            name: labelled(name, values, at, units=units, long_name=long_name, window=window)
+            name: labelled(name, values, at, units=units, long_name=long_name, **about)
             for name, values, units, long_name in rows
         }
     )
 
 
+def batch_sizes(attributes: Mapping[str, Any], steps: Array) -> Array | None:
+    """Return the batch size of the update that led to each step; None if the run does not say.
+
+    An epoch is `steps_per_epoch` updates over `training_examples`, the last batch what is left.
+    """
+    examples, epoch = attributes.get("training_examples"), attributes.get("steps_per_epoch")
+    config = attributes.get("config")
+    train = config.get("train") if isinstance(config, Mapping) else None
+    size = train.get("batch_size") if isinstance(train, Mapping) else None
+    if not (isinstance(examples, int) and isinstance(epoch, int) and isinstance(size, int)):
+        return None
+    last = examples - (epoch - 1) * size
+    if not 0 < last <= size:
+        return None
+    sizes: Array = np.where(np.asarray(steps % epoch) == 0, last, size).astype(float)
+    return sizes
+
+
+def _shares(sizes: Array) -> Array:
+    shares: Array = sizes / sizes.sum(axis=1, keepdims=True)
+    return shares
+
+
 def window_task(
-    blocks: list[Any], columns: list[slice], windows: Array, group: Array, groups: int
+    blocks: list[Any],
+    columns: list[slice],
+    windows: Array,
+    weights: Array,
+    rows: Rows,
+    groups: int,
 ) -> tuple[Array, Array]:
     """Sum one stretch of parameters over whole windows; runs in a dask task.
 
-    Parameters
-    ----------
-    blocks : list of Block
-        Those that hold the windows, in order.
-    columns : list of slice
-        Recorded steps of each.
-    windows : ndarray of int64, shape (windows, window)
-        Positions of the recorded steps.
-    group : ndarray of int32, shape (rows,)
-        Group of each weight, −1 where it is not selected.
-    groups : int
-        Number of groups.
-
-    Returns
-    -------
-    small, large : ndarray, shape (groups, windows)
-        Mean over the window of Σg², and Σ over weights of the squared mean of g.
+    `blocks` hold the recorded steps of `columns`, in order; `windows` are positions of recorded
+    steps and `weights` the share of each gradient, shape (windows, window). Returns, of shape
+    (groups, windows), the weighted mean of Σg², and Σ over weights of the squared mean of g.
     """
-    count, window = windows.shape
+    count = len(windows)
     small, large = np.zeros((groups, count)), np.zeros((groups, count))
+    group = rows.group()
     running = np.zeros(len(group))
     for block, stretch in zip(blocks, columns, strict=True):
-        inside = [w[(w >= stretch.start) & (w < stretch.stop)] - stretch.start for w in windows]
-        held = [k for k in range(count) if len(inside[k])]
+        inside = [(w >= stretch.start) & (w < stretch.stop) for w in windows]
+        held = [k for k in range(count) if inside[k].any()]
         for start, chunk in block.chunks():
-            rows = np.flatnonzero(group[start : start + len(chunk)] >= 0)
-            own = group[start + rows]
+            found = np.flatnonzero(group[start : start + len(chunk)] >= 0)
+            own = group[start + found]
             for k in held:
-                part = chunk[np.ix_(rows, inside[k])].astype(float)
-                running[start + rows] += part.sum(axis=1)
-                small[:, k] += np.bincount(own, (part * part).sum(axis=1), groups) / window
-                if inside[k][-1] + stretch.start == windows[k][-1]:
-                    mean = running[start + rows] / window
+                at = windows[k][inside[k]] - stretch.start
+                part = chunk[np.ix_(found, at)].astype(float)
+                share_of = weights[k][inside[k]]
+                running[start + found] += part @ share_of
+                small[:, k] += np.bincount(own, (part * part) @ share_of, groups)
+                if inside[k][-1]:
+                    mean = running[start + found]
                     large[:, k] += np.bincount(own, mean * mean, groups)
-                    running[start + rows] = 0
+                    running[start + found] = 0
     return small, large
 
 
 def _window_sums(
-    source: Source, selection: Selection, windows: Array, scheduler: Any
+    source: Source,
+    selection: Selection,
+    windows: Array,
+    weights: Array,
+    scheduler: Any,
+    memory: Any,
 ) -> tuple[Array, Array]:
     from dask.delayed import delayed
 
-    grid = source.grid("gradients")
     task = delayed(window_task, pure=False)
     per_task = max(1, len(windows) // 16)
     groups = len(selection.names)
     with open_executor(scheduler) as executor:
-        parts = [
-            [
-                _window_part(task, grid, i, windows[k : k + per_task], selection, groups)
-                for k in range(0, len(windows), per_task)
-            ]
-            for i in range(len(grid.rows))
-        ]
-        done = executor.compute(parts)
+        plan = share_memory(source, "gradients", WINDOW_ROW_BYTES, executor.workers, memory)
+        grid = source.grid("gradients", plan.pieces)
+        parts = []
+        for i, stretch in enumerate(grid.rows):
+            rows = selection.rows(stretch)
+            if rows.selected:
+                parts.append(
+                    [
+                        task(*_held(grid, i, windows[p]), windows[p], weights[p], rows, groups)
+                        for p in (slice(k, k + per_task) for k in range(0, len(windows), per_task))
+                    ]
+                )
+        done = executor.compute(parts, plan.workers)
     small = sum(np.concatenate([s for s, _ in line], axis=1) for line in done)
     large = sum(np.concatenate([m for _, m in line], axis=1) for line in done)
     return np.asarray(small), np.asarray(large)
 
 
-def _window_part(
-    task: Any, grid: BlockGrid, i: int, windows: Array, selection: Selection, groups: int
-) -> Any:
+def _held(grid: BlockGrid, i: int, windows: Array) -> tuple[list[Any], list[slice]]:
     low, high = windows[0, 0], windows[-1, -1]
     held = [j for j, c in enumerate(grid.columns) if c.stop > low and c.start <= high]
-    return task(
-        [grid.blocks[i][j] for j in held],
-        [grid.columns[j] for j in held],
-        windows,
-        selection.group[grid.rows[i]],
-        groups,
-    )
-
-
-def _at_last(selection: Selection, source: Source, windows: Array) -> Selection:
-    from dataclasses import replace
-
-    return replace(selection, columns=windows[:, -1], steps=source.steps[windows[:, -1]])
+    return [grid.blocks[i][j] for j in held], [grid.columns[j] for j in held]
 
 
 def _whole_tensors(source: Source, selection: Selection) -> bool:
-    """Say whether every weight of the selected tensors is there: a dataset may hold a part."""
+    """Return whether every weight of the selected tensors is there; a dataset may hold a part."""
     sizes = np.array([t.size for t in source.layout.tensors])
-    there = np.bincount(source.tensor_index, minlength=len(sizes))
+    runs = source.tensor_runs(slice(0, source.parameters))
+    there = np.bincount(runs.tensors, runs.counts, len(sizes))
     return bool((sizes == there)[selection.tensor_group >= 0].all())
 
 

@@ -1,4 +1,4 @@
-"""A run at a glance: telemetry of the network and of its layers, and the phases, from one read."""
+"""Measure a run at a glance: the network, its layers and the phases, from one read."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ckptlab.analyze.engine.moments import Against, Moments, Signed
-from ckptlab.analyze.engine.selection import Reference, Selection, select
+from ckptlab.analyze.engine.fields import COMBINE
+from ckptlab.analyze.engine.moments import Moments
+from ckptlab.analyze.engine.selection import Selection, select
 from ckptlab.analyze.engine.source import as_source
-from ckptlab.analyze.weights.distance import relative_change_of, sign_flips_of
+from ckptlab.analyze.weights.distance import PREVIOUS, measure_moments
 from ckptlab.analyze.weights.gradients import pooled_gradients
 from ckptlab.analyze.weights.telemetry import compared_moments, ends, telemetry_of
 from ckptlab.analyze.weights.timeline import phase_references, timeline_of
@@ -39,7 +40,12 @@ class Survey:
 
 
 def survey(
-    recording: Any, *, steps: Any = None, kinds: Any = None, scheduler: Any = None
+    recording: Any,
+    *,
+    steps: Any = None,
+    kinds: Any = None,
+    scheduler: Any = None,
+    memory: Any = None,
 ) -> Survey:
     """Measure a run as a whole and layer by layer, from one read of it.
 
@@ -49,8 +55,8 @@ def survey(
         As `as_source` takes it.
     steps, kinds : object
         As `selection.select` takes them.
-    scheduler : object
-        As `open_executor` takes it.
+    scheduler, memory : object
+        As `compute_moments` takes them.
 
     Returns
     -------
@@ -72,67 +78,41 @@ def survey(
         )
     references = ends(source)
     compared = {r.step: r for r in (*references.values(), *phase_references(selection))}
-    moments = compared_moments(source, selection, tuple(compared.values()), scheduler)
+    moments = compared_moments(
+        source, selection, tuple(compared.values()), scheduler=scheduler, memory=memory
+    )
     network = pooled(moments)
-    whole = telemetry_of(source, network, references)
-    phases = timeline_of(source, network)
-    previous = Reference("previous", None, None)
     layers = {
-        "sign_flips": sign_flips_of(moments, previous),
-        "relative_change": relative_change_of(moments, previous),
+        "sign_flips": measure_moments("sign-flips", moments, PREVIOUS),
+        "relative_change": measure_moments("relative-change", moments, PREVIOUS),
     }
     gradients = pooled_gradients(source, selection)
     layers |= {name: gradients[name] for name in ("gradient_norm",) if name in gradients}
-    return Survey(whole, xr.Dataset(layers), phases)
+    return Survey(
+        telemetry_of(source, network, references),
+        xr.Dataset(layers),
+        timeline_of(source, network, scheduler=scheduler, memory=memory),
+    )
 
 
 def pooled(moments: Moments) -> Moments:
-    """Add the groups of a measurement up to one, the network.
+    """Combine the groups of a measurement into one, the network: counts exactly, sums to rounding.
 
-    Parameters
-    ----------
-    moments : Moments
-        Over layers or tensors.
-
-    Returns
-    -------
-    Moments
-        As if the weights had been pooled from the start: counts the same, sums to rounding.
+    Extremes stay NaN where one layer's are, unless a mask leaves that layer nothing.
     """
-    return Moments(
-        selection=_whole(moments.selection),
-        magnitude=_sum(moments.magnitude),
-        square=_sum(moments.square),
-        zeros=_sum(moments.zeros),
-        nan=_sum(moments.nan),
-        low=moments.low.min(axis=0, keepdims=True),
-        high=moments.high.max(axis=0, keepdims=True),
-        previous=_pooled_against(moments.previous),
-        references={step: _pooled_against(a) for step, a in moments.references.items()},
-        interval=moments.interval,
-    )
+    held = moments.selection.weights > 0
+    sums = {
+        (name, against): COMBINE.get(name, np.add).reduce(values[held], axis=0, keepdims=True)
+        for (name, against), values in moments.sums.items()
+    }
+    return replace(moments, selection=_whole(moments.selection), sums=sums)
 
 
 def _whole(selection: Selection) -> Selection:
     return replace(
         selection,
-        group=np.minimum(selection.group, 0),
         tensor_group=np.minimum(selection.tensor_group, 0),
         names=("network",),
         weights=selection.weights.sum(keepdims=True),
         by="network",
     )
-
-
-def _pooled_against(against: Against) -> Against:
-    signed = against.signed
-    return Against(
-        _sum(against.distance),
-        _sum(against.flips),
-        _sum(against.square),
-        None if signed is None else Signed(_sum(signed.difference), _sum(signed.product)),
-    )
-
-
-def _sum(values: Any) -> Any:
-    return values.sum(axis=0, keepdims=True)

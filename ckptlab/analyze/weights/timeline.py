@@ -1,8 +1,9 @@
-"""The phases of early training, and what this run shows of each."""
+"""Compare the phases of early training with what a run shows of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,20 @@ import xarray as xr
 from ckptlab.analyze.engine.moments import Moments, compute_moments
 from ckptlab.analyze.engine.selection import Reference, Selection, select
 from ckptlab.analyze.engine.source import Source
+from ckptlab.analyze.weights.distance import PREVIOUS
 from ckptlab.analyze.weights.gradients import pooled_gradients
+from ckptlab.analyze.weights.trajectory import sum_over_paths
 from ckptlab.errors import StepError
 
-UNKNOWN = "not measured"
+Array = npt.NDArray[Any]
+
+UNKNOWN, UNEVALUATED = "not measured", "not evaluated"
+
+TOLERANCE = 0.05
+"""Two speeds, or accuracies' gains, that differ by less than this share are the same."""
+
+MOST_PAIRS = 64
+"""Steps that are compared at most to find the speed of a phase over a longer interval."""
 
 ACCURACY = 0.5
 """What the test accuracy passes in the second phase."""
@@ -58,7 +69,12 @@ PHASES: tuple[Phase, ...] = (
 
 
 def timeline(
-    source: Source, *, kinds: Any = None, mask: Any = None, scheduler: Any = None
+    source: Source,
+    *,
+    kinds: Any = None,
+    mask: Any = None,
+    scheduler: Any = None,
+    memory: Any = None,
 ) -> xr.Dataset:
     """The phases of early training, with the evidence for each.
 
@@ -67,18 +83,20 @@ def timeline(
     source : Source
         The recording.
     kinds, mask : object
-        As `selection.select` takes them.
-    scheduler : object
-        As `open_executor` takes it.
+        As `engine.selection.select` takes them.
+    scheduler, memory : object
+        As `compute_moments` takes them.
 
     Returns
     -------
     Dataset, dims (phase,)
         The steps of each phase, figures over it, the paper's finding, whether this run agrees
-        (``yes``, ``no`` or ``not measured``), and one line of text. The first phase agrees if the
-        weights move most in it; the second if the smoothed gradient norm is least there, rises
-        after, and the accuracy at its end is at least 50 %; the third if the weights move less than
-        before; the last if, besides, the accuracy gains less than in the phase before.
+        (``yes``, ``no``, ``not measured`` or ``not evaluated``), and one line of text. The first
+        phase agrees if the weights move most in it; the second if the smoothed gradient norm is
+        least there, rises after, and the accuracy at its end is at least 50 %; the third if the
+        weights move less than before; the last if, besides, the accuracy gains less than in the
+        phase before. Speeds are compared over intervals of the same length, and differ if they do
+        by more than 5 %. The accuracy of a phase is that of an evaluation in its second half.
 
     Raises
     ------
@@ -86,53 +104,115 @@ def timeline(
         If the run holds fewer than two steps.
     """
     selection = select(source, kinds=kinds, mask=mask)
-    moments = compute_moments(source, selection, phase_references(selection), scheduler=scheduler)
-    return timeline_of(source, moments)
+    references = phase_references(selection)
+    moments = compute_moments(source, selection, references, scheduler=scheduler, memory=memory)
+    return timeline_of(source, moments, scheduler=scheduler, memory=memory)
 
 
 def phase_references(selection: Selection) -> tuple[Reference, ...]:
-    """Return the snapshots that a timeline compares with: the first of each phase.
-
-    Parameters
-    ----------
-    selection : Selection
-        Steps.
-
-    Returns
-    -------
-    tuple of Reference
-        One for each phase that the steps reach.
-    """
+    """Return the snapshots that a timeline compares with: the first of each phase it reaches."""
     return tuple(_reference(selection, start) for _, start, _ in _spans(selection))
 
 
-def timeline_of(source: Source, moments: Moments) -> xr.Dataset:
-    """Turn sums into the timeline.
-
-    Parameters
-    ----------
-    source : Source
-        The recording.
-    moments : Moments
-        Over the whole network, against `phase_references` of their selection.
-
-    Returns
-    -------
-    Dataset, dims (phase,)
-        As `timeline` returns it.
-
-    Raises
-    ------
-    StepError
-        If fewer than two steps were selected.
-    """
+def timeline_of(source: Source, moments: Moments, **resources: Any) -> xr.Dataset:
+    """Make `timeline` from sums over the whole network against `phase_references`."""
     selection = moments.selection
     if len(selection.steps) < 2:
         raise StepError(f"{source.path} holds one step; a timeline needs at least 2")
     spans = _spans(selection)
     recorded = _recorded(source, selection)
-    rows = [_figures(moments, _reference(selection, a), a, b, recorded) for _, a, b in spans]
-    return _dataset([phase for phase, _, _ in spans], rows, moments)
+    speeds = Speeds(source, moments, [(a, b) for _, a, b in spans], resources)
+    rows = [
+        _figures(moments, _reference(selection, a), a, b, recorded)
+        | {
+            "change_per_update": speeds.own(i),
+            "change_ratio": speeds.ratio(i, i - 1) if i else np.nan,
+        }
+        for i, (_, a, b) in enumerate(spans)
+    ]
+    return _dataset([phase for phase, _, _ in spans], rows, moments, speeds)
+
+
+class Speeds:
+    """How fast the weights move in each phase, over intervals that can be compared.
+
+    The distance moved in an interval grows with its root where the weights wander, and with its
+    length where they go straight on; so speeds over different intervals say nothing. A phase that
+    was recorded more densely than another is measured at the other's interval, too.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        moments: Moments,
+        spans: list[tuple[int, int]],
+        resources: dict[str, Any],
+    ) -> None:
+        self._source, self._moments, self._resources = source, moments, resources
+        self._spans = spans
+        self._intervals = [self._common_interval(a, b) for a, b in spans]
+        self._found: dict[tuple[int, int], float] = {}
+
+    def _common_interval(self, a: int, b: int) -> int:
+        lengths, counts = np.unique(self._moments.interval[a + 1 : b + 1], return_counts=True)
+        return int(lengths[np.argmax(counts)])
+
+    def own(self, i: int) -> float:
+        """Return the mean distance an update of phase i moves, over its most common interval."""
+        return self.over(i, self._intervals[i])
+
+    def ratio(self, i: int, j: int) -> float:
+        """Return the speed in phase i relative to that in j; NaN if no interval is common."""
+        interval = max(self._intervals[i], self._intervals[j])
+        one, other = self.over(i, interval), self.over(j, interval)
+        return one / other if other > 0 else np.nan
+
+    def over(self, i: int, interval: int) -> float:
+        """Return the mean distance an update of phase i moves, over intervals of a length."""
+        if (i, interval) not in self._found:
+            self._found[i, interval] = self._measure(*self._spans[i], interval)
+        return self._found[i, interval]
+
+    def _measure(self, a: int, b: int, interval: int) -> float:
+        moments = self._moments
+        inside = slice(a + 1, b + 1)
+        same = moments.interval[inside] == interval
+        if same.any():
+            squares = moments.get("distance", PREVIOUS)[0, inside][same]
+        else:
+            before, after = _pairs(moments.selection.steps[a : b + 1], interval)
+            if not len(before):
+                return np.nan
+            squares = self._squares(a + before, a + after)
+        return float(np.mean(np.sqrt(squares)) / interval)
+
+    def _squares(self, before: Array, after: Array) -> Array:
+        selection = self._moments.selection
+        at = np.union1d(before, after)
+        function = partial(_increments, np.searchsorted(at, before), np.searchsorted(at, after))
+        columns = selection.columns[at]
+        return sum_over_paths(self._source, selection, columns, function, **self._resources)
+
+
+def _pairs(steps: npt.NDArray[np.int64], interval: int) -> tuple[Array, Array]:
+    """Return positions of steps that lie exactly an interval apart, few and spread out."""
+    before, after, free = [], [], -1
+    positions = {step: k for k, step in enumerate(steps.tolist())}
+    for k, step in enumerate(steps.tolist()):
+        if step >= free and step + interval in positions:
+            before.append(k)
+            after.append(positions[step + interval])
+            free = step + interval
+    chosen = np.unique(np.linspace(0, len(before) - 1, MOST_PAIRS).round().astype(int))
+    if not before:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    return np.array(before)[chosen], np.array(after)[chosen]
+
+
+def _increments(before: Array, after: Array, path: Array) -> Array:
+    """Return Σ(w_after − w_before)² of each pair of steps."""
+    squares: Array = ((path[:, after] - path[:, before]) ** 2).sum(axis=0)
+    return squares
 
 
 def _reference(selection: Selection, start: int) -> Reference:
@@ -152,8 +232,7 @@ def _spans(selection: Selection) -> list[tuple[Phase, int, int]]:
 
 
 def _recorded(source: Source, selection: Selection) -> dict[str, Any]:
-    pooled = pooled_gradients(source, selection) if selection.mask is None else {}
-    norm = pooled.get("gradient_norm")
+    norm = pooled_gradients(source, selection).get("gradient_norm")
     known = source.has("eval_accuracy")
     return {
         "gradient": None if norm is None else norm.values,
@@ -168,43 +247,35 @@ def _figures(
 ) -> dict[str, float]:
     steps = moments.selection.steps
     inside = slice(a + 1, b + 1)
-    against = moments.against(reference)
-    change = np.sqrt(moments.previous.distance[0, inside]) / moments.interval[inside]
     gradient, smooth = recorded["gradient"], recorded["smooth"]
     part = np.zeros(0) if gradient is None else gradient[inside]
     measured = np.isfinite(part).any()
     lowest = a + 1 + int(np.nanargmin(smooth[inside])) if measured else 0
-    before = np.flatnonzero(recorded["eval_step"] <= steps[b])
+    # An evaluation of the phase's first half says little of its end.
+    at = recorded["eval_step"]
+    near = np.flatnonzero((at <= steps[b]) & (2 * at > steps[a] + steps[b]))
     return {
         "start": float(steps[a]),
         "stop": float(steps[b]),
-        "change_per_update": float(np.mean(change)),
-        "distance": float(np.sqrt(against.distance[0, b])),
-        "sign_flips": float(against.flips[0, b] / moments.selection.weights[0]),
-        "gradient_norm": float(np.nanmean(part)) if measured else np.nan,
+        "distance": float(np.sqrt(moments.get("distance", reference)[0, b])),
+        "sign_flips": float(moments.get("flips", reference)[0, b] / moments.selection.weights[0]),
+        "gradient_norm": _mean_over_updates(part, moments.interval[inside]),
         "gradient_min": float(smooth[lowest]) if measured else np.nan,
         "gradient_min_step": float(steps[lowest]) if measured else np.nan,
-        "accuracy": float(recorded["accuracy"][before[-1]]) if len(before) else np.nan,
+        "accuracy": float(recorded["accuracy"][near[-1]]) if len(near) else np.nan,
     }
+
+
+def _mean_over_updates(values: Array, interval: Array) -> float:
+    """Average over updates: a step recorded after 50 of them stands for 50."""
+    known = np.isfinite(values)
+    return float(np.average(values[known], weights=interval[known])) if known.any() else np.nan
 
 
 def smoothed(
     values: npt.NDArray[np.float64], steps: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Average a series over neighbouring updates.
-
-    Parameters
-    ----------
-    values : ndarray, shape (step,)
-        NaN where nothing was measured.
-    steps : ndarray of int64, shape (step,)
-        Increasing.
-
-    Returns
-    -------
-    ndarray, shape (step,)
-        The mean of what was measured at most `SMOOTHING` updates before or after.
-    """
+    """Average a series over what was measured at most `SMOOTHING` updates before or after."""
     known = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(known)])
@@ -217,22 +288,28 @@ def smoothed(
 LONG_NAMES = {
     "start": ("optimizer updates", "first step"),
     "stop": ("optimizer updates", "last step"),
-    "change_per_update": ("weight", "mean distance moved by an update"),
+    "change_per_update": (
+        "weight",
+        "mean distance moved by an update, over the most common interval",
+    ),
+    "change_ratio": ("1", "the same against the phase before, over intervals of one length"),
     "distance": ("weight", "distance moved over the phase"),
     "sign_flips": ("1", "share of signs that differ between its ends"),
     "gradient_norm": ("loss per weight", "mean gradient norm"),
     "gradient_min": ("loss per weight", f"smallest gradient norm, mean over ±{SMOOTHING} updates"),
     "gradient_min_step": ("optimizer updates", "step of the smallest gradient norm"),
-    "accuracy": ("1", "test accuracy at its last evaluation"),
+    "accuracy": ("1", "test accuracy of an evaluation in its second half"),
 }
 
 
-def _dataset(phases: list[Phase], rows: list[dict[str, float]], moments: Moments) -> xr.Dataset:
+def _dataset(
+    phases: list[Phase], rows: list[dict[str, float]], moments: Moments, speeds: Speeds
+) -> xr.Dataset:
     data: dict[str, Any] = {
         name: ("phase", np.array([row[name] for row in rows]), {"units": unit, "long_name": text})
         for name, (unit, text) in LONG_NAMES.items()
     }
-    agrees = [_agrees(phase, rows, i) for i, phase in enumerate(phases)]
+    agrees = [_agrees(phase, rows, i, speeds) for i, phase in enumerate(phases)]
     text = [_text(p, row, a) for p, row, a in zip(phases, rows, agrees, strict=True)]
     for name, values in (
         ("finding", [phase.finding for phase in phases]),
@@ -248,27 +325,34 @@ def _dataset(phases: list[Phase], rows: list[dict[str, float]], moments: Moments
     return xr.Dataset(data, {"phase": ("phase", names)}, attrs)
 
 
-def _agrees(phase: Phase, rows: list[dict[str, float]], i: int) -> str:
+def _agrees(phase: Phase, rows: list[dict[str, float]], i: int, speeds: Speeds) -> str:
     """Compare the evidence with the finding; NaN in it means that it was not measured."""
     here = rows[i]
-    change = np.array([row["change_per_update"] for row in rows])
-    lowest = np.array([row["gradient_min"] for row in rows])
     accuracy = np.array([row["accuracy"] for row in rows])
     gain = np.diff(accuracy, prepend=np.nan)
-    evidence = [change if len(rows) > 1 else np.nan]
+    slower = here["change_ratio"] < 1 - TOLERANCE
+    evidence: list[float] = [here["change_ratio"]]
+    evaluated: list[float] = []
     if phase is PHASES[0]:
-        holds = change[0] == change.max()
+        ratios = np.array([speeds.ratio(k, 0) for k in range(1, len(rows))])
+        known = ratios[np.isfinite(ratios)]
+        # The next phase at least; later ones may be recorded too sparsely to compare.
+        evidence = [ratios[0] if len(ratios) else np.nan]
+        holds = bool((known < 1 - TOLERANCE).all())
     elif phase is PHASES[1]:
-        evidence = [lowest, here["accuracy"]]
+        lowest = np.array([row["gradient_min"] for row in rows])
+        evidence, evaluated = list(lowest), [here["accuracy"]]
         rises = here["gradient_min_step"] + SMOOTHING < rows[-1]["stop"]
         holds = here["gradient_min"] == lowest.min() and rises and here["accuracy"] >= ACCURACY
     else:
-        holds = i > 0 and change[i] < change[i - 1]
+        holds = slower
     if phase is PHASES[3]:
-        evidence.append(gain[i - 1 :] if i > 1 else np.nan)
-        holds = holds and i > 1 and gain[i] < gain[i - 1]
-    if np.isnan(np.concatenate([np.atleast_1d(part) for part in evidence])).any():
+        evaluated = list(gain[i - 1 : i + 1]) if i > 1 else [np.nan]
+        holds = holds and i > 1 and bool(gain[i] < (1 - TOLERANCE) * gain[i - 1])
+    if np.isnan(evidence).any():
         return UNKNOWN
+    if np.isnan(evaluated).any():
+        return UNEVALUATED
     return "yes" if holds else "no"
 
 

@@ -1,11 +1,11 @@
-"""The path of the weights: single weights, and its principal components."""
+"""Follow the path of the weights: single weights, and its principal components."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,12 @@ import xarray as xr
 
 from ckptlab.analyze.engine.executor import open_executor
 from ckptlab.analyze.engine.labels import STEP_ATTRIBUTES
-from ckptlab.analyze.engine.moments import compute_moments, warn_of_nan
-from ckptlab.analyze.engine.partial_sums import NaNSpot, merge_spots, spots_of
-from ckptlab.analyze.engine.selection import Selection, select
-from ckptlab.analyze.engine.source import BlockGrid, Source
+from ckptlab.analyze.engine.memory import share_memory
+from ckptlab.analyze.engine.moments import combine_tree, compute_moments, warn_of_nan
+from ckptlab.analyze.engine.partial_sums import NaNSpot, merge_spots
+from ckptlab.analyze.engine.selection import Rows, Selection, select
+from ckptlab.analyze.engine.source import Source
+from ckptlab.analyze.registry.options import Selected
 from ckptlab.errors import LayoutError, StepError
 from ckptlab.store.format.zarr_metadata import CHUNK_PARAMETERS
 
@@ -29,12 +31,9 @@ SLAB_BYTES = 2**26
 def trajectories(
     source: Source,
     *,
-    steps: Any = None,
-    kinds: Any = None,
-    mask: Any = None,
-    scheduler: Any = None,
     count: int = 10,
     seed: int = 0,
+    **selected: Unpack[Selected],
 ) -> xr.DataArray:
     """Values of a few randomly drawn weights at every step.
 
@@ -42,14 +41,12 @@ def trajectories(
     ----------
     source : Source
         The recording.
-    steps, kinds, mask : object
-        As `selection.select` takes them.
-    scheduler : object
-        As `open_executor` takes it.
     count : int
         How many, drawn without replacement from all selected weights.
     seed : int
         Of NumPy's PCG64.
+    **selected : object
+        Steps and weights, as `engine.selection.select` takes them, `scheduler` and `memory`.
 
     Returns
     -------
@@ -66,15 +63,15 @@ def trajectories(
     NaNWarning
         If one of these weights is NaN at a selected step.
     """
-    selection = select(source, steps=steps, kinds=kinds, mask=mask)
-    candidates = np.flatnonzero(selection.group >= 0)
-    if count > len(candidates):
-        raise LayoutError(f"count {count} is more than the {len(candidates)} selected weights")
-    rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(candidates, count, replace=False))
+    options: dict[str, Any] = dict(selected)
+    scheduler = options.pop("scheduler", None)
+    options.pop("memory", None)  # It is as small as what is asked for.
+    selection = select(source, **options)
+    chosen = _draw(selection, count, seed)
     values = _histories(source, selection, chosen, scheduler)
-    _warn_of_nan(source, selection, chosen, values)
-    names = np.array([source.layout.names[t] for t in source.tensor_index[chosen]], object)
+    tensors = [int(source.tensor_runs(slice(p, p + 1)).tensors[0]) for p in chosen.tolist()]
+    _warn_of_nan(source, selection, np.array(tensors), values)
+    names = np.array([source.layout.names[t] for t in tensors], object)
     return xr.DataArray(
         values,
         {
@@ -91,12 +88,9 @@ def trajectories(
 def subspace(
     source: Source,
     *,
-    steps: Any = None,
-    kinds: Any = None,
-    mask: Any = None,
-    scheduler: Any = None,
     components: int = 10,
     points: int = 500,
+    **selected: Unpack[Selected],
 ) -> xr.Dataset:
     """Principal components of the path of the weights.
 
@@ -104,15 +98,13 @@ def subspace(
     ----------
     source : Source
         The recording.
-    steps, kinds, mask : object
-        As `selection.select` takes them.
-    scheduler : object
-        As `open_executor` takes it.
     components : int
         How many to return.
     points : int
         At most so many of the selected steps are used, evenly spaced, the last included. The work
         grows with its square, and steps so close lie in nearly the same place.
+    **selected : object
+        Steps and weights, as `engine.selection.select` takes them, `scheduler` and `memory`.
 
     Returns
     -------
@@ -136,16 +128,18 @@ def subspace(
     From the Gram matrix over steps of the centred path, summed in float64 over stretches of
     parameters: nothing of the size of parameters × parameters is made.
     """
-    selection = select(source, steps=steps, kinds=kinds, mask=mask)
+    options: dict[str, Any] = dict(selected)
+    scheduler, memory = options.pop("scheduler", None), options.pop("memory", None)
+    selection = select(source, **options)
     if len(selection.columns) < 2:
         raise StepError("principal components need at least 2 recorded steps; select more")
     at = _spaced(len(selection.columns), max(points, 2))
     columns, used = selection.columns[at], selection.steps[at]
-    gram = _gram(source, selection, columns, scheduler)
+    gram = sum_over_paths(source, selection, columns, centred_gram, scheduler, memory)
     if not np.isfinite(gram).all():
         # Read again, rarely: this names tensors and steps.
         at_used = replace(selection, columns=columns, steps=used)
-        compute_moments(source, at_used, previous=False, scheduler=scheduler)
+        compute_moments(source, at_used, previous=False, scheduler=scheduler, memory=memory)
     shares, projection = _principal(gram, min(components, len(columns) - 1))
     lengths = np.sqrt(np.maximum(np.diag(gram), 0))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -170,101 +164,122 @@ def subspace(
     )
 
 
-def gram_task(
-    blocks: list[Any], columns: list[slice], wanted: Array, rows: Array
-) -> npt.NDArray[np.float64]:
-    """Sum over some weights the products of their centred histories; runs in a dask task.
+def path_task(
+    blocks: list[Any],
+    columns: list[slice],
+    wanted: Array,
+    rows: Rows,
+    part: slice,
+    function: Callable[[Array], Array],
+) -> Array:
+    """Apply a function to the histories of some weights; runs in a dask task.
 
-    Parameters
-    ----------
-    blocks : list of Block
-        Those that hold the wanted steps, in order.
-    columns : list of slice
-        Recorded steps of each.
-    wanted : ndarray of int64
-        Positions of the recorded steps.
-    rows : ndarray of int64
-        Rows within the blocks.
-
-    Returns
-    -------
-    ndarray of float64, shape (wanted, wanted)
-        The Gram matrix of these weights.
+    `blocks` hold the recorded steps of `columns`, `wanted` are positions of recorded steps, and
+    `part` is the stretch of the blocks to take. The function gets float64, (weights, wanted).
     """
-    path = np.empty((len(rows), len(wanted)))
+    chosen = np.flatnonzero(rows.group() >= 0) + part.start
+    path = np.empty((len(chosen), len(wanted)))
     for block, stretch in zip(blocks, columns, strict=True):
         a, b = np.searchsorted(wanted, [stretch.start, stretch.stop])
-        path[:, a:b] = block.take(rows)[:, wanted[a:b] - stretch.start]
+        path[:, a:b] = block.take(chosen, wanted[a:b] - stretch.start)
+    return function(path)
+
+
+def centred_gram(path: Array) -> Array:
+    """Return the products of centred histories, summed over weights, shape (wanted, wanted)."""
     path -= path.mean(axis=1, keepdims=True)
-    gram: npt.NDArray[np.float64] = path.T @ path
+    gram: Array = path.T @ path
     return gram
 
 
-def history_task(
-    blocks: list[Any], columns: list[slice], wanted: Array, rows: Array
-) -> list[Array]:
-    """Read some weights at the wanted steps; runs in a dask task. See `gram_task`."""
-    parts = []
-    for block, stretch in zip(blocks, columns, strict=True):
-        inside = wanted[(wanted >= stretch.start) & (wanted < stretch.stop)]
-        parts.append(block.take(rows)[:, inside - stretch.start])
-    return parts
+def history_task(block: Any, columns: Array, rows: Array) -> Array:
+    """Read some weights of a block at some of its steps; runs in a dask task."""
+    values: Array = block.take(rows, columns)
+    return values
 
 
 def _histories(source: Source, selection: Selection, params: Array, scheduler: Any) -> Array:
     from dask.delayed import delayed
 
     grid = source.grid("weights")
-    held = _held(grid, selection.columns)
     task = delayed(history_task, pure=False)
     lines = []
     for i, stretch in enumerate(grid.rows):
         rows = params[(params >= stretch.start) & (params < stretch.stop)] - stretch.start
         if len(rows):
-            lines.append(
-                [
-                    task([grid.blocks[i][j]], [grid.columns[j]], selection.columns, rows)
-                    for j in held
-                ]
-            )
+            line = []
+            for j, span in enumerate(grid.columns):
+                inside = (selection.columns >= span.start) & (selection.columns < span.stop)
+                if inside.any():
+                    at = selection.columns[inside] - span.start
+                    line.append(task(grid.blocks[i][j], at, rows))
+            lines.append(line)
     with open_executor(scheduler) as executor:
         done = executor.compute(lines)
-    return np.concatenate(
-        [np.concatenate([part for parts in line for part in parts], axis=1) for line in done]
-    )
+    return np.concatenate([np.concatenate(line, axis=1) for line in done])
 
 
-def _warn_of_nan(source: Source, selection: Selection, params: Array, values: Array) -> None:
+def _draw(selection: Selection, count: int, seed: int) -> Array:
+    """Draw positions in the parameter vector, as from a list of all selected ones."""
+    selected = int(selection.weights.sum())
+    if count > selected:
+        raise LayoutError(f"count {count} is more than the {selected} selected weights")
+    ranks = np.sort(np.random.default_rng(seed).choice(selected, count, replace=False))
+    found, before = [], 0
+    for start in range(0, selection.source.parameters, 2**22):
+        stop = min(start + 2**22, selection.source.parameters)
+        here = np.flatnonzero(selection.rows(slice(start, stop)).group() >= 0)
+        own = ranks[(ranks >= before) & (ranks < before + len(here))] - before
+        found.append(start + here[own])
+        before += len(here)
+    return np.concatenate(found)
+
+
+def _warn_of_nan(source: Source, selection: Selection, names: Array, values: Array) -> None:
     spots: dict[int, NaNSpot] = {}
     for row, column in np.argwhere(np.isnan(values)):
-        tensor = source.tensor_index[params[row] : params[row] + 1]
-        spots = merge_spots(spots, spots_of(tensor, int(selection.columns[column])))
+        position = int(selection.columns[column])
+        spots = merge_spots(spots, {int(names[row]): NaNSpot(position, position, 1)})
     warn_of_nan(source, spots)
 
 
-def _gram(source: Source, selection: Selection, columns: Array, scheduler: Any) -> Array:
+def sum_over_paths(
+    source: Source,
+    selection: Selection,
+    columns: Array,
+    function: Callable[[Array], Array],
+    scheduler: Any = None,
+    memory: Any = None,
+) -> Array:
+    """Sum over stretches of the selected weights what a function makes of their histories."""
     from dask.delayed import delayed
 
-    grid = source.grid("weights")
-    held = _held(grid, columns)
-    task = delayed(gram_task, pure=False)
-    # Whole chunks, so that none is decoded twice.
-    slab = CHUNK_PARAMETERS * max(1, SLAB_BYTES // (8 * len(columns) * CHUNK_PARAMETERS))
-    tasks = []
-    for i, stretch in enumerate(grid.rows):
-        rows = np.flatnonzero(selection.group[stretch] >= 0)
-        blocks, spans = [grid.blocks[i][j] for j in held], [grid.columns[j] for j in held]
-        edges = np.searchsorted(rows, np.arange(0, stretch.stop - stretch.start + slab, slab))
-        tasks += [
-            task(blocks, spans, columns, rows[a:b]) for a, b in pairwise(edges.tolist()) if b > a
-        ]
-    add = delayed(np.add, pure=False)
-    while len(tasks) > 1:
-        pairs = [add(a, b) for a, b in zip(tasks[::2], tasks[1::2], strict=False)]
-        tasks = pairs + tasks[len(tasks) - len(tasks) % 2 :]
+    task = delayed(path_task, pure=False)
+    width = 8 * len(columns)
     with open_executor(scheduler) as executor:
-        gram: Array = executor.compute(tasks[0])
-    return gram
+        # A task holds the path twice, what is read and what is centred, for some chunks at least.
+        least = 2 * width * CHUNK_PARAMETERS
+        share = share_memory(source, "weights", 0, executor.workers, memory, least)
+        grid = source.grid("weights", share.pieces)
+        # Whole chunks, so that none is decoded twice.
+        most = min(SLAB_BYTES, share.bytes // 2)
+        slab = CHUNK_PARAMETERS * max(1, most // (width * CHUNK_PARAMETERS))
+        tasks = []
+        held = [
+            j
+            for j, c in enumerate(grid.columns)
+            if ((columns >= c.start) & (columns < c.stop)).any()
+        ]
+        for i, stretch in enumerate(grid.rows):
+            blocks, spans = [grid.blocks[i][j] for j in held], [grid.columns[j] for j in held]
+            for start in range(stretch.start, stretch.stop, slab):
+                rows = selection.rows(slice(start, min(start + slab, stretch.stop)))
+                if rows.selected:
+                    part = slice(start - stretch.start, start - stretch.start + slab)
+                    tasks.append(task(blocks, spans, columns, rows, part, function))
+        total = combine_tree(tasks, delayed(np.add, pure=False))
+        found: Array = executor.compute(total, share.workers)
+    return found
 
 
 def _principal(gram: Array, count: int) -> tuple[Array, Array]:
@@ -284,12 +299,6 @@ def _spaced(length: int, most: int) -> npt.NDArray[np.int64]:
     stride = math.ceil(length / most)
     # Counted from the end, so that the last step is one of them.
     return np.arange(length - 1, -1, -stride)[::-1].astype(np.int64)
-
-
-def _held(grid: BlockGrid, columns: Array) -> list[int]:
-    return [
-        j for j, c in enumerate(grid.columns) if ((columns >= c.start) & (columns < c.stop)).any()
-    ]
 
 
 def _pooling(selection: Selection) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from ckptlab.errors import DataError, StoreError
 from ckptlab.record.convert.checkpoint_files import SUFFIXES, read_checkpoint
 from ckptlab.record.convert.infer_layout import layout_of
 from ckptlab.record.environment import describe_environment
-from ckptlab.record.pipeline.buffers import block_size, parse_memory
+from ckptlab.record.memory import parse_memory
+from ckptlab.record.pipeline.buffers import block_size
 from ckptlab.record.state.model_tensors import dtype_name
 from ckptlab.store.backends.base import Storage
 from ckptlab.store.backends.open import open_storage

@@ -8,7 +8,6 @@ for the host.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from ckptlab.errors import ConfigError
+from ckptlab.record.memory import parse_memory as parse_memory
 from ckptlab.record.state.model_tensors import Capture
 from ckptlab.store.format.layout import Layout
 
@@ -37,18 +37,6 @@ SCALARS = ("loss", "batch_accuracy", "lr")
 
 BY_TENSOR = ("gradient_norm", "gradient_mean_abs")
 """Small arrays with a value for each tensor."""
-
-_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-
-
-def parse_memory(text: str | int) -> int:
-    """Read an amount of memory such as ``"1GiB"``, ``"512 MB"`` or a number of bytes."""
-    if isinstance(text, int) and not isinstance(text, bool):
-        return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", str(text).lower())
-    if match is None:
-        raise ConfigError(f"memory {text!r} is not an amount; accepted: 1GiB, 512MiB, or bytes")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def bytes_per_step(layout: Layout, *, gradients: bool) -> int:

@@ -70,8 +70,8 @@ def test_files_that_are_no_mask_are_named(made: Made, zarr_file: Path, tmp_path:
     for form, message in (
         ("none.npy", "does not exist"),
         ("mask.txt", "neither FILE.npy nor FILE.zarr"),
-        (text, "is no NumPy array file"),
-        (pickled, "is no NumPy array file"),
+        (text, "is not a NumPy array file"),
+        (pickled, "is not a NumPy array file"),
         (f"{zarr_file}@7", "no mask of level '7'; it has: 0, 3"),
         (tmp_path / "none.zarr", "holds no array `mask`"),
         (made.path, "holds no array `mask`"),
