@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,10 @@ class Portable:
 def _from_plugin(file: str, name: str) -> Portable:
     from ckptlab.plugins import load_plugin
 
-    return Portable(reduce(getattr, name.split("."), load_plugin(file)))
+    function: Any = load_plugin(file)
+    for part in name.split("."):
+        function = getattr(function, part)
+    return Portable(function)
 
 
 def run_snapshot(metric: Metric, source: Source, **settings: Any) -> xr.DataArray | xr.Dataset:
@@ -274,7 +276,7 @@ def _array(metric: Metric, selection: Selection, name: str, cells: Cells) -> xr.
     values = np.full((*shape, *inner), np.nan)
     for cell, value in found.items():
         values[cell] = value
-    about = {"units": metric.unit, "long_name": metric.long_name}
+    about: dict[str, Any] = {"units": metric.unit, "long_name": metric.long_name}
     if not extra:
         return labelled(name, values, selection, **about)
     base = labelled(name, values.reshape(*shape, -1)[:, :, 0], selection, **about)

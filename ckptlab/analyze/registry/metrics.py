@@ -262,6 +262,7 @@ def metric(
             compute=function,
             kind=kind,
             unit=unit,
+            inputs=KINDS[kind].inputs if kind in KINDS else {},
             dims=("tensor", "step", *dims) if shaped else ("step", *dims),
             reference=reference or "none given",
             long_name=long_name or own.replace("-", " "),

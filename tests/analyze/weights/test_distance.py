@@ -62,12 +62,10 @@ def test_equals_brute_force_with_a_mask(made: Made, mask, name: str, by: str) ->
     options = {"by": by, "kinds": ["conv", "linear", "bias"], "mask": mask}
     result = ckptlab.open_run(made.path).analyze(name, **options)
     if by == "tensor":
-        # The mask leaves the output nothing: no share of nothing, and no length.
+        # The mask leaves the output nothing, so no metric has a value for it.
         empty = list(result["tensor"].values).index("out.weight")
         assert result["weights"].values[empty] == 0
-        values[empty] = np.nan if not name.startswith("weight-") or "magn" in name else 0
-        if brute.METRICS[name][1] == "previous":
-            values[empty, 0] = np.nan
+        values[empty] = np.nan
     same(result, values)
     xr.testing.assert_allclose(dataset.ckpt.analyze(name, **options), result)
 
