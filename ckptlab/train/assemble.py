@@ -1,4 +1,4 @@
-"""A training put together from its settings, ready to be taken from any step."""
+"""Assemble a training from its settings, ready to be continued from any step."""
 
 from __future__ import annotations
 
@@ -37,26 +37,9 @@ EVALUATED = (256, 2048)
 class Training:
     """Model, optimizer, data and step of one training.
 
-    Parameters
-    ----------
-    config : Config
-        What it was built from.
-    device : device
-        Where it runs.
-    seeds : Seeds
-        Resolved.
-    task : Task
-        With the data; the one outside the stages, which `evaluate` uses. That of `update` has them.
-    model : Module
-        At its initialisation when built.
-    optimizer : Optimizer
-        Without state when built.
-    update : TrainingStep
-        ``update(k)`` turns step k into k + 1.
-    run : callable
-        Does the same as `update`: on a GPU from CUDA graphs.
-    steps : int
-        Length of the run.
+    `task` is the one outside the stages, which `evaluate` uses; that of `update` has them.
+    `update(k)` turns step k into k + 1, and `run` does the same, on a GPU from CUDA graphs. Model
+    and optimizer are at their initialisation when built.
     """
 
     config: Config
@@ -79,28 +62,11 @@ class Training:
         return numerics(self.config.train, self.device)
 
     def step(self, step: int) -> StepResult:
-        """Do the update from `step` to `step` + 1.
-
-        Parameters
-        ----------
-        step : int
-            Number of updates the model has had.
-
-        Returns
-        -------
-        StepResult
-            Loss and accuracy of the mini-batch, on the device.
-        """
+        """Do the update from `step` to `step` + 1; returns loss and accuracy, on the device."""
         return self.run(step)
 
     def evaluate(self) -> EvalResult:
-        """Evaluate the model on the test set.
-
-        Returns
-        -------
-        EvalResult
-            Loss and accuracy.
-        """
+        """Evaluate the model on the test set."""
         size = self.config.eval.batch_size or EVALUATED[self.device.type == "cuda"]
         return evaluate(self.model, self.task, size, self.update.autocast)
 
@@ -108,21 +74,10 @@ class Training:
 def build(
     config: Config, mask: npt.NDArray[np.bool_] | None = None, data: Data | None = None
 ) -> Training:
-    """Put a training together: the model at its initialisation, nothing trained yet.
+    """Assemble a training: the model at its initialisation, nothing trained yet.
 
-    Parameters
-    ----------
-    config : Config
-        The settings.
-    mask : ndarray of bool, shape (param,), optional
-        Which weights are kept; the others are not zeroed yet (see `start.begin`).
-    data : Data, optional
-        The data set on the device, where it was read before.
-
-    Returns
-    -------
-    Training
-        On its device.
+    `mask`, bool of shape (param,), is True for the weights that are kept; the others are not zeroed
+    yet (see `initial_state.begin`). `data` is the data set on the device, where it was read before.
 
     Raises
     ------
@@ -144,31 +99,7 @@ def assemble(
     seeds: Seeds,
     mask: npt.NDArray[np.bool_] | None = None,
 ) -> Training:
-    """Put a training together around data that is there already.
-
-    Parameters
-    ----------
-    config : Config
-        The settings.
-    data : Data
-        The data set, on `device`.
-    device : device
-        Where it runs.
-    seeds : Seeds
-        Resolved.
-    mask : ndarray of bool, shape (param,), optional
-        Which weights are kept.
-
-    Returns
-    -------
-    Training
-        On its device.
-
-    Raises
-    ------
-    ConfigError
-        If model, task and data do not fit together.
-    """
+    """Assemble a training around data that are on its device already, as `build` does."""
     shape = replace(data.shape, classes=count_answers(config.task, data.shape))
     order = Order(
         samples=shape.train, batch_size=config.train.batch_size, seed=seeds.order, device=device

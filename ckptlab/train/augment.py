@@ -1,7 +1,6 @@
-"""Random crops and flips of a whole batch, and normalisation, on the device the images lie on.
+"""Crop and flip a whole batch at random, and normalise it, on the device the images lie on.
 
-The draws of a sample depend on (seed, step, sample) alone, not on its place in
-the batch.
+The draws of a sample depend on (seed, step, sample) alone, not on its place in the batch.
 """
 
 from __future__ import annotations
@@ -16,16 +15,10 @@ from ckptlab.train.counter_rng import Counter, derived_seed, integers
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augmentation:
-    """What is done to training images at random.
+    """Random changes of training images.
 
-    Parameters
-    ----------
-    flip : bool
-        Mirror half of them.
-    crop : int
-        Pad with black by this many pixels and cut the original size out at a random place.
-    seed : int
-        What the draws depend on, besides step and sample.
+    `flip` mirrors half of them; `crop` pads with black by this many pixels and cuts the original
+    size out at a random place; `seed` is what the draws depend on besides step and sample.
     """
 
     flip: bool
@@ -38,21 +31,8 @@ def augment(
 ) -> torch.Tensor:
     """Crop a batch at random, then mirror at random.
 
-    Parameters
-    ----------
-    images : Tensor of uint8, shape (batch, height, width, channels)
-        The originals.
-    index : Tensor of int64, shape (batch,)
-        Which samples they are.
-    step : int or Tensor
-        Step before the update.
-    augmentation : Augmentation
-        What is done.
-
-    Returns
-    -------
-    Tensor of uint8, shape of `images`
-        The augmented batch.
+    `images` are uint8 of shape (batch, height, width, channels), `index` the numbers of the
+    samples, int64 of shape (batch,), and `step` the step before the update.
     """
     crop, seed = augmentation.crop, augmentation.seed
     if not crop and not augmentation.flip:
@@ -77,28 +57,17 @@ def augment(
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Normalisation:
-    """Bytes to floats of mean 0 and standard deviation 1 a channel.
+    """Turns bytes into floats of mean 0 and standard deviation 1 a channel.
 
-    Parameters
-    ----------
-    scale, shift : Tensor of float32, shape (channels,)
-        A byte times `scale` plus `shift` is the network's input.
+    A byte times `scale` plus `shift`, float32 of shape (channels,), is the network's input.
     """
 
     scale: torch.Tensor
     shift: torch.Tensor
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the network's input.
+        """Return the network's input, float32 of shape (batch, channels, height, width).
 
-        Parameters
-        ----------
-        images : Tensor of uint8, shape (batch, height, width, channels)
-            The images.
-
-        Returns
-        -------
-        Tensor of float32, shape (batch, channels, height, width)
-            Kept with the channels fastest, which convolutions on a CPU prefer.
+        It is kept with the channels fastest, which convolutions on a CPU prefer.
         """
         return (images.to(torch.float32) * self.scale + self.shift).permute(0, 3, 1, 2)

@@ -39,15 +39,7 @@ from ckptlab.train.resume import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """One step of one run, as users write it: ``RUN@STEP``.
-
-    Parameters
-    ----------
-    path : str
-        The run.
-    step : str
-        A step, ``init`` or ``final``.
-    """
+    """One step of one run, as users write it: ``RUN@STEP``, ``RUN@init`` or ``RUN@final``."""
 
     path: str
     step: str

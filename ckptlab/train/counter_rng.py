@@ -1,8 +1,8 @@
-"""Random draws as a hash of (seed, stream, counters, index), the same on every device.
+"""Draw random numbers as a hash of (seed, stream, counters, index), the same on every device.
 
-There is no state: any draw of any step can be had again, in any
-order. A stream is a name, so that draws for different purposes are independent. A counter may be a
-number on the device, whose value is not known when a CUDA graph is made.
+There is no state: any draw of any step can be made again, in any order. A stream is a name, so that
+draws for different purposes are independent. A counter may be a number on the device, whose value
+is not known when a CUDA graph is made.
 
 A key is the SplitMix64 hash of seed, stream and counters; draw number i of a key is the i-th output
 of the SplitMix64 generator started there.
@@ -40,22 +40,10 @@ def derived_seed(seed: int, stream: str, *counters: Counter) -> Key: ...
 
 
 def derived_seed(seed: int, stream: str, *counters: Counter) -> Key:
-    """Hash a seed, a stream and counters to one key.
+    """Hash a seed, the name of a stream and counters (epoch, step) to one key in [0, 2**64).
 
-    Parameters
-    ----------
-    seed : int
-        The user's seed.
-    stream : str
-        Purpose of the draws, such as ``"order"``.
-    *counters : int or Tensor of int64, shape ()
-        Such as the epoch, or the step.
-
-    Returns
-    -------
-    int or Tensor of int64, shape ()
-        In [0, 2**64), also good as a seed of a torch generator; a tensor, of the same 64 bits, if a
-        counter is one.
+    It also seeds a torch generator. If a counter is a tensor, the key is one of int64, of the same
+    bits.
     """
     key: Key = _mix(seed & _MASK)
     for value in (xxhash.xxh3_64_intdigest(stream.encode()), *counters):
@@ -68,79 +56,23 @@ def derived_seed(seed: int, stream: str, *counters: Counter) -> Key:
 
 
 def bits(key: Key, index: torch.Tensor) -> torch.Tensor:
-    """Draw 64 random bits for each index.
-
-    Parameters
-    ----------
-    key : int or Tensor
-        From `derived_seed`.
-    index : Tensor of int64
-        Numbers of the draws, of any shape, on any device.
-
-    Returns
-    -------
-    Tensor of int64, shape of `index`
-        All 64 bits are random, the sign too.
-    """
+    """Draw 64 random bits, the sign included, for each int64 in `index`, of any shape."""
     # SplitMix64 adds the odd constant once for each draw; `_mixed` adds it once itself.
     return _mixed(index * _signed(_GOLDEN) + _bits_of(key))
 
 
 def integers(key: Key, index: torch.Tensor, high: int) -> torch.Tensor:
-    """Draw whole numbers in [0, high), evenly to one part in 2**31 / high.
-
-    Parameters
-    ----------
-    key : int or Tensor
-        From `derived_seed`.
-    index : Tensor of int64
-        Numbers of the draws.
-    high : int
-        Below 2**31.
-
-    Returns
-    -------
-    Tensor of int64, shape of `index`
-        The draws.
-    """
+    """Draw whole numbers in [0, high), evenly to one part in 2**31 / high, for each of `index`."""
     return (_shifted(bits(key, index), 33) * high) >> 31
 
 
 def uniform(key: Key, index: torch.Tensor) -> torch.Tensor:
-    """Draw multiples of 2**-24 in [0, 1), which float32 holds exactly.
-
-    Parameters
-    ----------
-    key : int or Tensor
-        From `derived_seed`.
-    index : Tensor of int64
-        Numbers of the draws.
-
-    Returns
-    -------
-    Tensor of float32, shape of `index`
-        The draws.
-    """
+    """Draw float32 multiples of 2**-24 in [0, 1) for each of `index`."""
     return _shifted(bits(key, index), 40).to(torch.float32) * 2.0**-24
 
 
 def permutation(key: int, size: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Draw an order of 0 … size − 1.
-
-    Parameters
-    ----------
-    key : int
-        From `derived_seed`.
-    size : int
-        How many.
-    device : device, optional
-        Where it is made.
-
-    Returns
-    -------
-    Tensor of int64, shape (size,)
-        The indices sorted by their random bits.
-    """
+    """Draw an order of 0 … size − 1: the indices sorted by their random bits."""
     return torch.argsort(bits(key, torch.arange(size, device=device)), stable=True)
 
 

@@ -1,8 +1,8 @@
-"""The update as a CUDA graph: one launch instead of some thousand.
+"""Do the update as a CUDA graph: one launch instead of some thousand.
 
-A graph holds one batch size and one task; what differs from update to
-update, the samples, the step and the learning rate, lies in tensors on the device that are filled
-before it runs. Nothing here waits for the device but the making of a graph.
+A graph holds one batch size and one task. What differs from update to update, the samples, the step
+and the learning rate, lies in tensors on the device that are filled before it runs. Nothing here
+waits for the device except the making of a graph.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Update = Callable[[], StepResult]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Graph:
-    """A graph, what it reads and what it leaves."""
+    """A graph, the index it reads and the gradients it leaves."""
 
     replay: Update
     index: torch.Tensor
@@ -33,15 +33,10 @@ class _Graph:
 
 
 class GraphedStep:
-    """Does what a `TrainingStep` does, from graphs it makes as they are needed.
+    """Does what a `TrainingStep` does, from graphs made as they are needed.
 
-    Parameters
-    ----------
-    step : TrainingStep
-        Its model and optimizer keep their tensors.
-    make : callable, optional
-        Takes a function that does an update, returns one that does it again; `CudaGraphs` by
-        default.
+    `make` takes a function that does an update and returns one that repeats it; `CudaGraphs` by
+    default.
     """
 
     def __init__(self, step: TrainingStep, make: Callable[[Update], Update] | None = None) -> None:
@@ -56,15 +51,7 @@ class GraphedStep:
     def __call__(self, step: int) -> StepResult:
         """Do the update from `step` to `step` + 1; the gradients stay in place.
 
-        Parameters
-        ----------
-        step : int
-            Number of updates done so far.
-
-        Returns
-        -------
-        StepResult
-            Loss and accuracy of the mini-batch, until the next update.
+        The returned tensors hold until the next update.
         """
         task, index = self._step.task.at(step), self._step.order.batch_at(step)
         self._counter.fill_(step)
@@ -106,17 +93,9 @@ class CudaGraphs:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, update: Update) -> Update:
-        """Record an update without doing it.
+        """Record an update without doing it; returns a function that does it.
 
-        Parameters
-        ----------
-        update : callable
-            Waits for nothing, and finds and leaves everything in the same tensors.
-
-        Returns
-        -------
-        callable
-            Does it.
+        The update waits for nothing, and finds and leaves everything in the same tensors.
         """
         graph = torch.cuda.CUDAGraph()
         # Other threads go on copying recorded blocks meanwhile.
@@ -134,8 +113,8 @@ class CudaGraphs:
 def _as_before(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Put weights, buffers and the optimizer's state back; what was not there becomes zero.
 
-    An optimizer whose state is zero goes on as one that has none: a momentum of nothing, averages
-    over no update.
+    An optimizer whose state is zero goes on as one without state: no momentum, averages of no
+    update.
     """
     live = [*model.parameters(), *model.buffers()]
     held = [tensor.detach().clone() for tensor in live]

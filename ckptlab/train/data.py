@@ -25,22 +25,8 @@ from ckptlab.train.factories import call
 class Data:
     """One data set on the device it is used on.
 
-    Parameters
-    ----------
-    shape : DataShape
-        Sizes.
-    train, test : Tensor of uint8, shape (images, height, width, channels)
-        The images.
-    train_labels, test_labels : Tensor of int64, shape (images,)
-        Index of the class of each.
-    normalise : Normalisation
-        Made from the training images.
-    flip : bool
-        Whether training images are mirrored at random.
-    crop : int
-        Padding of their random crop.
-    classes : tuple of str
-        Names of the classes.
+    Images are uint8 of shape (images, height, width, channels), labels int64. `normalise` is made
+    from the training images; `flip` and `crop` are the augmentation.
     """
 
     shape: DataShape

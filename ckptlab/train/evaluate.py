@@ -1,4 +1,4 @@
-"""Loss and accuracy on the test set."""
+"""Compute loss and accuracy on the test set."""
 
 from __future__ import annotations
 
@@ -12,15 +12,7 @@ from ckptlab.train.tasks.task import Batch, Task
 
 
 class EvalResult(NamedTuple):
-    """The test set's verdict.
-
-    Parameters
-    ----------
-    loss : float
-        Mean cross-entropy, in nats.
-    accuracy : float
-        Share of right answers, in [0, 1].
-    """
+    """Mean cross-entropy on the test set in nats, and the share of right answers."""
 
     loss: float
     accuracy: float
@@ -30,24 +22,7 @@ class EvalResult(NamedTuple):
 def evaluate(
     model: nn.Module, task: Task, batch_size: int, autocast: torch.dtype | None = None
 ) -> EvalResult:
-    """Evaluate a model on the whole test set, with batch norm's running statistics.
-
-    Parameters
-    ----------
-    model : Module
-        Left in the mode it was in, its buffers untouched.
-    task : Task
-        Gives the data.
-    batch_size : int
-        Images at a time.
-    autocast : dtype, optional
-        Of convolutions and matrix products, where it is not float32.
-
-    Returns
-    -------
-    EvalResult
-        Means over all images.
-    """
+    """Evaluate a model on the whole test set; it keeps its mode and its buffers."""
     data = task.data
     was_training = model.training
     model.eval()

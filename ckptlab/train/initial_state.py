@@ -1,4 +1,4 @@
-"""The state a training begins from, where that is not its initialisation."""
+"""Hold the state a training begins from, where that is not its initialisation."""
 
 from __future__ import annotations
 
@@ -22,20 +22,10 @@ from ckptlab.train.assemble import Training
 class Start:
     """Weights, buffers and optimizer at one step.
 
-    Parameters
-    ----------
-    step : int
-        Number the state has in the training that begins; schedule and order go on from it.
-    layout : Layout
-        Tensors and buffers of the vectors.
-    vectors : mapping of str to ndarray
-        By array, ``weights`` and those of buffers.
-    anchor : Anchor or None
-        The optimizer's state; None if it starts fresh.
-    mask : ndarray of bool, shape (param,), or None
-        Which weights the training that is left kept.
-    origin : mapping
-        Where the state is from, for the root attributes; JSON.
+    `step` is the number the state has in the training that begins: schedule and order go on from
+    it. `vectors` holds ``weights`` and the arrays of buffers, laid out by `layout`; `anchor` the
+    optimizer's state, None if it starts fresh; `mask` which weights the training that is left kept;
+    `origin` where the state is from, as JSON for the root attributes.
     """
 
     step: int

@@ -1,7 +1,7 @@
-"""Several trainings in one process, an update of each in turn, each on a CUDA stream of its own.
+"""Run several trainings in one process, one update of each in turn, each on its own CUDA stream.
 
-Small networks leave most of a GPU idle; the updates of others
-fill it. Each computes as it would alone, bit for bit.
+Small networks leave most of a GPU idle; the updates of others fill it. Each training computes as it
+would alone, bit for bit.
 """
 
 from __future__ import annotations
@@ -32,22 +32,9 @@ class _Turn:
 
 
 def train_together(requests: Sequence[Request]) -> list[Exception | None]:
-    """Do several trainings at once.
+    """Run trainings that `trainer.prepare` has checked; returns what each failed of, or None.
 
-    Parameters
-    ----------
-    requests : sequence of Request
-        As `trainer.prepare` gives them; their numerics must be the same.
-
-    Returns
-    -------
-    list of Exception or None
-        What each failed of; the others go on.
-
-    Raises
-    ------
-    ConfigError
-        If their numerics differ.
+    A training that fails leaves the others running. ConfigError if their numerics differ.
     """
     if not requests:
         return []
@@ -79,7 +66,7 @@ def _begin(request: Request, number: int) -> _Turn:
 
 
 def _take(turn: _Turn, failures: list[Exception | None]) -> bool:
-    """Do one update; say whether there are more."""
+    """Do one update; return whether there are more."""
     with _on(turn.stream):
         try:
             next(turn.updates)

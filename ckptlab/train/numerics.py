@@ -1,7 +1,6 @@
-"""Where and how exactly a training computes: device, threads, determinism, precision.
+"""Set where and how exactly a training computes: device, threads, determinism, precision.
 
-These are process-wide switches of torch; `numerics` sets them for a
-while and puts them back.
+These are process-wide switches of torch; `numerics` sets them for a block and restores them.
 """
 
 from __future__ import annotations
@@ -18,23 +17,7 @@ from ckptlab.train.sections import TrainConfig
 
 
 def resolve_device(config: TrainConfig) -> torch.device:
-    """Choose the device.
-
-    Parameters
-    ----------
-    config : TrainConfig
-        Its ``device``.
-
-    Returns
-    -------
-    device
-        The CPU or the current CUDA device.
-
-    Raises
-    ------
-    ConfigError
-        If CUDA is asked for and there is none.
-    """
+    """Return the CPU or the current CUDA device; ConfigError if CUDA is asked for and absent."""
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
         raise ConfigError("train.device='cuda': there is no CUDA device; use cpu or auto.")
@@ -44,37 +27,13 @@ def resolve_device(config: TrainConfig) -> torch.device:
 
 
 def resolve_threads(config: TrainConfig) -> int:
-    """Choose the number of CPU threads.
-
-    Parameters
-    ----------
-    config : TrainConfig
-        Its ``threads``.
-
-    Returns
-    -------
-    int
-        As given, or what torch uses now.
-    """
+    """Return the number of CPU threads: as set, or what torch uses now."""
     return config.threads or torch.get_num_threads()
 
 
 @contextlib.contextmanager
 def numerics(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Set threads, determinism and precision, and put them back at the end.
-
-    Parameters
-    ----------
-    config : TrainConfig
-        Its ``threads``, ``deterministic`` and ``precision``.
-    device : device
-        Where the training runs.
-
-    Yields
-    ------
-    None
-        While they are set.
-    """
+    """Set threads, determinism and precision for a block, and restore them at its end."""
     before = _Switches.read()
     try:
         if config.deterministic and device.type == "cuda":

@@ -1,6 +1,6 @@
-"""The order of the training images: which samples update k sees.
+"""Choose the training images that each update sees.
 
-Any step's samples can be had without those before it.
+The samples of any step are found without those before it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,9 @@ from ckptlab.train.counter_rng import derived_seed, permutation
 
 
 class Order:
-    """Epochs of all samples, each in an order of its own.
+    """Epochs of all samples, each in its own order.
 
-    Parameters
-    ----------
-    samples : int
-        Number of training images.
-    batch_size : int
-        Samples an update; the last of an epoch takes what is left.
-    seed : int
-        What the orders depend on, besides the epoch.
-    device : device
-        Where indices are made.
+    The last batch of an epoch has what is left.
     """
 
     def __init__(
@@ -41,18 +32,7 @@ class Order:
         return -(-self.samples // self.batch_size)
 
     def batch_at(self, step: int) -> torch.Tensor:
-        """Return the samples of the update from `step` to `step` + 1.
-
-        Parameters
-        ----------
-        step : int
-            Step before the update.
-
-        Returns
-        -------
-        Tensor of int64, shape (batch,)
-            Indices of training images.
-        """
+        """Return the indices, int64 of shape (batch,), that the update from `step` sees."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             key = derived_seed(self.seed, "order", epoch)

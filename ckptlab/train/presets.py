@@ -17,17 +17,7 @@ from ckptlab.registry import Registry
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
-    """One set of settings.
-
-    Parameters
-    ----------
-    name : str
-        What users write.
-    summary : str
-        One line of documentation.
-    settings : mapping
-        By section; what is left out is the default.
-    """
+    """Named settings, by section; what is left out is the default."""
 
     name: str
     summary: str

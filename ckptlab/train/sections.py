@@ -22,13 +22,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ckptlab.errors import StepError
+from ckptlab.record import defaults
 from ckptlab.record.schedule import Schedule, parse_schedule, parse_step
 from ckptlab.registry import Registry
 from ckptlab.store.format.codecs import PUBLIC_CODECS
 from ckptlab.train.settings import UNKNOWN_NAME
-
-RECORDABLE: tuple[str, ...] = ("weights", "gradients")
-"""Large arrays a recording can hold."""
 
 AUTO = "auto"
 """The codec that a calibration replaces when a recording begins."""
@@ -209,28 +207,32 @@ class RecordConfig(Section):
     """What is recorded, and how."""
 
     steps: StepSchedule = setting(
-        "0:", "steps that are recorded; the last always is", "ranges A:B[:stride], log:N"
+        defaults.STEPS, "steps that are recorded; the last always is", "ranges A:B[:stride], log:N"
     )
     arrays: Annotated[
-        tuple[Annotated[str, _one_of(RECORDABLE)], ...],
+        tuple[Annotated[str, _one_of(defaults.ARRAYS)], ...],
         Field(strict=False, min_length=1),
         BeforeValidator(_split),
     ] = setting(("weights",), "what is recorded", "weights, gradients")
     codec: Annotated[str, _one_of((*PUBLIC_CODECS, AUTO))] = setting(
-        "dense",
+        defaults.CODEC,
         "how it is compressed; auto: the densest that fits the budget",
         f"{', '.join(PUBLIC_CODECS)} or {AUTO}",
     )
     budget: Positive = setting(
-        0.03, "share of a step that compression may cost under codec auto", "a number > 0"
+        defaults.BUDGET, "auto: share of a step that compression may cost", "a number > 0"
     )
     repack: bool = setting(
         False, "once complete, a run of another codec is repacked densely", "true or false"
     )
-    memory: Memory = setting("1GiB", "for blocks in the making", "bytes, or a size such as 512MiB")
-    flush_seconds: Positive = setting(60.0, "a block closes after this", "a number > 0")
+    memory: Memory = setting(
+        defaults.MEMORY, "for blocks in the making", "bytes, or a size such as 512MiB"
+    )
+    flush_seconds: Positive = setting(
+        defaults.FLUSH_SECONDS, "a block closes after this", "a number > 0"
+    )
     sync_seconds: NonNegative = setting(
-        10.0, "commits share a sync while blocks wait, for so long", "a number >= 0"
+        defaults.SYNC_SECONDS, "most that a power loss may cost", "a number >= 0"
     )
     fsync: bool = setting(True, "whether files are synced to the disk", "true or false")
     outage_seconds: NonNegative = setting(

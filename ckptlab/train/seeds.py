@@ -1,4 +1,4 @@
-"""The seeds of a training."""
+"""Resolve the seeds of a training."""
 
 from __future__ import annotations
 
@@ -11,16 +11,8 @@ from ckptlab.train.sections import TrainConfig
 class Seeds:
     """What the random draws of a training depend on.
 
-    Parameters
-    ----------
-    init : int
-        Initial weights.
-    order : int
-        Order of the images.
-    augment : int
-        Crops, flips and what the network draws itself, such as dropout.
-    task : int
-        What a task draws: labels, turns.
+    `init`: initial weights; `order`: order of the images; `augment`: crops, flips and draws of the
+    network, such as dropout; `task`: labels and turns.
     """
 
     init: int
@@ -30,18 +22,7 @@ class Seeds:
 
     @classmethod
     def resolve(cls, config: TrainConfig) -> Seeds:
-        """Fill in those left open with the common seed.
-
-        Parameters
-        ----------
-        config : TrainConfig
-            The settings.
-
-        Returns
-        -------
-        Seeds
-            All of them.
-        """
+        """Fill in the seeds left open with the common one."""
         return cls(
             init=config.seed if config.init_seed is None else config.init_seed,
             order=config.seed if config.order_seed is None else config.order_seed,

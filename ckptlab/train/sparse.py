@@ -12,22 +12,11 @@ from ckptlab.record.state.model_tensors import capture
 
 
 class Sparsity:
-    """Zeroes pruned weights, their gradients and whatever the optimizer remembers of them.
+    """Zeroes pruned weights, their gradients and the optimizer's state of them.
 
     With all three at zero, momentum and weight decay leave a pruned weight where it is, so that
-    nothing has to be zeroed again after an update.
-
-    Parameters
-    ----------
-    model : Module
-        Its parameters are the ones pruned.
-    mask : ndarray of bool, shape (param,)
-        True keeps; in the order of the parameter vector.
-
-    Raises
-    ------
-    LayoutError
-        If the mask is of another length.
+    nothing has to be zeroed after an update. `mask`, bool of shape (param,), keeps where it is
+    True; LayoutError if it has another length.
     """
 
     def __init__(self, model: nn.Module, mask: npt.NDArray[np.bool_]) -> None:

@@ -1,4 +1,4 @@
-"""One update: batch, forward, backward, optimizer. A pure function of the state and the step."""
+"""Do one update: batch, forward, backward, optimizer; a pure function of the state and the step."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ from ckptlab.train.tasks.task import Batch, Task
 
 
 class StepResult(NamedTuple):
-    """What an update saw, on the device; reading it waits for the device.
-
-    Parameters
-    ----------
-    loss, accuracy : Tensor, shape ()
-        Of the mini-batch, before the update.
-    """
+    """Loss and accuracy of a mini-batch before the update; reading them waits for the device."""
 
     loss: torch.Tensor
     accuracy: torch.Tensor
@@ -35,28 +29,9 @@ class TrainingStep:
     """Turns the model and optimizer at step k into those at step k + 1.
 
     Given the state at k, it does the same whatever was called before: samples, augmentation,
-    learning rate and dropout depend on the seeds and k alone.
-
-    Parameters
-    ----------
-    model : Module
-        In training mode.
-    optimizer : Optimizer
-        Of its parameters.
-    task : Task
-        Gives the data.
-    order : Order
-        Which samples an update sees.
-    rate : LearningRate
-        The learning rate of an update.
-    augmentation : Augmentation
-        What is done to the images at random.
-    autocast : dtype or None
-        Of convolutions and matrix products, where it is not float32.
-    reseed : bool
-        Whether the model draws random numbers itself.
-    sparsity : Sparsity or None
-        Which weights are pruned, where a sub-network is trained.
+    learning rate and dropout depend on the seeds and k alone. `autocast` is the type of
+    convolutions and matrix products where it is not float32; `reseed` tells whether the model draws
+    random numbers itself; `sparsity` zeroes pruned weights.
     """
 
     model: nn.Module
@@ -70,33 +45,11 @@ class TrainingStep:
     sparsity: Sparsity | None = None
 
     def batch_at(self, step: int) -> Batch:
-        """Return what the update from `step` to `step` + 1 sees.
-
-        Parameters
-        ----------
-        step : int
-            Step before the update.
-
-        Returns
-        -------
-        Batch
-            Augmented and normalised.
-        """
+        """Return the batch, augmented and normalised, of the update from `step`."""
         return self._batch(self.task.at(step), self.order.batch_at(step), step)
 
     def __call__(self, step: int) -> StepResult:
-        """Do the update from `step` to `step` + 1; the gradients stay in place.
-
-        Parameters
-        ----------
-        step : int
-            Number of updates done so far.
-
-        Returns
-        -------
-        StepResult
-            Loss and accuracy of the mini-batch.
-        """
+        """Do the update from `step` to `step` + 1; the gradients stay in place."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         if self.reseed:
@@ -104,22 +57,7 @@ class TrainingStep:
         return self.update(self.task.at(step), self.order.batch_at(step), step)
 
     def update(self, task: Task, index: torch.Tensor, step: Counter) -> StepResult:
-        """Do one update on some samples: all that runs on the device, and nothing else.
-
-        Parameters
-        ----------
-        task : Task
-            Of this update.
-        index : Tensor of int64, shape (batch,)
-            Which samples it sees.
-        step : int or Tensor
-            Step before the update, which its draws depend on.
-
-        Returns
-        -------
-        StepResult
-            Loss and accuracy of the mini-batch.
-        """
+        """Do one update on the samples `index`: all that runs on the device, and only that."""
         batch = self._batch(task, index, step)
         # Here and not after the update, so that a recorder still finds the gradients.
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -6,12 +8,12 @@ from torch.nn.utils import parameters_to_vector
 
 import ckptlab
 from ckptlab.errors import ConfigError, RunExistsError, StepError, StoreError
-from ckptlab.record.recorder import ARRAYS, Recorder
+from ckptlab.record.recorder import Recorder
 from ckptlab.store.read.reader import open_store
 from ckptlab.train.assemble import build
 from ckptlab.train.config import load_config
 from ckptlab.train.resume import resume_config
-from ckptlab.train.sections import RECORDABLE
+from ckptlab.train.sections import RecordConfig
 from ckptlab.train.trainer import train
 
 SMALL = [
@@ -101,8 +103,11 @@ def test_the_store_says_what_was_learnt(tmp_path):
     assert "sharp" in attributes["task"]["evaluation"]
 
 
-def test_names_of_arrays_are_those_of_the_recorder():
-    assert RECORDABLE == ARRAYS
+def test_defaults_are_those_of_the_recorder():
+    given = inspect.signature(Recorder).parameters
+    settings = RecordConfig()
+    for name in ("steps", "arrays", "codec", "memory", "flush_seconds", "sync_seconds", "fsync"):
+        assert getattr(settings, name) == given[name].default, name
 
 
 class StoppedError(Exception):

@@ -111,19 +111,9 @@ def _whole(parameter: str, labels: npt.NDArray[np.generic]) -> npt.NDArray[np.in
 def moments(
     images: npt.NDArray[np.uint8],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return mean and standard deviation of each channel, in units of the largest value.
+    """Return mean and standard deviation of each channel of uint8 images, in [0, 1].
 
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (images, height, width, channels)
-        The training images.
-
-    Returns
-    -------
-    mean : ndarray of float64, shape (channels,)
-        In [0, 1].
-    std : ndarray of float64, shape (channels,)
-        In [0, 1]; 1 where a channel is constant, so that dividing by it is harmless.
+    The deviation is 1 where a channel is constant, so that dividing by it is harmless.
     """
     values = np.arange(256) / 255
     # Counting the 256 values is exact, and needs no copy of the images as floats.

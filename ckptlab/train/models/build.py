@@ -1,4 +1,4 @@
-"""Building a network: its modules, and its initial weights drawn from a seed."""
+"""Build a network: its modules, and its initial weights drawn from a seed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,7 @@ from ckptlab.train.models.registry import ModelConfig, find_model
 def build_model(config: ModelConfig, shape: DataShape, init_seed: int) -> nn.Module:
     """Build a network on the CPU; the same seed gives the same weights on every machine.
 
-    Parameters
-    ----------
-    config : ModelConfig
-        Which network.
-    shape : DataShape
-        Channels, size and classes.
-    init_seed : int
-        What the weights are drawn from; torch's own generator is left as it was.
-
-    Returns
-    -------
-    Module
-        In training mode.
+    torch's own generator is left as it was.
 
     Raises
     ------
@@ -71,15 +59,10 @@ def _make(config: ModelConfig, shape: DataShape) -> nn.Module:
 
 
 def initialise(model: nn.Module) -> None:
-    """Draw weights as the study of the early phase does.
+    """Draw weights as the study of the early phase does, from torch's generator.
 
     Kaiming normal (fan in) for convolutions and linear layers, batch-norm scale uniform in [0, 1]
     and shift 0; biases stay as torch initialised them.
-
-    Parameters
-    ----------
-    model : Module
-        Changed in place, drawing from torch's generator.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -91,33 +74,14 @@ def initialise(model: nn.Module) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
-    """Number of elements of a network.
-
-    Parameters
-    ----------
-    parameters, buffers : int
-        Elements; tied ones count once.
-    """
+    """Number of parameters and of elements of persistent buffers; tied ones count once."""
 
     parameters: int
     buffers: int
 
 
 def model_size(config: ModelConfig, shape: DataShape) -> Size:
-    """Count the elements of a network without allocating them.
-
-    Parameters
-    ----------
-    config : ModelConfig
-        Which network.
-    shape : DataShape
-        Channels, size and classes.
-
-    Returns
-    -------
-    Size
-        Its parameters and persistent buffers.
-    """
+    """Count the elements of a network without allocating them."""
     with torch.device("meta"):
         model = _make(config, shape)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -128,26 +92,10 @@ def model_size(config: ModelConfig, shape: DataShape) -> Size:
 
 
 def draws_randomness(model: nn.Module, shape: DataShape, batch_size: int) -> bool:
-    """Say whether a training forward draws random numbers, as dropout does.
+    """Return whether a training forward draws random numbers, as dropout does.
 
-    Parameters
-    ----------
-    model : Module
-        On the CPU; not changed.
-    shape : DataShape
-        Of the images it is tried on.
-    batch_size : int
-        Number of images it is tried on.
-
-    Returns
-    -------
-    bool
-        True if torch's generator moved.
-
-    Raises
-    ------
-    ConfigError
-        If the network does not take such images.
+    Tries a copy of the model, which is on the CPU, on black images; ConfigError if it does not take
+    them.
     """
     trial = copy.deepcopy(model).train()
     images = torch.zeros(batch_size, shape.channels, shape.height, shape.width)

@@ -1,4 +1,4 @@
-"""Residual networks for CIFAR, of depth 6n+2.
+"""Build residual networks for CIFAR, of depth 6n+2.
 
 References
 ----------
@@ -16,12 +16,7 @@ from ckptlab.train.datasets.registry import DataShape
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut.
 
-    Parameters
-    ----------
-    inputs, outputs : int
-        Channels; where they differ the shortcut is a 1×1 convolution with batch norm.
-    stride : int
-        Of the first convolution.
+    Where `inputs` and `outputs` differ, the shortcut is a 1×1 convolution with batch norm.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -44,17 +39,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Three stages of residual blocks of one, two and four times the width.
-
-    Parameters
-    ----------
-    depth : int
-        6n+2, for n blocks a stage.
-    width : int
-        Channels of the first stage.
-    shape : DataShape
-        Of the data.
-    """
+    """Three stages of (depth − 2) / 6 residual blocks, of one, two and four times the width."""
 
     def __init__(self, depth: int, width: int, shape: DataShape) -> None:
         super().__init__()

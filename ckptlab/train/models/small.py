@@ -1,4 +1,4 @@
-"""Two small networks: a fully connected one and LeNet-5."""
+"""Build two small networks: a fully connected one and LeNet-5."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ _LENET_VALID = 12
 
 
 class MLP(nn.Module):
-    """Two hidden layers with ReLU, on flattened images.
-
-    Parameters
-    ----------
-    inputs, first, second, classes : int
-        Sizes of the layers.
-    """
+    """Two hidden layers with ReLU, on flattened images."""
 
     def __init__(self, inputs: int, first: int, second: int, classes: int) -> None:
         super().__init__()
@@ -36,11 +30,6 @@ class LeNet(nn.Module):
     """Two convolutions with max-pooling and three linear layers, with ReLU.
 
     On images below 12 pixels the second convolution keeps the size, so that 8×8 digits fit.
-
-    Parameters
-    ----------
-    shape : DataShape
-        Of the data.
     """
 
     def __init__(self, shape: DataShape) -> None:

@@ -1,4 +1,4 @@
-"""VGG for small images: convolutions with batch norm, and one linear layer.
+"""Build VGG for small images: convolutions with batch norm, and one linear layer.
 
 References
 ----------
@@ -21,17 +21,7 @@ _CONVOLUTIONS: dict[int, tuple[tuple[int, ...], ...]] = {
 
 
 class VGG(nn.Module):
-    """Stages of 3×3 convolutions with biases, halved in size between them, then the mean.
-
-    Parameters
-    ----------
-    depth : int
-        11, 13 or 16.
-    width : int
-        Channels of the first convolution.
-    shape : DataShape
-        Of the data.
-    """
+    """Stages of 3×3 convolutions with biases, halved in size between them, then the mean."""
 
     def __init__(self, depth: int, width: int, shape: DataShape) -> None:
         super().__init__()

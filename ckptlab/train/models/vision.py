@@ -1,4 +1,4 @@
-"""Networks that torchvision builds, untrained."""
+"""Build the networks of torchvision, untrained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wide residual networks, with batch norm and ReLU before each convolution.
+"""Build wide residual networks, with batch norm and ReLU before each convolution.
 
 References
 ----------
@@ -16,12 +16,7 @@ from ckptlab.train.datasets.registry import DataShape
 class PreActivationBlock(nn.Module):
     """Two 3×3 convolutions, each after batch norm and ReLU, and a shortcut.
 
-    Parameters
-    ----------
-    inputs, outputs : int
-        Channels; where they differ the shortcut is a 1×1 convolution of the activated input.
-    stride : int
-        Of the first convolution.
+    Where `inputs` and `outputs` differ, the shortcut is a 1×1 convolution of the activated input.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -43,17 +38,7 @@ class PreActivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Three stages of blocks of 16, 32 and 64 channels times the widening factor.
-
-    Parameters
-    ----------
-    depth : int
-        6n+4, for n blocks a stage.
-    factor : int
-        The widening factor.
-    shape : DataShape
-        Of the data.
-    """
+    """Three stages of (depth − 4) / 6 blocks, of 16, 32 and 64 channels times `factor`."""
 
     def __init__(self, depth: int, factor: int, shape: DataShape) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""What the network learns from the images: a registry, and a module for each kind of task."""
+"""What the network learns from the images: a registry, and a module for each task."""

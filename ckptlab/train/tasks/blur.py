@@ -1,4 +1,4 @@
-"""The task of predicting the label of a blurred image.
+"""Build the task of predicting the label of a blurred image.
 
 References
 ----------
@@ -34,24 +34,13 @@ def blur(data: Data, factor: int) -> Task:
 
 
 def blur_matrix(side: int, factor: int) -> torch.Tensor:
-    """Return what scaling a row of pixels down and up again does to it.
+    """Return the (side, side) matrix that scales a row of pixels down by `factor` and up again.
 
     The studies do not say how they scale. Chosen here: bilinear between pixel centres both ways; on
-    the way down with a triangle filter as wide as two new pixels (antialiased, as Pillow does,
-    which the authors' framework used, but without its rounding to bytes); sizes rounded down.
-
-    Parameters
-    ----------
-    side : int
-        Number of pixels.
-    factor : int
-        What it is divided by; at most `side`.
-
-    Returns
-    -------
-    Tensor of float32, shape (side, side)
-        Each row sums to 1. torch's own antialiased `interpolate` is not used: on a CPU it goes
-        wrong where one pixel is left of a row (seen in 2.14).
+    the way down with a triangle filter as wide as two new pixels (antialiased, as in Pillow, which
+    the authors' framework used, but without its rounding to bytes); sizes rounded down. Each row
+    sums to 1. torch's own antialiased `interpolate` goes wrong on a CPU where one pixel is left of
+    a row (2.14).
     """
     small = side // factor
     scale = side / small
@@ -66,21 +55,9 @@ def blur_matrix(side: int, factor: int) -> torch.Tensor:
 
 
 def blurred(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Blur images along both sides.
+    """Blur images of shape (batch, channels, height, width) by the `blur_matrix` of each side.
 
-    Parameters
-    ----------
-    images : Tensor of float32, shape (batch, channels, height, width)
-        The images.
-    rows : Tensor of float32, shape (height, height)
-        The `blur_matrix` of the height.
-    columns : Tensor of float32, shape (width, width)
-        That of the width.
-
-    Returns
-    -------
-    Tensor of float32, shape of `images`
-        In memory as `images` are.
+    The result lies in memory as `images` do.
     """
     # Products of matrices come out rows fastest; convolutions go by the strides they are given.
     return torch.empty_like(images).copy_(rows @ images @ columns.T)

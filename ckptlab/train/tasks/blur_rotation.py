@@ -1,4 +1,4 @@
-"""The task of predicting by how much a blurred image was turned.
+"""Build the task of predicting by how much a blurred image was turned.
 
 References
 ----------

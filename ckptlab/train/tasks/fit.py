@@ -1,4 +1,4 @@
-"""Whether tasks and stages fit the data, the run and each other; known before images are read."""
+"""Check that tasks and stages fit the data, the run and each other, before images are read."""
 
 from __future__ import annotations
 
@@ -11,19 +11,7 @@ from ckptlab.train.tasks.registry import TASKS, BlurTask, TaskChoice, TaskConfig
 
 
 def count_answers(config: TaskConfig, shape: DataShape) -> int:
-    """Count the answers of a task, once it and its stages are known to fit the images.
-
-    Parameters
-    ----------
-    config : TaskConfig
-        The settings.
-    shape : DataShape
-        Of the data.
-
-    Returns
-    -------
-    int
-        Size of the network's output.
+    """Return the size of the network's output: the number of answers of a task.
 
     Raises
     ------
@@ -44,21 +32,7 @@ def count_answers(config: TaskConfig, shape: DataShape) -> int:
 
 
 def stage_schedules(config: TaskConfig, steps: int, steps_per_epoch: int) -> tuple[Schedule, ...]:
-    """Work out over which steps each stage lasts.
-
-    Parameters
-    ----------
-    config : TaskConfig
-        Its ``stages``.
-    steps : int
-        Length of the run.
-    steps_per_epoch : int
-        For steps given in epochs.
-
-    Returns
-    -------
-    tuple of Schedule
-        One for each stage.
+    """Return the steps of each stage of a run of `steps` updates.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The task of learning by heart: labels that have nothing to do with the images.
+"""Build the task of memorising labels that have nothing to do with the images.
 
 References
 ----------

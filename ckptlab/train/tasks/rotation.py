@@ -1,4 +1,4 @@
-"""The self-supervised task of predicting by how much an image was turned.
+"""Build the self-supervised task of predicting by how much an image was turned.
 
 References
 ----------
@@ -34,19 +34,9 @@ def rotation(data: Data, seed: int) -> Task:
 
 
 def turned(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Turn each image by its number of quarter turns, every pixel kept exactly.
+    """Turn square images by `turns` quarters counter-clockwise, every pixel kept exactly.
 
-    Parameters
-    ----------
-    images : Tensor, shape (batch, channels, side, side)
-        Square images.
-    turns : Tensor of int64, shape (batch,)
-        0 to 3, counter-clockwise.
-
-    Returns
-    -------
-    Tensor, shape of `images`
-        With the channels fastest.
+    `images` are of shape (batch, channels, side, side), `turns` int64 from 0 to 3.
     """
     batch, channels, side, _ = images.shape
     places = torch.arange(side * side, device=images.device).view(side, side)

@@ -1,4 +1,4 @@
-"""The task of predicting the label."""
+"""Build the task of predicting the label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task is to the training step."""
+"""Define what a task gives the training step."""
 
 from __future__ import annotations
 
@@ -68,18 +68,5 @@ class Task:
 
 
 def unchanged(batch: Batch, step: Counter = 0) -> Batch:  # noqa: ARG001 - every task is called alike
-    """Leave a batch as it is.
-
-    Parameters
-    ----------
-    batch : Batch
-        Images and labels.
-    step : int
-        Unused.
-
-    Returns
-    -------
-    Batch
-        The same.
-    """
+    """Return the batch as it is."""
     return batch
