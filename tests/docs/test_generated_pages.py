@@ -49,9 +49,10 @@ def test_settings_in_commands_are_accepted():
     found = re.findall(r'-S (?:"(.+?)"|([\w.]+=\S+))', page)
     settings = [quoted or bare for quoted, bare in found]
     settings.remove("section.key=value")
-    assert len(settings) == 7
+    assert len(settings) == 10
+    own = next(setting for setting in settings if setting.startswith("model.name="))
     for setting in settings:
-        load_config(overrides=[setting])
+        load_config(overrides=[own, setting] if ".options." in setting else [setting])
 
 
 @pytest.mark.parametrize("text", toml_in("experiments"))
