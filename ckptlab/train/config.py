@@ -155,6 +155,10 @@ _UNUSED: Mapping[str, Mapping[str, Any]] = {
 """What version 0.1 wrote for settings that did not apply."""
 
 
+_LATER: tuple[str, ...] = ("outage_seconds",)
+"""Settings of `record` that came later and change no result."""
+
+
 def canonical(config: Config) -> dict[str, Any]:
     """Return the settings as version 0.1 wrote them, so that hashes of settings stay the same."""
     written = config.model_dump(mode="json")
@@ -166,6 +170,8 @@ def canonical(config: Config) -> dict[str, Any]:
             for key, value in written[section].items()
         }
         written[section] = {**unused, **values}
+    for key in _LATER:
+        written["record"].pop(key)
     default = BlurTask.model_fields["factor"].default
     for stage in written["task"]["stages"]:
         stage["factor"] = None if stage.get("factor") == default else stage.get("factor")

@@ -64,6 +64,7 @@ def training_size(config: Config) -> TrainingSize:
     stage_schedules(config.task, steps, epoch)
     size = model_size(config.model, task_shape(config))
     recorded = len(recorded_steps(config, steps, epoch))
+    evaluated(config, epoch)
     vectors = len({"weights", *config.record.arrays})
     return TrainingSize(
         parameters=size.parameters,
@@ -97,6 +98,12 @@ def recorded_steps(config: Config, steps: int, steps_per_epoch: int) -> npt.NDAr
                 f"the run; accepted: 0 to {steps} (train.steps={config.train.steps!r})"
             )
     return np.union1d(found.steps(steps + 1), [steps]).astype(np.int64)
+
+
+def evaluated(config: Config, steps_per_epoch: int) -> Schedule | None:
+    """Return when the test set is evaluated; None is after the last step alone."""
+    steps = config.eval.steps
+    return None if steps is None else schedule("eval.steps", steps, steps_per_epoch)
 
 
 def schedule(key: str, text: str, steps_per_epoch: int) -> Schedule:

@@ -24,7 +24,7 @@ from ckptlab.train.assemble import Training, build
 from ckptlab.train.branch import start_of
 from ckptlab.train.config import Config
 from ckptlab.train.data import Data
-from ckptlab.train.estimate import measure_step, recorded_steps, schedule
+from ckptlab.train.estimate import evaluated, measure_step, recorded_steps
 from ckptlab.train.evaluate import EvalResult
 from ckptlab.train.initial_state import Start, begin
 from ckptlab.train.numerics import numerics, resolve_device
@@ -216,8 +216,9 @@ def _steps(attributes: dict[str, object], config: Config) -> int:
 def _recorder(request: Request, training: Training, attributes: Mapping[str, Any]) -> Recorder:
     config, resume = request.config, request.resume
     record, seeds = config.record, training.seeds
-    # Refuses steps beyond the run.
+    # Steps beyond the run and empty ranges are refused before anything is written.
     recorded_steps(config, training.steps, training.steps_per_epoch)
+    evaluated(config, training.steps_per_epoch)
     return Recorder(
         request.path,
         training.model,
@@ -273,8 +274,7 @@ class Loop:
         self._training = training
         self._recorder = recorder
         self._on_progress = on_progress
-        steps = training.config.eval.steps
-        self._schedule = schedule("eval.steps", steps, training.steps_per_epoch) if steps else None
+        self._schedule = evaluated(training.config, training.steps_per_epoch)
         self._evaluation: EvalResult | None = None
         self._last: StepResult | None = None
         self._reported_at = time.perf_counter()

@@ -234,6 +234,23 @@ def test_hash_tells_settings_apart_and_nothing_else(steps, seed, lr):
     assert config_hash(config) != config_hash(override(config, [f"train.steps={steps + 1}"]))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "digits"),
+    [
+        # As version 0.1 (ac48a7b) gave them.
+        ([], "90e0bda5d38421fa"),
+        (["optim.lr=0.2"], "f7b11f1d895a255a"),
+        (["optim.name=adamw", "optim.eps=1e-7"], "46920244c0a5bcb3"),
+        (["data.name=synthetic", "data.classes=5"], "e58aae620dcde080"),
+        (["data.name=imagefolder", "data.root=x"], "29a92a8f2e451db1"),
+        (["task.name=blur", "task.factor=2"], "d6d65b13f68a0ceb"),
+        (["task.stages=[{name='blur',steps='0:5'}]"], "188d3e6636f33c49"),
+    ],
+)
+def test_hashes_stay_those_of_earlier_versions(overrides, digits):
+    assert config_hash(load_config(overrides=overrides)) == digits
+
+
 def test_default_path():
     config = load_config()
     assert default_path(config) == f"runs/resnet20-digits-{config_hash(config)[:8]}.zarr"

@@ -238,6 +238,13 @@ def test_steps_beyond_the_run(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_range_that_is_empty_for_the_epochs_of_the_data_writes_nothing(tmp_path):
+    for key in ("record", "eval"):
+        with pytest.raises(StepError, match=rf"{key}\.steps='1ep:9'.*an epoch is 12 steps"):
+            train(small(f"{key}.steps=1ep:9"), str(tmp_path / "g.zarr"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_evaluations_follow_their_schedule(tmp_path):
     path = str(tmp_path / "h.zarr")
     train(small("train.steps=8", "eval.steps=2:6:3", "record.steps=0:3"), path)
