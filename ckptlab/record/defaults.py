@@ -10,6 +10,7 @@ CODEC = "dense"
 MEMORY = "1GiB"
 FLUSH_SECONDS = 60.0
 SYNC_SECONDS = 10.0
+OUTAGE_SECONDS = 600.0
 
 BUDGET = 0.03
 """Share of a step's time that compression may cost where it takes it from training."""

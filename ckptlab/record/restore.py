@@ -1,19 +1,22 @@
-"""Taking a run up again: model, optimizer and the partly filled block, as they were."""
+"""Restore model, optimizer and the partly filled block of a run that is resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ckptlab.errors import ConfigError, LayoutError, RecordingError
-from ckptlab.record.pipeline.buffers import HOST_SERIES, Buffer
+from ckptlab.record.pipeline.buffers import HOST_SERIES, BlockBuffer
 from ckptlab.record.schedule import Schedule
 from ckptlab.record.state.model_tensors import Capture
-from ckptlab.record.state.optimizer import restore_state
+from ckptlab.record.state.optimizer import read_row, restore_state
 from ckptlab.store.backends.base import Storage
+from ckptlab.store.format.block import Anchor
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.read.power_loss import surviving_lengths
 from ckptlab.store.read.reader import open_latest, read_root
@@ -21,24 +24,7 @@ from ckptlab.store.write.writer import StoreWriter
 
 
 def require_resumable(writer: StoreWriter, captured: Capture, schedule: Schedule) -> None:
-    """Refuse to continue another model's run, or on another schedule.
-
-    Parameters
-    ----------
-    writer : StoreWriter
-        Of the run.
-    captured : Capture
-        The model's parameters.
-    schedule : Schedule
-        As given now.
-
-    Raises
-    ------
-    LayoutError
-        If a tensor has another name, shape or type.
-    ConfigError
-        If the schedule is another, or a trainable parameter is not recorded.
-    """
+    """Raise LayoutError for another model's run, ConfigError for another schedule."""
     require_same_layout(writer.layout, captured.layout)
     if not captured.complete:
         raise ConfigError("a trainable parameter is excluded, so training cannot be resumed")
@@ -65,64 +51,40 @@ def restore(
     captured: Capture,
     optimizer: torch.optim.Optimizer | None,
     schedule: Schedule,
-) -> int:
-    """Set model and optimizer to the last anchor.
+    plan: Mapping[str, Any],
+) -> tuple[int, int]:
+    """Set model, optimizer and writer to the last anchor; return the run's first step and its step.
 
-    Parameters
-    ----------
-    writer : StoreWriter
-        Of a run that has an anchor.
-    captured : Capture
-        Live parameters and buffers; overwritten.
-    optimizer : Optimizer or None
-        Overwritten.
-    schedule : Schedule
-        Of the run.
-
-    Returns
-    -------
-    int
-        How many of the recorded steps stay.
+    What `plan` sets replaces the run's attributes.
     """
-    step = writer.anchors[-1]
-    position = writer.steps.index(step)
-    stored = writer.stored()
-    load_model(captured, lambda name: stored.snapshot(step, name))
-    anchor = stored.anchor(step)
-    if anchor is not None:
-        restore_state(optimizer, captured, anchor)
-    # A last state outside the schedule would not be there had the run gone on.
-    return position + (step in schedule)
+    require_resumable(writer, captured, schedule)
+    start = step = int(writer.attributes.get("start_step", 0))
+    kept = 0
+    if writer.anchors:
+        step = writer.anchors[-1]
+        stored = writer.stored()
+        load_model(captured, lambda name: stored.snapshot(step, name))
+        _restore_optimizer(optimizer, captured, stored.anchor(step))
+        # A last state outside the schedule would not be there had the run gone on.
+        kept = writer.steps.index(step) + (step in schedule)
+    writer.set_attributes(**{key: value for key, value in plan.items() if value})
+    # Later: the other ranks may still be reading the step that is restored.
+    writer.cut(kept, later=True)
+    return start, step
 
 
 def restore_beside(
     storage: Storage, captured: Capture, optimizer: torch.optim.Optimizer | None
 ) -> int:
-    """Set model and optimizer to the last anchor, on a rank that does not write.
+    """Set model and optimizer to the last anchor on a rank that does not write; return its step.
 
-    Parameters
-    ----------
-    storage : Storage
-        Where the run lies; the first rank takes it up at the same time.
-    captured : Capture
-        Live parameters and buffers; overwritten.
-    optimizer : Optimizer or None
-        Overwritten.
-
-    Returns
-    -------
-    int
-        Updates done, as `restore` finds it.
-
-    Raises
-    ------
-    RecordingError
-        If the first rank may go by more than is seen here.
+    Raises RecordingError where the first rank, which resumes the run, may go by more than this one
+    sees.
     """
     if surviving_lengths(read_root(storage)[0]) is not None:
         raise RecordingError(
             f"{storage.path} was left by one process on another machine, or before this one "
-            "booted, so that ranks may differ about where it ends; take it up once with one "
+            "booted, so that ranks may differ about where it ends; resume it once with one "
             "process (enter the recorder and leave), then with several"
         )
     # By the markers, which may be ahead of the view, as the first rank goes.
@@ -131,23 +93,33 @@ def restore_beside(
         return int(stored.attributes.get("start_step", 0))
     step = int(stored.anchors[-1])
     load_model(captured, lambda name: stored.snapshot(step, name))
-    anchor = stored.anchor(step)
-    if anchor is not None:
-        restore_state(optimizer, captured, anchor)
+    _restore_optimizer(optimizer, captured, stored.anchor(step))
     return step
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer | None, captured: Capture, anchor: Anchor | None
+) -> None:
+    """Set the optimizer to an anchor; its state must neither be dropped nor made up."""
+    if anchor is None:
+        return
+    stored = bool(anchor.row and read_row(anchor.row)[0])
+    if stored and optimizer is None:
+        raise ConfigError(
+            "the run holds the state of its optimizer, which would be lost; give the optimizer "
+            "it was recorded with"
+        )
+    if optimizer is not None and not stored:
+        warnings.warn(
+            "the run was recorded without its optimizer, which starts without a state",
+            stacklevel=6,
+        )
+    restore_state(optimizer, captured, anchor)
 
 
 @torch.no_grad()
 def load_model(captured: Capture, read: Callable[[str], npt.NDArray[np.generic]]) -> None:
-    """Set parameters and buffers to one snapshot.
-
-    Parameters
-    ----------
-    captured : Capture
-        Live parameters and buffers; overwritten.
-    read : callable
-        Returns the vector of an array by name.
-    """
+    """Set parameters and buffers to one snapshot; `read` returns the vector of an array by name."""
     live = {array: captured.live_buffers(array) for array in captured.buffers}
     for name, tensors in {"weights": captured.parameters, **live}.items():
         parts = captured.layout.split({name: torch.from_numpy(np.array(read(name)))}).values()
@@ -155,16 +127,8 @@ def load_model(captured: Capture, read: Callable[[str], npt.NDArray[np.generic]]
             tensor.copy_(part)
 
 
-def refill(buffer: Buffer, writer: StoreWriter) -> None:
-    """Fill a buffer with the partly filled last block, so that it can be extended.
-
-    Parameters
-    ----------
-    buffer : Buffer
-        Empty.
-    writer : StoreWriter
-        Already cut at what stays.
-    """
+def refill(buffer: BlockBuffer, writer: StoreWriter) -> None:
+    """Fill an empty buffer with the partly filled last block of a run, to be extended."""
     kept = len(writer.steps)
     buffer.start = kept // writer.block * writer.block
     buffer.count = kept - buffer.start

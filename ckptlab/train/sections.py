@@ -236,7 +236,9 @@ class RecordConfig(Section):
     )
     fsync: bool = setting(True, "whether files are synced to the disk", "true or false")
     outage_seconds: NonNegative = setting(
-        600.0, "retry for this long when an object store stops answering", "a number >= 0"
+        defaults.OUTAGE_SECONDS,
+        "retry for this long when an object store stops answering",
+        "a number >= 0",
     )
 
 

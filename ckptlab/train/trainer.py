@@ -16,8 +16,9 @@ import numpy.typing as npt
 from ckptlab.errors import ConfigError, StepError
 from ckptlab.record.pipeline.calibrate import choose_codec
 from ckptlab.record.pipeline.step_capture import encoding_threads
-from ckptlab.record.recorder import Recorder, RecorderStats
+from ckptlab.record.recorder import Recorder
 from ckptlab.record.schedule import parse_step
+from ckptlab.record.stats import RecorderStats
 from ckptlab.store.maintain.repack import repack
 from ckptlab.store.read.reader import StoredRun, open_store
 from ckptlab.train.assemble import Training, build

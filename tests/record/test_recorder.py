@@ -327,6 +327,21 @@ def test_evaluations_belong_to_steps_and_come_once(tmp_path):
     assert np.isnan(stored.small("eval_accuracy")[1:]).all()
 
 
+@pytest.mark.parametrize("block", [1, 4])
+def test_loss_and_accuracy_of_an_evaluation_may_come_in_two_calls(tmp_path, block):
+    model, optimizer = small()
+    with record(tmp_path, model, optimizer, block=block) as recorder:
+        for stop in (0, 3, 5):
+            run(recorder, model, optimizer, stop)
+            recorder.evaluate(loss=float(stop))
+            recorder.evaluate(accuracy=stop / 10)
+            recorder.evaluate(loss=99.0, accuracy=99.0)
+    stored = open_store(tmp_path)
+    assert stored.small("eval_step").tolist() == [0, 3, 5]
+    assert stored.small("eval_loss").tolist() == [0, 3, 5]
+    assert stored.small("eval_accuracy").tolist() == pytest.approx([0, 0.3, 0.5])
+
+
 @pytest.mark.parametrize(
     "bad", [torch.zeros(2), "0.5", [1.0], 1j, torch.zeros(1, dtype=torch.cfloat)]
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import ckptlab
 from ckptlab.errors import RecordingError, UnsupportedTensorError
@@ -86,26 +87,132 @@ def remove_module(model):
     del model[0]
 
 
-@pytest.mark.parametrize("change", [replace_parameter, replace_module, remove_module])
+def add_parameter(model):
+    model[0].register_parameter("late", nn.Parameter(torch.zeros(3)))
+
+
+def add_module(model):
+    model.append(nn.Linear(1, 1))
+
+
+def give_a_buffer(model):
+    model[1].cache = torch.zeros(2)
+
+
+def prune_weights(model):
+    prune.l1_unstructured(model[0], "weight", amount=0.5)
+
+
+def assign_state(model):
+    model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
+
+
+def widen(model):
+    model[0].weight.data = model[0].weight.data.double()
+
+
+def halve(model):
+    model.bfloat16()
+
+
+CHANGES = [
+    (replace_parameter, "parameter '0.weight' was replaced"),
+    (replace_module, "module '0' was replaced"),
+    (remove_module, "module '0' was removed"),
+    (add_parameter, "tensor '0.late' is new"),
+    (add_module, "tensor '4.bias' is new"),
+    (give_a_buffer, "buffer '1.cache' is new"),
+    (prune_weights, "parameter '0.weight' was removed"),
+    (assign_state, "parameter '0.weight' was replaced"),
+    (widen, r"parameter '0.weight' was \(\(2, 3\), 'float32', 'cpu'\) and became .*float64"),
+    (halve, r"buffer '3.running_mean' was .*float32.* and became .*bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("change", "problem"), CHANGES)
+@pytest.mark.parametrize("steps", ["0:", "0:100:3"])
 @pytest.mark.filterwarnings("ignore:no gradient was there")
-def test_a_model_that_is_rebuilt_is_not_recorded_as_the_old_one(tmp_path, change):
+def test_a_model_that_changes_costs_none_of_the_steps_before(tmp_path, change, problem, steps):
+    """It is noticed at the next recorded step; all before are kept in an interrupted run."""
+    model, optimizer = small()
+    model[1].register_buffer("cache", None)
+    seen = {}
+
+    def train():
+        with record(tmp_path, model, optimizer, block=8, steps=steps) as recorder:
+            seen.update(run(recorder, model, optimizer, 6))
+            change(model)
+            for _ in range(3):
+                recorder.step()
+
+    with pytest.raises(RecordingError, match=problem):
+        train()
+    stored = open_store(tmp_path)
+    assert stored.steps.tolist() == (list(range(7)) if steps == "0:" else [0, 3, 6])
+    assert all(np.array_equal(stored.snapshot(k), seen[k]) for k in stored.steps)
+    assert stored.state == "interrupted"
+    assert verify(tmp_path, deep=True).ok
+
+
+@pytest.mark.filterwarnings("ignore:no gradient was there")
+def test_a_change_that_only_the_last_state_would_show_loses_nothing_either(tmp_path):
     model, _ = small()
 
     def train():
-        with record(tmp_path, model, None) as recorder:
-            for _ in range(3):
+        with record(tmp_path, model, None, steps="0:3") as recorder:
+            for _ in range(5):
                 recorder.step()
-            change(model)
-            for _ in range(4):
-                recorder.step()
+            replace_module(model)
 
-    with pytest.raises(
-        RecordingError, match=r"was (replaced by another one|removed), which is not recorded"
-    ):
+    with pytest.raises(RecordingError, match="module '0' was replaced"):
         train()
-    # Nothing of the block in which it happened.
-    assert open_store(tmp_path).steps.tolist() == [0, 1, 2, 3]
-    assert verify(tmp_path, deep=True).ok
+    stored = open_store(tmp_path)
+    assert (stored.state, stored.steps.tolist()) == ("interrupted", [0, 1, 2])
+
+
+@pytest.mark.filterwarnings("ignore:no gradient was there")
+def test_what_is_excluded_or_not_persistent_may_come_later(tmp_path):
+    model, _ = small()
+    with record(tmp_path, model, None, exclude=["4.*"]) as recorder:
+        recorder.step()
+        add_module(model)
+        model[1].register_buffer("scratch", torch.zeros(2), persistent=False)
+        recorder.step()
+    assert open_store(tmp_path).steps.tolist() == [0, 1, 2]
+
+
+def test_sparse_schedules_commit_after_flush_seconds_too(tmp_path):
+    """Steps that are not recorded look at the clock as well."""
+    model, optimizer = small()
+    with record(tmp_path, model, optimizer, steps="0,1,1000", flush_seconds=0.3) as recorder:
+        run(recorder, model, optimizer, 2)
+        assert recorder.stats.committed == 0
+        time.sleep(0.4)
+        run(recorder, model, optimizer, 3)
+        began = time.monotonic()
+        while open_store(tmp_path).steps.tolist() != [0, 1]:
+            assert time.monotonic() - began < 60
+            time.sleep(0.02)
+        assert not len(open_store(tmp_path).anchors)
+    assert open_store(tmp_path).steps.tolist() == [0, 1, 3]
+    assert open_store(tmp_path).anchors.tolist() == [3]
+
+
+class Extra(nn.Linear):
+    def get_extra_state(self):
+        return {"calls": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_extra_state_is_said_not_to_be_recorded(tmp_path):
+    model = nn.Sequential(Extra(2, 1))
+    with (
+        pytest.warns(UserWarning, match="the extra state of 0 is not recorded"),
+        record(tmp_path, model, None),
+    ):
+        pass
 
 
 @pytest.mark.filterwarnings("ignore:no gradient was there")
@@ -215,5 +322,5 @@ def test_ranks_do_not_guess_what_another_host_counts(tmp_path, monkeypatch):
     captured = capture(again)
     assert restore_beside(open_storage(tmp_path / "killed"), captured, restored) == 7
     monkeypatch.setattr("ckptlab.store.read.power_loss.boot_id", lambda: "another")
-    with pytest.raises(RecordingError, match="take it up once with one process"):
+    with pytest.raises(RecordingError, match="resume it once with one process"):
         restore_beside(open_storage(tmp_path / "killed"), captured, restored)

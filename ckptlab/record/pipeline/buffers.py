@@ -1,9 +1,8 @@
-"""Two buffers of one block each, filled step by step on the model's device.
+"""Hold one block of steps on the model's device: two such buffers make a double buffer.
 
-While one is compressed the other is filled; there is no third, so memory
-is bounded and the trainer waits rather than queueing more. On CUDA the buffers lie on the device
-and are copied to pinned memory on a side stream, a block at a time; the training stream never waits
-for the host.
+While one is compressed the other is filled; there is no third, so memory is bounded, and training
+waits rather than queueing more. On CUDA the buffers lie on the device and are copied to pinned
+memory on a side stream, a block at a time; the training stream never waits for the host.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import numpy.typing as npt
 import torch
 
 from ckptlab.errors import ConfigError
-from ckptlab.record.memory import parse_memory as parse_memory
 from ckptlab.record.state.model_tensors import Capture
 from ckptlab.store.format.layout import Layout
 
@@ -70,18 +68,8 @@ def block_size(step_bytes: int, memory: int, steps: int | None = None) -> int:
     return block
 
 
-class Buffer:
-    """Room for one block.
-
-    Parameters
-    ----------
-    captured : Capture
-        What is recorded.
-    block : int
-        Steps.
-    gradients : bool
-        Whether gradients are kept.
-    """
+class BlockBuffer:
+    """Room for the `block` steps of one block: a row each, in every array that is recorded."""
 
     def __init__(self, captured: Capture, block: int, *, gradients: bool) -> None:
         device = captured.device
@@ -115,6 +103,7 @@ class Buffer:
         self.series: dict[str, npt.NDArray[Any]] = {
             name: np.zeros(block, dtype) for name, dtype in HOST_SERIES.items()
         }
+        self.skips: dict[int, torch.Tensor] = {}
         shapes = [p.shape for p in captured.parameters]
         self.views = {"weights": self._views("weights", shapes)}
         if gradients:
@@ -152,6 +141,7 @@ class Buffer:
         if self._ready is not None:
             torch.cuda.current_stream(self._device).wait_event(self._ready)
         self.count = self.sent = 0
+        self.skips.clear()
 
     def host(self, name: str, count: int) -> npt.NDArray[Any]:
         """Return the first `count` steps of an array on the host, waiting for their copy."""

@@ -7,34 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ckptlab.record.defaults import BUDGET
 from ckptlab.store.format.codecs import CODECS, PUBLIC_CODECS
 from ckptlab.store.format.zarr_metadata import CHUNK_PARAMETERS
-
-BUDGET = 0.03
-"""Share of a step's time that compression may cost where it takes it from training."""
 
 
 def choose_codec(
     parameters: int, step_seconds: float, *, threads: int, budget: float = BUDGET
 ) -> str:
-    """Choose the densest codec that keeps up; the cheapest if none does.
+    """Return the densest codec that keeps up with a step, or the cheapest if none does.
 
-    Parameters
-    ----------
-    parameters : int
-        Of the model.
-    step_seconds : float
-        Time of an update.
-    threads : int
-        Cores that compress and that training does not need; 0 where compression takes its time
-        from training, which then may cost the share `budget` of a step.
-    budget : float
-        That share.
-
-    Returns
-    -------
-    str
-        Name of a codec.
+    `threads` counts the cores that compress and that training does not need. With 0, compression
+    takes its time from training, and may cost the share `budget` of a step.
     """
     allowed = step_seconds * (threads or budget)
     *compressing, cheapest = PUBLIC_CODECS
@@ -47,19 +31,7 @@ def choose_codec(
 def encode_seconds(parameters: int, *, codec: str = "dense", steps: int = 32) -> float:
     """Time one core's compression of one snapshot, on weights that move as weights do.
 
-    Parameters
-    ----------
-    parameters : int
-        Of the model.
-    codec : str
-        Name of a codec.
-    steps : int
-        Of a block.
-
-    Returns
-    -------
-    float
-        Seconds a snapshot, the quicker of two measurements.
+    Returns seconds a snapshot, in blocks of `steps`, by the quicker of two measurements.
     """
     generator = np.random.default_rng(0)
     # Momentum 0.9 makes a step nine tenths of the one before.

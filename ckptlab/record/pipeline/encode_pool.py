@@ -1,7 +1,7 @@
-"""The cores that compress: the writer's own while training runs, all of them while training waits.
+"""Compress on one core while training runs, and on all of them while training waits.
 
-On a CPU that also trains, a core taken for a moment stops the others
-too, which wait for it at the end of every operation; while training stands still, all are free.
+On a CPU that also trains, a core taken for a moment stops the others too, which wait for it at the
+end of every operation; while training waits, all of them are free.
 """
 
 from __future__ import annotations
@@ -13,21 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
-class Crew:
-    """Threads that help the writer encode when they are called.
-
-    Parameters
-    ----------
-    helpers : int
-        Threads beside the writer's own.
-    always : bool
-        Whether they help all the time; otherwise only within `called`.
-    """
+class EncodePool:
+    """Threads that help the writer thread encode: always, or only within `called`."""
 
     def __init__(self, helpers: int, *, always: bool) -> None:
         self._change = threading.Condition()
         self._calls = int(always)
-        self._task: _Task | None = None
+        self._batch: _Batch | None = None
         self._closed = False
         self._threads = [
             threading.Thread(target=self._help, name=f"ckptlab-encode-{i}", daemon=True)
@@ -37,20 +29,20 @@ class Crew:
             thread.start()
 
     def map(self, work: Callable[[int], bytes], items: Iterable[int]) -> Iterator[bytes]:
-        """Do as `map` does, in the calling thread and in those that help; only one may call it."""
-        task = _Task(work, items)
+        """Do as the built-in `map`, here and in helping threads; one thread may call it."""
+        batch = _Batch(work, items)
         with self._change:
-            self._task = task
+            self._batch = batch
             self._change.notify_all()
-        while task.do_one():
+        while batch.do_one():
             pass
         with self._change:
-            self._task = None
-        return iter(task.results())
+            self._batch = None
+        return iter(batch.results())
 
     @contextlib.contextmanager
     def called(self) -> Iterator[None]:
-        """Have everyone help within this block."""
+        """Have all threads help within this block."""
         with self._change:
             self._calls += 1
             self._change.notify_all()
@@ -69,21 +61,21 @@ class Crew:
             thread.join()
 
     def _help(self) -> None:
-        while (task := self._next_task()) is not None:
-            while self._calls and task.do_one():
+        while (batch := self._next_batch()) is not None:
+            while self._calls and batch.do_one():
                 pass
 
-    def _next_task(self) -> _Task | None:
+    def _next_batch(self) -> _Batch | None:
         with self._change:
             while not self._closed:
-                if self._calls and self._task is not None and self._task.left:
-                    return self._task
+                if self._calls and self._batch is not None and self._batch.left:
+                    return self._batch
                 self._change.wait()
         return None
 
 
-class _Task:
-    """Items to be worked on by whoever takes one."""
+class _Batch:
+    """Items that any thread may take one by one."""
 
     def __init__(self, work: Callable[[int], Any], items: Iterable[int]) -> None:
         self._work = work
@@ -111,7 +103,7 @@ class _Task:
         return True
 
     def results(self) -> list[Any]:
-        """Wait for all, and return what they gave, in order; raises what one of them raised."""
+        """Wait for all items and return their results in order; raise what one of them raised."""
         with self._change:
             self._change.wait_for(lambda: not self._undone)
         if self._error is not None:

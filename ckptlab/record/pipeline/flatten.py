@@ -1,14 +1,14 @@
-"""Flattening live tensors into rows on the CPU, without torch's thread pool.
+"""Flatten live tensors into rows; on the CPU without torch's thread pool.
 
-torch copies and reduces every tensor above a few thousand elements on
-all threads and waits for the slowest; while another thread compresses, that wait costs more than
-the copy. One thread moves a megabyte in a tenth of a millisecond.
+torch copies and reduces every tensor above a few thousand elements on all threads and waits for
+the slowest; while another thread compresses, that wait costs more than the copy. One thread moves
+a megabyte in a tenth of a millisecond.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -21,26 +21,28 @@ from numba.extending import intrinsic
 from ckptlab.store.format.streaming_copy import WORD, gather_at
 
 
-class Gather:
-    """Copies tensors, one after the other in C order, into a row.
+class Flattener:
+    """Copy `tensors`, one after the other in C order, into a row.
 
-    Parameters
-    ----------
-    tensors : sequence of Tensor
-        Live ones; what they hold when called is copied. Others of the same form may be set.
+    Others of the same form may be set. `on_move` is called whenever one lies elsewhere than before.
     """
 
-    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self, tensors: Sequence[torch.Tensor], on_move: Callable[[], None] | None = None
+    ) -> None:
         self.tensors = list(tensors)
+        self._on_move = on_move
         self._on_cpu = all(t.device.type == "cpu" for t in tensors)
-        self._pointers: list[int] = []
-        self._flat: list[npt.NDArray[Any]] | None = None
+        self._pointers: list[int] | None = None
+        self._flat: list[npt.NDArray[Any]] = []
         self._addresses = self._words = np.empty(0, np.uintp)
 
     def copy(self, row: torch.Tensor, views: list[torch.Tensor]) -> None:
         """Copy into `row`, of which `views` are the stretches in the tensors' shapes."""
-        pointers = [tensor.data_ptr() for tensor in self.tensors] if self._on_cpu else []
-        if pointers != self._pointers or self._flat is None:
+        pointers = [tensor.data_ptr() for tensor in self.tensors]
+        if pointers != self._pointers:
+            if self._on_move is not None:
+                self._on_move()
             self._pointers, self._flat = pointers, self._flatten(row.dtype)
             self._addresses = np.array(pointers, np.uintp)
             self._words = np.array([part.nbytes // WORD for part in self._flat], np.uintp)
@@ -79,16 +81,9 @@ def norms_at(
     norm: npt.NDArray[np.float32],
     mean_abs: npt.NDArray[np.float32],
 ) -> None:
-    """Write L2 norm and mean absolute value of float32 vectors where they lie, summed in float64.
+    """Write L2 norm and mean absolute value of float32 vectors at addresses, summed in float64.
 
-    Parameters
-    ----------
-    addresses : ndarray of uintp, shape (tensor,)
-        Where each begins.
-    sizes : ndarray of int64, shape (tensor,)
-        How many elements follow there.
-    norm, mean_abs : ndarray of float32, shape (tensor,)
-        Written.
+    All four arrays have shape (tensor,); `sizes` counts elements.
     """
     for t in range(len(sizes)):
         values = _array_at(_pointer(addresses[t]), sizes[t], np.float32)

@@ -1,4 +1,4 @@
-"""Gradients and their norms by tensor, taken where they are, without waiting for the device."""
+"""Copy gradients and measure their norms by tensor, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ from ckptlab.record.pipeline.flatten import norms_at
 
 
 class GradientNorms:
-    """Writes L2 norm and mean absolute value of every parameter's gradient.
-
-    Parameters
-    ----------
-    parameters : sequence of Parameter
-        Those recorded.
-    """
+    """Write the L2 norm and mean absolute value of every recorded parameter's gradient."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self._parameters = parameters
@@ -31,13 +25,7 @@ class GradientNorms:
         self._chosen: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def write(self, norm: torch.Tensor, mean_abs: torch.Tensor) -> bool:
-        """Write both, shape (tensor,) each; NaN where there is no gradient.
-
-        Returns
-        -------
-        bool
-            Whether any parameter had a gradient.
-        """
+        """Write both, shape (tensor,) each, NaN where there is no gradient; return if any is."""
         if self._on_cpu and (addresses := self._addresses()) is not None:
             norms_at(addresses, self._lengths, norm.numpy(), mean_abs.numpy())
             return True
@@ -102,7 +90,7 @@ def write_gradients(
 
 
 def writes_into_gradients(optimizer: torch.optim.Optimizer | None) -> bool:
-    """Whether the optimizer's update leaves something else in `grad` than it found there."""
+    """Return whether the optimizer's update leaves something else in `grad` than it found there."""
     groups = [] if optimizer is None else optimizer.param_groups
     if isinstance(optimizer, torch.optim.SGD):
         return any(g["nesterov"] and not g["weight_decay"] and not g["maximize"] for g in groups)

@@ -1,7 +1,7 @@
-"""The writer thread: takes filled buffers, commits them, hands them back.
+"""Commit filled buffers in a writer thread, and hand them back to training.
 
-There are two buffers: the trainer waits for a free one before it would
-queue a third, and the time it waits is measured. An error here surfaces in the trainer.
+There are two buffers, a double buffer: training waits for a free one before it would queue a
+third. This backpressure is measured as stall time. An error here surfaces in training's thread.
 """
 
 from __future__ import annotations
@@ -18,34 +18,23 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ckptlab.errors import CkptlabError, WriteError
-from ckptlab.record.pipeline.buffers import BY_TENSOR, SCALARS, Buffer
-from ckptlab.record.pipeline.encode_pool import Crew
+from ckptlab.record.pipeline.buffers import BY_TENSOR, SCALARS, BlockBuffer
+from ckptlab.record.pipeline.encode_pool import EncodePool
 from ckptlab.record.state.optimizer import OptimizerState
 from ckptlab.store.format.block import Block, Evaluation
 from ckptlab.store.write.writer import StoreWriter
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One commit.
+class Commit:
+    """What the writer thread commits at once: the first `count` steps of a buffer.
 
-    Parameters
-    ----------
-    buffer : Buffer or None
-        Filled; None where only evaluations are left to write.
-    count : int
-        How many of its steps are written.
-    state : OptimizerState or None
-        Of the last of them.
-    evaluations : list of Evaluation
-        New ones.
-    last : bool
-        Whether the buffer is free afterwards.
-    encoded : threading.Event
-        Set once its large arrays are encoded.
+    Without a buffer only evaluations are left to write. `state` is the optimizer's at the last of
+    these steps, `last` says whether the buffer is free afterwards, and `encoded` is set once the
+    large arrays are encoded.
     """
 
-    buffer: Buffer | None
+    buffer: BlockBuffer | None
     count: int
     state: OptimizerState | None
     evaluations: list[Evaluation]
@@ -53,48 +42,44 @@ class Job:
     encoded: threading.Event = field(default_factory=threading.Event)
 
 
-class Committer:
-    """Commits jobs in order in a thread of its own.
+class WriterThread:
+    """Commit in order, in a thread that alone uses `writer` until it is closed.
 
-    Parameters
-    ----------
-    writer : StoreWriter
-        Used by that thread alone until it is closed.
-    buffers : list of Buffer
-        All of them, free.
-    threads : int
-        Cores that compress.
-    shared : bool
-        Whether they train as well: then all but one compress only while training waits for them.
-    nice : int
-        How much lower than training's the priority of the writer is (Linux).
+    `threads` cores compress. Where they train as well (`shared`), all but one compress only while
+    training waits for them. `nice` lowers the thread's priority below training's (Linux).
     """
 
     def __init__(
-        self, writer: StoreWriter, buffers: list[Buffer], *, threads: int, shared: bool, nice: int
+        self,
+        writer: StoreWriter,
+        buffers: list[BlockBuffer],
+        *,
+        threads: int,
+        shared: bool,
+        nice: int,
     ) -> None:
         self.error: CkptlabError | None = None
         self.zeroed = False
         self._writer = writer
         self._nice = nice
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
+        self._commits: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[BlockBuffer] = queue.SimpleQueue()
         for buffer in buffers:
             self._free.put(buffer)
-        self._crew = Crew(threads - 1, always=not shared)
-        writer.shards.map_chunks = self._crew.map
-        writer.hurried = lambda: not self._jobs.empty()
+        self._pool = EncodePool(threads - 1, always=not shared)
+        writer.shards.map_chunks = self._pool.map
+        writer.hurried = lambda: not self._commits.empty()
         self._thread = threading.Thread(target=self._run, name="ckptlab-writer", daemon=True)
         self._thread.start()
 
-    def take(self) -> tuple[Buffer, float]:
-        """Return a free buffer and the seconds waited for it; raises what the thread raised."""
+    def take(self) -> tuple[BlockBuffer, float]:
+        """Return a free buffer and the seconds waited for it; raise what the thread raised."""
         self.check()
         try:
             return self._free.get_nowait(), 0.0
         except queue.Empty:
             pass
-        found: list[Buffer] = []
+        found: list[BlockBuffer] = []
 
         def try_for(seconds: float) -> bool:
             with contextlib.suppress(queue.Empty):
@@ -104,14 +89,14 @@ class Committer:
         waited = self._wait(try_for)
         return found[0], waited
 
-    def wait_encoded(self, job: Job) -> float:
-        """Let all cores encode what was queued; return the seconds, or raise as `take`."""
-        return self._wait(job.encoded.wait)
+    def wait_encoded(self, commit: Commit) -> float:
+        """Let all cores encode what is queued; return the seconds, or raise as `take` does."""
+        return self._wait(commit.encoded.wait)
 
-    def put(self, job: Job) -> None:
+    def put(self, commit: Commit) -> None:
         """Queue a commit."""
         self.check()
-        self._jobs.put(job)
+        self._commits.put(commit)
 
     def check(self) -> None:
         """Raise the error the thread died of, if it did."""
@@ -120,64 +105,66 @@ class Committer:
 
     def close(self) -> None:
         """Wait until everything queued is committed."""
-        self._jobs.put(None)
-        with self._crew.called():
+        self._commits.put(None)
+        with self._pool.called():
             self._thread.join()
-        self._crew.close()
+        self._pool.close()
 
     def _wait(self, try_for: Callable[[float], bool]) -> float:
         began = time.perf_counter()
-        with self._crew.called():
+        with self._pool.called():
             while not try_for(0.5):
-                dead = not self._thread.is_alive()  # first: what it died of is said before
+                dead = not self._thread.is_alive()  # asked first: its error is set before it ends
                 self.check()
                 if dead:
                     raise WriteError("the writer thread died; the run holds what was committed")
         return time.perf_counter() - began
 
     def _run(self) -> None:
-        self._lower()
+        self._lower_priority()
         try:
-            while (job := self._next_job()) is not None:
-                self._commit(job)
+            while (commit := self._next_commit()) is not None:
+                self._commit(commit)
         except CkptlabError as error:
             self.error = error
         except BaseException as error:
             self.error = WriteError(f"recording failed: {type(error).__name__}: {error}")
             self.error.__cause__ = error
 
-    def _next_job(self) -> Job | None:
-        """Wait for a job; while there is none, what was committed is synced in good time."""
+    def _next_commit(self) -> Commit | None:
+        """Wait for a commit, and meanwhile sync what was committed when it is time."""
         while self._writer.unsynced:
             try:
-                return self._jobs.get(timeout=max(self._writer.sync_in, 0.0))
+                return self._commits.get(timeout=max(self._writer.sync_in, 0.0))
             except queue.Empty:
                 if self._writer.sync_in <= 0:
                     self._writer.sync()
-        return self._jobs.get()
+        return self._commits.get()
 
-    def _commit(self, job: Job) -> None:
-        if job.buffer is None:
-            self._writer.write_evaluations(job.evaluations)
+    def _commit(self, commit: Commit) -> None:
+        if commit.buffer is None:
+            self._writer.write_evaluations(commit.evaluations)
             return
-        buffer, count = job.buffer, job.count
+        buffer, count = commit.buffer, commit.count
         rows = {name: buffer.host(name, count) for name in buffer.views}
         series = {name: buffer.host(name, count)[:, 0] for name in SCALARS}
         series |= {name: np.ascontiguousarray(buffer.host(name, count).T) for name in BY_TENSOR}
+        for slot, skipped in list(buffer.skips.items()):
+            buffer.series["skipped"][slot] = bool(skipped)
         series |= {name: values[:count] for name, values in buffer.series.items()}
         block = Block(
             start=buffer.start,
             rows=rows,
             series=series,
-            anchor=job.state.to_anchor() if job.state else None,
-            evaluations=job.evaluations,
+            anchor=commit.state.to_anchor() if commit.state else None,
+            evaluations=commit.evaluations,
         )
         self.zeroed |= _forget_zeroed(block)
-        self._writer.write_block(block, job.encoded.set)
-        if job.last:
+        self._writer.write_block(block, commit.encoded.set)
+        if commit.last:
             self._free.put(buffer)
 
-    def _lower(self) -> None:
+    def _lower_priority(self) -> None:
         # Linux counts priorities by thread: compression then fills the gaps training leaves.
         if sys.platform == "linux" and self._nice:
             with contextlib.suppress(OSError):
@@ -185,7 +172,7 @@ class Committer:
 
 
 def _forget_zeroed(block: Block) -> bool:
-    """Make gradients that are zero in every tensor NaN; say whether there were any.
+    """Make gradients that are zero in every tensor NaN; return whether there were any.
 
     They were zeroed before the recorder saw them: a real gradient is not zero everywhere.
     """

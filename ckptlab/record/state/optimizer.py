@@ -1,7 +1,7 @@
-"""An optimizer's state as arrays and one byte row, and back, exactly.
+"""Turn an optimizer's state into arrays and one byte row, and back, exactly.
 
-Parameter-shaped states become vectors over the parameters; everything
-else (step counts, odd shapes, hyperparameters) goes into safetensors with a JSON header.
+Parameter-shaped states become vectors over the parameters; everything else (step counts, odd
+shapes, hyperparameters) goes into safetensors with a JSON header.
 """
 
 from __future__ import annotations
@@ -24,24 +24,18 @@ from ckptlab.store.format.schema import OPTIMIZER, is_optimizer_name
 
 _EXACT = {torch.float32, torch.float16, torch.bfloat16}
 _HEADER = "ckptlab"
+_SCHEDULER_KEYS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
+"""Settings that learning-rate schedulers add to a group."""
 
 
 @dataclass
 class OptimizerState:
-    """A copy of an optimizer's state, still on its device.
+    """A copy of an optimizer's state after `step`, still on its device.
 
-    Parameters
-    ----------
-    step : int
-        The step it belongs to.
-    vectors : dict of str to Tensor
-        Parameter-shaped states, float32, shape (param,); NaN where absent.
-    odd : dict of str to Tensor
-        Other tensors, by ``state/<parameter>/<key>`` or ``group/<index>/<key>``.
-    header : dict
-        JSON: which parameters have which state, their data types, plain values, groups.
-    copied : Event or None
-        On a GPU, when the copies are made.
+    `vectors` holds parameter-shaped states, float32, shape (param,), NaN where absent; `odd` other
+    tensors, by ``state/<parameter>/<key>`` or ``group/<index>/<key>``; `header` is JSON: which
+    parameters have which state, data types, plain values, groups. On a GPU, `copied` is the event
+    at which the copies are made.
     """
 
     step: int
@@ -66,22 +60,7 @@ class OptimizerState:
 def copy_state(
     optimizer: torch.optim.Optimizer | None, captured: Capture, step: int
 ) -> OptimizerState:
-    """Copy an optimizer's state without waiting for the device.
-
-    Parameters
-    ----------
-    optimizer : Optimizer or None
-        None gives an empty state.
-    captured : Capture
-        The model's parameters.
-    step : int
-        The step it belongs to.
-
-    Returns
-    -------
-    OptimizerState
-        Sharing no memory with the optimizer.
-    """
+    """Copy an optimizer's state, as it is after `step`, without waiting for the device."""
     result = OptimizerState(step)
     if optimizer is None:
         return result
@@ -132,21 +111,9 @@ def _copy_groups(
 def restore_state(
     optimizer: torch.optim.Optimizer | None, captured: Capture, anchor: Anchor
 ) -> None:
-    """Set an optimizer to the state of an anchor.
+    """Set an optimizer to the state of an anchor; LayoutError unless it is one of its kind.
 
-    Parameters
-    ----------
-    optimizer : Optimizer or None
-        Of the same kind, over the same parameters; None is left alone.
-    captured : Capture
-        The model's parameters.
-    anchor : Anchor
-        As read from the store.
-
-    Raises
-    ------
-    LayoutError
-        If its parameters or groups are not those that were recorded.
+    No optimizer, and an anchor of none, are left alone.
     """
     if optimizer is None or not anchor.row:
         return
@@ -160,6 +127,7 @@ def restore_state(
             f"the optimizer has {len(optimizer.param_groups)} parameter groups, "
             f"the recording {len(groups)}; build it as it was recorded"
         )
+    _require_same_kind(optimizer, groups, odd)
     state: dict[int, dict[str, Any]] = {}
     packed = []
     index = 0
@@ -185,6 +153,25 @@ def restore_state(
         packed.append({**options, "params": indices})
     optimizer.load_state_dict({"state": state, "param_groups": packed})
     _undo_casts(optimizer, state)
+
+
+def _require_same_kind(
+    optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], odd: Mapping[str, torch.Tensor]
+) -> None:
+    """Raise LayoutError if recorded and given settings show two kinds of optimizer.
+
+    A newer torch only adds settings, so each must have one that the other lacks.
+    """
+    recorded = set(groups[0]) | {n.rpartition("/")[2] for n in odd if n.startswith("group/0/")}
+    given = {key for key, value in optimizer.defaults.items() if _is_json(value)}
+    foreign = recorded - set(optimizer.param_groups[0]) - _SCHEDULER_KEYS
+    missing = given - recorded
+    if foreign and missing:
+        raise LayoutError(
+            f"the run was recorded with an optimizer that has {', '.join(sorted(foreign))}; "
+            f"{type(optimizer).__name__} has {', '.join(sorted(missing))} instead. Give the "
+            "optimizer that was recorded"
+        )
 
 
 def _undo_casts(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
@@ -233,26 +220,11 @@ def _values_of(
 
 
 def pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """Make JSON of a state that is no tensor; tensors within it go to `tensors`.
+    """Make JSON of a state that is not a tensor; tensors within it are copied to `tensors`.
 
-    Parameters
-    ----------
-    value : object
-        Numbers, text, None, and lists, tuples and dicts of these and of tensors.
-    name : str
-        What tensors within it are called, and their place.
-    tensors : dict of str to Tensor
-        Gets copies of them.
-
-    Returns
-    -------
-    object
-        JSON; anything but a number, text or None is an object with one key that says what it is.
-
-    Raises
-    ------
-    UnsupportedTensorError
-        If there is anything else in it.
+    Accepts numbers, text, None, and lists, tuples and dicts of these and of tensors, which are
+    named after their place in `name`. Anything but a number, text or None becomes an object whose
+    one key names its type. Raises UnsupportedTensorError for anything else.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -285,7 +257,7 @@ def unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def _is_vector(value: torch.Tensor, parameter: torch.Tensor, key: str) -> bool:
-    """Say whether a state goes into an array over the parameters."""
+    """Return whether a state goes into an array over the parameters."""
     same = value.shape == parameter.shape and value.dtype in _EXACT and value.ndim > 0
     return same and is_optimizer_name(OPTIMIZER + key)
 

@@ -4,11 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptlab.errors import ConfigError
+from ckptlab.record.memory import parse_memory
 from ckptlab.record.pipeline.buffers import (
-    Buffer,
+    BlockBuffer,
     block_size,
     bytes_per_step,
-    parse_memory,
 )
 from ckptlab.record.state.model_tensors import capture
 from tests.record.loops import Everything
@@ -71,7 +71,7 @@ def test_a_block_suits_the_model_and_the_length(parameters, steps, block):
 def test_bytes_of_a_step_are_those_of_its_rows():
     captured = capture(Everything())
     for gradients in (False, True):
-        buffer = Buffer(captured, 4, gradients=gradients)
+        buffer = BlockBuffer(captured, 4, gradients=gradients)
         rows = [buffer.device_rows[name] for name in buffer.views]
         expected = sum(r[0].numel() * r.element_size() for r in rows)
         assert bytes_per_step(captured.layout, gradients=gradients) == expected
@@ -80,7 +80,7 @@ def test_bytes_of_a_step_are_those_of_its_rows():
 def test_views_of_a_row_are_the_tensors_one_after_the_other():
     model = Everything()
     captured = capture(model)
-    buffer = Buffer(captured, 2, gradients=False)
+    buffer = BlockBuffer(captured, 2, gradients=False)
     with torch.no_grad():
         torch._foreach_copy_(buffer.views["weights"][1], list(captured.parameters))
     flat = torch.cat([p.detach().float().reshape(-1) for p in captured.parameters])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ckptlab.errors import NoSpaceError, WriteError
-from ckptlab.record.pipeline.buffers import Buffer
-from ckptlab.record.pipeline.writer_thread import Committer
+from ckptlab.record.pipeline.buffers import BlockBuffer
+from ckptlab.record.pipeline.writer_thread import WriterThread
 from ckptlab.record.recorder import Recorder
 from ckptlab.record.state.model_tensors import capture
 from ckptlab.store.backends.local import LocalStorage
@@ -183,13 +183,13 @@ def test_a_thread_that_is_gone_is_noticed_by_who_waits_for_it(tmp_path):
     writer = StoreWriter.create(
         LocalStorage(tmp_path, fsync=False), captured.layout, block=4, codec="dense", attributes={}
     )
-    committer = Committer(
-        writer, [Buffer(captured, 4, gradients=False)], threads=1, shared=True, nice=0
+    thread = WriterThread(
+        writer, [BlockBuffer(captured, 4, gradients=False)], threads=1, shared=True, nice=0
     )
-    committer.take()
-    committer.close()
+    thread.take()
+    thread.close()
     with pytest.raises(WriteError, match="writer thread died"):
-        committer.take()
+        thread.take()
     writer.abandon()
 
 

@@ -1,0 +1,51 @@
+"""Create the store of a new recording: its block size, capacity and attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptlab.record.environment import describe_environment
+from ckptlab.record.pipeline.buffers import block_size, bytes_per_step
+from ckptlab.record.schedule import Schedule
+from ckptlab.record.state.model_tensors import Capture
+from ckptlab.store.backends.base import Storage
+from ckptlab.store.write.writer import StoreWriter
+
+OPEN_ENDED_CAPACITY = 1024
+"""Steps allocated at first for a schedule without an end."""
+
+
+def create_run(
+    storage: Storage,
+    captured: Capture,
+    schedule: Schedule,
+    *,
+    arrays: Sequence[str],
+    codec: str,
+    memory: int,
+    mask: npt.NDArray[np.bool_] | None,
+    overwrite: bool,
+    total_steps: int | None,
+    attributes: dict[str, Any],
+) -> StoreWriter:
+    """Create a run of no steps; the arguments are those of the Recorder."""
+    gradients = [name for name in arrays if name != "weights"]
+    step_bytes = bytes_per_step(captured.layout, gradients=bool(gradients))
+    ends = [schedule.end, None if total_steps is None else total_steps + 1]
+    end = min((end for end in ends if end is not None), default=None)
+    planned = None if end is None else len(schedule.steps(end)) + 1
+    return StoreWriter.create(
+        storage,
+        captured.layout,
+        block=block_size(step_bytes, memory, planned),
+        codec=codec,
+        attributes={**attributes, **describe_environment(captured.device)},
+        optional=gradients,
+        mask=mask,
+        capacity=OPEN_ENDED_CAPACITY if planned is None else planned,
+        overwrite=overwrite,
+    )

@@ -1,0 +1,34 @@
+"""Close recordings that were opened without a `with` block and that nobody closed."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable
+
+_OPEN: dict[str, Callable[[], None]] = {}
+
+
+class LeftOpenError(Exception):
+    """What a recording is closed with that was left open: it is marked interrupted."""
+
+
+def remember(path: str, close: Callable[[], None]) -> None:
+    """Call `close` when Python exits, or when another recording begins at the path."""
+    _OPEN[path] = close
+
+
+def forget(path: str) -> None:
+    """Do not call it any more."""
+    _OPEN.pop(path, None)
+
+
+def close_left_open(path: str) -> None:
+    """Close what this process left open at a path, as a notebook's cell does that runs again."""
+    if path in _OPEN:
+        _OPEN[path]()
+
+
+@atexit.register
+def _close_all() -> None:
+    for path in list(_OPEN):
+        close_left_open(path)
