@@ -1,4 +1,4 @@
-"""Which of several processes that train one model this is."""
+"""Tell which of several processes that train one model this one is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recording ran on and with, for the root attributes."""
+"""Describe the machine and the software of a recording, for its root attributes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,7 @@ _PACKAGES = ("torch", "numpy", "numcodecs", "pcodec", "zarr")
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Describe versions, device, threads and time.
-
-    Parameters
-    ----------
-    device : device
-        Where the model lies.
-
-    Returns
-    -------
-    dict
-        JSON: ``versions``, ``device``, ``threads``, ``started`` (UTC).
-    """
+    """Return versions, device, threads and start time (UTC) as JSON."""
     versions = {"ckptlab": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         versions[package] = metadata.version(package)
@@ -42,7 +31,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def device_model(device: torch.device) -> str:
-    """Name the hardware: runs on one model are comparable bit for bit."""
+    """Return the name of the hardware: runs on the same one are comparable bit by bit."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

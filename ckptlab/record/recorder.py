@@ -42,14 +42,12 @@ class Recorder:
     Parameters
     ----------
     path : str, path-like or Storage
-        Where the run is written: a local path, in which ``~`` is expanded, or a URL such as
-        ``s3://bucket/run.zarr``.
+        Where the run is written: a local path or a URL such as ``s3://bucket/run.zarr``.
     model : Module
         Any module; compiled and DistributedDataParallel ones are unwrapped, and of several ranks
         only the first writes.
     optimizer : Optimizer, optional
-        The one that trains the model. Its state is stored at the end of every block, so that
-        training can resume there.
+        The one that trains the model; stored after every block, so that training can resume.
     steps : str
         Which steps: ``"0:2000, 2000:20000:100"``, ``"log:20"``. The last state is always recorded.
     arrays : str or sequence of str
@@ -66,8 +64,7 @@ class Recorder:
     fsync : bool
         Whether commits survive a power loss at all.
     outage_seconds : float
-        How long to retry when an object store stops answering. Training goes on meanwhile, and
-        waits once the buffers are full.
+        How long to retry an object store that stops answering; full buffers then stop training.
     include, exclude : str or sequence of str, optional
         Patterns of the names to record.
     resume : bool
@@ -81,7 +78,7 @@ class Recorder:
     start : int
         Updates the model has had when recording begins.
     mask : ndarray of bool, shape (param,), optional
-        Which weights a sparse training keeps. It is stored; applying it is left to the training.
+        Which weights a sparse training keeps. It is stored, not applied.
     config, seeds, attributes : mapping, namespace or dataclass, optional
         Stored in the root attributes, as JSON: paths become text, NumPy numbers numbers.
 
@@ -147,8 +144,7 @@ class Recorder:
             total_steps = arguments.check_count("total_steps", total_steps)
         self._total_steps = total_steps
         outage = arguments.check_seconds("outage_seconds", outage_seconds)
-        path = arguments.check_path(path)
-        self._storage = open_storage(path, fsync=fsync, outage_seconds=outage)
+        self._storage = open_storage(arguments.check_path(path), fsync=fsync, outage_seconds=outage)
         self.path = self._storage.path
         names = arguments.check_names("include", include), arguments.check_names("exclude", exclude)
         # Again on opening: a model that is moved to a device until then has other buffers.
@@ -175,8 +171,7 @@ class Recorder:
             },
         }
         self._pid = os.getpid()
-        # Of several ranks one writes; the others restore and count.
-        self._writes = rank() == 0
+        self._writes = rank() == 0  # the others restore and count
         self._interrupts = Interrupts()
         self._watch = UpdateWatch(self._is_due)
         self._info = StepInfo()
@@ -268,8 +263,7 @@ class Recorder:
         lr : float or Tensor, optional
             Learning rate of the update; by default that of the optimizer's group 0 when it stepped.
         skipped : bool or Tensor, optional
-            Whether an AMP scaler skipped the update; found out if the optimizer is known, unless a
-            CUDA graph updates.
+            Whether an AMP scaler skipped the update; by default found out from the optimizer.
 
         Raises
         ------
@@ -278,7 +272,7 @@ class Recorder:
         WriteError
             If recording failed; what was committed stays readable.
         KeyboardInterrupt, SystemExit
-            If SIGINT or SIGTERM came since the last step: the state is recorded first.
+            If SIGINT or SIGTERM came since the last step, once the state is recorded.
         """
         self._require_open()
         arguments.check_number("loss", loss)

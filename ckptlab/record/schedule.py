@@ -1,7 +1,7 @@
-"""Steps and step ranges: what users write where a step is asked for.
+"""Read steps, step ranges and schedules as users write them.
 
-A schedule is a union of half-open ranges ``A:B[:stride]``; an omitted end is
-the end of the run. ``log:N`` takes N steps a decade.
+A schedule is a union of half-open ranges ``A:B[:stride]``; an omitted end is the end of the run.
+``log:N`` takes N steps a decade.
 """
 
 from __future__ import annotations
@@ -20,24 +20,9 @@ _ACCEPTED = "accepted: 500, 500it, 2ep, ranges A:B or A:B:STRIDE, log:N, separat
 
 
 def parse_step(text: str | int, steps_per_epoch: int | None = None) -> int:
-    """Read one step: ``500``, ``500it`` or ``2ep``.
+    """Read one step, ``500``, ``500it`` or ``2ep``, as a number of optimizer updates.
 
-    Parameters
-    ----------
-    text : str or int
-        What the user wrote.
-    steps_per_epoch : int, optional
-        Needed for ``ep``.
-
-    Returns
-    -------
-    int
-        Number of optimizer updates.
-
-    Raises
-    ------
-    StepError
-        If it is none of these, or is in epochs and the length of an epoch is not known.
+    Raises StepError if it is none of these, or is in epochs without `steps_per_epoch`.
     """
     if isinstance(text, int) and not isinstance(text, bool):
         if text < 0:
@@ -61,17 +46,7 @@ def parse_step(text: str | int, steps_per_epoch: int | None = None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class StepRange:
-    """Half-open range of steps; `stop` None means to the end of the run.
-
-    Parameters
-    ----------
-    start : int
-        First step.
-    stop : int or None
-        First step no longer in it.
-    stride : int
-        Distance between its steps.
-    """
+    """Every `stride`-th step from `start` on, before `stop`; None means to the end of the run."""
 
     start: int
     stop: int | None
@@ -85,16 +60,9 @@ class StepRange:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Which steps are recorded: a union of ranges, and optionally N a decade.
+    """Which steps are recorded: the union of `ranges` and, for each N, of N steps a decade.
 
-    Parameters
-    ----------
-    text : str
-        What the user wrote; two schedules with one text are the same.
-    ranges : tuple of StepRange
-        Their union is taken.
-    per_decade : tuple of int
-        For each N, the steps round(10**(i/N)) and 0.
+    Two schedules with one `text` are the same. N a decade are step 0 and round(10**(i/N)).
     """
 
     text: str
@@ -113,17 +81,9 @@ class Schedule:
         return max((stop for stop in stops if stop is not None), default=0)
 
     def holds(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Say which of some steps are scheduled, however far apart they are.
+        """Return which of some increasing steps, shape (steps,), are scheduled.
 
-        Parameters
-        ----------
-        steps : ndarray of int64, shape (steps,)
-            Any, in increasing order.
-
-        Returns
-        -------
-        ndarray of bool, shape (steps,)
-            True where one is.
+        Takes the same time however far apart they are.
         """
         held = np.zeros(len(steps), np.bool_)
         for r in self.ranges:
@@ -135,18 +95,7 @@ class Schedule:
         return held
 
     def steps(self, end: int) -> npt.NDArray[np.int64]:
-        """List the scheduled steps before `end`.
-
-        Parameters
-        ----------
-        end : int
-            First step no longer listed.
-
-        Returns
-        -------
-        ndarray of int64, shape (steps,)
-            In increasing order, each once.
-        """
+        """Return the scheduled steps before `end`, increasing, shape (steps,)."""
         parts: list[npt.NDArray[Any]] = [
             np.arange(r.start, end if r.stop is None else min(r.stop, end), r.stride)
             for r in self.ranges
@@ -162,24 +111,9 @@ class Schedule:
 
 
 def parse_schedule(text: str, steps_per_epoch: int | None = None) -> Schedule:
-    """Read a recording schedule such as ``"0:2000, 2000:20000:100"`` or ``"log:20"``.
+    """Read a schedule such as ``"0:2000, 2000:20000:100"``: ranges, single steps or ``log:N``.
 
-    Parameters
-    ----------
-    text : str
-        Comma-separated ranges, single steps, or ``log:N``.
-    steps_per_epoch : int, optional
-        Needed where a step is in epochs.
-
-    Returns
-    -------
-    Schedule
-        The union.
-
-    Raises
-    ------
-    StepError
-        If a part is malformed or empty.
+    Raises StepError if a part is malformed or empty, or in epochs without `steps_per_epoch`.
     """
     ranges: list[StepRange] = []
     per_decade: list[int] = []
@@ -195,24 +129,9 @@ def parse_schedule(text: str, steps_per_epoch: int | None = None) -> Schedule:
 
 
 def parse_range(text: str, steps_per_epoch: int | None = None) -> StepRange:
-    """Read one half-open range ``A:B[:stride]``, or one step.
+    """Read one half-open range ``A:B[:stride]``, or one step as a range of one.
 
-    Parameters
-    ----------
-    text : str
-        What the user wrote; ``A`` defaults to 0 and ``B`` to the end.
-    steps_per_epoch : int, optional
-        Needed where a step is in epochs.
-
-    Returns
-    -------
-    StepRange
-        The range; a single step is a range of one.
-
-    Raises
-    ------
-    StepError
-        If it is malformed or holds no step.
+    ``A`` defaults to 0 and ``B`` to the end. Raises StepError if it is malformed or holds no step.
     """
     pieces = [piece.strip() for piece in text.split(":")]
     if not text.strip() or len(pieces) > 3:

@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM while recording: noted at once, acted on at the next safe point.
+"""Hold back SIGINT and SIGTERM while recording, until the next safe point.
 
-Raising in the middle of an update would leave weights and momentum of
-different steps; the recorder asks at the end of its own step. A second signal does not wait.
+Raising in the middle of an update would leave weights and momentum of different steps, so the
+recorder acts at the end of its own step. A second signal does not wait.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Interrupts:
-    """Holds back SIGINT and SIGTERM, unless ignored; does nothing outside the main thread."""
+    """Hold back SIGINT and SIGTERM, unless ignored; does nothing outside the main thread."""
 
     def __init__(self) -> None:
         self.pending: int | None = None

@@ -230,7 +230,8 @@ def test_patterns_choose_what_is_recorded(tmp_path):
 def test_memory_sets_the_block(tmp_path):
     model, optimizer = small()
     for block, memory in ((32, "1GiB"), (2, memory_for(model, 2)), (1, memory_for(model, 1))):
-        with Recorder(tmp_path / str(block), model, optimizer, memory=memory, fsync=False):
+        options = {"steps": "0:100", "memory": memory, "fsync": False}
+        with Recorder(tmp_path / str(block), model, optimizer, **options):
             pass
         assert open_store(tmp_path / str(block)).attributes["block"] == block
     with (
