@@ -11,6 +11,7 @@ from benchmarks.runs import Options
 BENCHMARKS = (
     "recording",
     "durability",
+    "ablations",
     "storage",
     "access",
     "telemetry",

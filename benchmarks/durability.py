@@ -93,8 +93,14 @@ def _writer(folder: Path, quick: bool) -> Case:
         path = folder / "writer.zarr"
         shutil.rmtree(path, ignore_errors=True)
         storage = open_storage(path, fsync=options["fsync"])
-        writer = StoreWriter.create(storage, layout, block=32, codec="fast", attributes={})
-        writer.sync_seconds = options.get("sync_seconds", 0.0)
+        writer = StoreWriter.create(
+            storage,
+            layout,
+            block=32,
+            codec="fast",
+            attributes={},
+            sync_seconds=options.get("sync_seconds", 0.0),
+        )
         began = time.perf_counter()
         for number in range(blocks):
             writer.write_block(_block(weights, 32 * number))

@@ -29,6 +29,7 @@ def create_run(
     memory: int,
     mask: npt.NDArray[np.bool_] | None,
     overwrite: bool,
+    sync_seconds: float,
     total_steps: int | None,
     attributes: dict[str, Any],
 ) -> StoreWriter:
@@ -48,4 +49,5 @@ def create_run(
         mask=mask,
         capacity=OPEN_ENDED_CAPACITY if planned is None else planned,
         overwrite=overwrite,
+        sync_seconds=sync_seconds,
     )

@@ -160,6 +160,7 @@ class Recorder:
             "memory": parse_memory(memory),
             "mask": mask,
             "overwrite": overwrite,
+            "sync_seconds": self._sync_seconds,
             "total_steps": total_steps,
             "attributes": {
                 **arguments.plain_mapping("attributes", attributes),
@@ -228,7 +229,7 @@ class Recorder:
             return RecorderStats(0, 0, 0, 0, 0.0)
         committed = len(self._writer.steps)
         raw = 4 * self._captured.layout.parameters * committed
-        stored = self._writer.shards.weight_bytes
+        stored = self._writer.weight_bytes
         steps = self._steps
         return RecorderStats(steps.recorded, committed, raw, stored, steps.stall_seconds)
 
@@ -326,11 +327,10 @@ class Recorder:
     def _open_writer(self, *, hold_signals: bool) -> None:
         captured = self._captured
         self._writer = writer = (
-            StoreWriter.resume(self._storage)
+            StoreWriter.resume(self._storage, sync_seconds=self._sync_seconds)
             if self._resume
             else create_run(self._storage, captured, self._schedule, **self._settings)
         )
-        writer.sync_seconds = self._sync_seconds
         try:
             warn_of_extra_state(captured.model)
             if self._resume:

@@ -220,14 +220,13 @@ def test_what_waits_can_be_synced(boot):
     assert writer.unsynced
     writer.sync()
     assert not writer.unsynced
-    assert 1 < writer.sync_in <= RARELY
-    writer.hurried = lambda: False
-    assert writer.sync_in <= IDLE_SYNC_SECONDS
+    assert 1 < writer.sync_in() <= RARELY
+    assert writer.sync_in(hurry=False) <= IDLE_SYNC_SECONDS
     writer.write_block(block_of(WEIGHTS, 8, 12, layout=LAYOUT))
     assert writer.unsynced
-    while writer.sync_in > 0:
-        time.sleep(writer.sync_in)
-    writer.write_block(block_of(WEIGHTS, 12, 16, layout=LAYOUT))
+    while writer.sync_in(hurry=False) > 0:
+        time.sleep(writer.sync_in(hurry=False))
+    writer.write_block(block_of(WEIGHTS, 12, 16, layout=LAYOUT), hurry=False)
     assert not writer.unsynced
     files = storage.after_power_loss(np.random.default_rng(0))
     boot("second")

@@ -29,6 +29,7 @@ from ckptlab.store.backends.open import open_storage
 from ckptlab.store.format.block import Block
 from ckptlab.store.format.codecs import require_public
 from ckptlab.store.format.layout import Layout
+from ckptlab.store.format.shards import EncodeMap
 from ckptlab.store.write.writer import StoreWriter
 
 _STEPS = [
@@ -196,7 +197,6 @@ def import_checkpoints(
     )
     try:
         with ThreadPoolExecutor(count_cores(), "ckptlab-encode") as pool:
-            writer.shards.map_chunks = pool.map
             for start in range(0, len(files), writer.block):
                 part = files[start : start + writer.block]
                 rows = {
@@ -212,7 +212,7 @@ def import_checkpoints(
                         if progress is not None:
                             progress(start + filled, len(files))
                 finally:
-                    _write(writer, start, rows, [step for step, _ in part[:filled]])
+                    _write(writer, start, rows, [step for step, _ in part[:filled]], pool.map)
         writer.finish("complete")
     except BaseException:
         writer.abandon()
@@ -239,12 +239,17 @@ def _close(storage: Storage) -> None:
 
 
 def _write(
-    writer: StoreWriter, start: int, rows: dict[str, npt.NDArray[Any]], steps: list[int]
+    writer: StoreWriter,
+    start: int,
+    rows: dict[str, npt.NDArray[Any]],
+    steps: list[int],
+    map_chunks: EncodeMap,
 ) -> None:
     if steps:
         cut = {name: values[: len(steps)] for name, values in rows.items()}
         series = {"step": np.array(steps, np.int64)}
-        writer.write_block(Block(start=start, rows=cut, series=series))
+        block = Block(start=start, rows=cut, series=series)
+        writer.write_block(block, map_chunks=map_chunks)
 
 
 def _fill(rows: dict[str, npt.NDArray[Any]], slot: int, layout: Layout, path: Path) -> None:

@@ -67,8 +67,6 @@ class WriterThread:
         for buffer in buffers:
             self._free.put(buffer)
         self._pool = EncodePool(threads - 1, always=not shared)
-        writer.shards.map_chunks = self._pool.map
-        writer.hurried = lambda: not self._commits.empty()
         self._thread = threading.Thread(target=self._run, name="ckptlab-writer", daemon=True)
         self._thread.start()
 
@@ -135,9 +133,9 @@ class WriterThread:
         """Wait for a commit, and meanwhile sync what was committed when it is time."""
         while self._writer.unsynced:
             try:
-                return self._commits.get(timeout=max(self._writer.sync_in, 0.0))
+                return self._commits.get(timeout=max(self._writer.sync_in(hurry=False), 0.0))
             except queue.Empty:
-                if self._writer.sync_in <= 0:
+                if self._writer.sync_in(hurry=not self._commits.empty()) <= 0:
                     self._writer.sync()
         return self._commits.get()
 
@@ -160,7 +158,12 @@ class WriterThread:
             evaluations=commit.evaluations,
         )
         self.zeroed |= _forget_zeroed(block)
-        self._writer.write_block(block, commit.encoded.set)
+        self._writer.write_block(
+            block,
+            map_chunks=self._pool.map,
+            encoded=commit.encoded.set,
+            hurry=not self._commits.empty(),
+        )
         if commit.last:
             self._free.put(buffer)
 

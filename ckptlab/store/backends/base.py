@@ -1,8 +1,7 @@
-"""Where the files of a run lie: a local folder or an object store, behind one small interface.
+"""Define the storage interface: the files of a run, in a local folder or an object store.
 
-Everything the store does to files
-goes through here: whole objects are put atomically, read whole, listed with their sizes and
-deleted; nothing is ever changed in place.
+Whole objects are put atomically, read whole, listed with their sizes and deleted; none is ever
+changed in place.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ class Storage(Protocol):
         """Become the one writer; LockedError names who is."""
 
     def exists(self) -> bool:
-        """Say whether anything lies at the path."""
+        """Return whether anything lies at the path."""
 
     def zarr_store(self) -> Any:
         """Return a read-only Zarr store over the same files."""

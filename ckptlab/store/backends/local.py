@@ -1,4 +1,4 @@
-"""A run in a local folder: files written aside, renamed, and synced together."""
+"""Keep a run in a local folder: write files aside, rename them, and sync them together."""
 
 from __future__ import annotations
 
@@ -35,15 +35,7 @@ _LARGE = 2**20
 
 
 class LocalStorage:
-    """A run in a local folder.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The folder; it need not exist yet.
-    fsync : bool
-        Whether `sync` waits for the disk.
-    """
+    """A run in a local folder, which need not exist yet; `fsync`: `sync` waits for the disk."""
 
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool = True) -> None:
         self.root = Path(path).absolute()  # whoever writes may change its working folder
@@ -211,7 +203,7 @@ class LocalStorage:
             with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
-                    raise StoreError(f"{path} cannot be read: it is no ordinary file")
+                    raise StoreError(f"{path} cannot be read: it is not a regular file")
                 yield file, status.st_size
         except (FileNotFoundError, NotADirectoryError) as error:
             raise MissingObjectError(f"{path} is missing") from error

@@ -1,7 +1,7 @@
-"""One writer at a time: the lock on a run.
+"""Lock a run, so that it has one writer at a time.
 
-Locally it is a POSIX record lock, which the kernel drops when the process
-dies, however it dies, and which forked data-loader workers do not inherit.
+Locally it is a POSIX record lock: the kernel drops it when the process dies, however it dies, and
+forked data-loader workers do not inherit it.
 """
 
 from __future__ import annotations
@@ -47,18 +47,7 @@ def owner() -> dict[str, Any]:
 
 
 def is_gone(content: bytes) -> bool:
-    """Say whether a lock's owner ran on this host and does not run any more.
-
-    Parameters
-    ----------
-    content : bytes
-        JSON as `owner` gives it; of anything else nothing can be said.
-
-    Returns
-    -------
-    bool
-        False also where that cannot be known.
-    """
+    """Return whether a lock's owner ran on this host and has died; False where that is unknown."""
     try:
         who = json.loads(content)
         # Containers may share a host's name and count their processes alone.
@@ -80,18 +69,7 @@ def _namespace() -> str:
 
 
 def describe(content: bytes) -> str:
-    """Name the writer from the content of a lock.
-
-    Parameters
-    ----------
-    content : bytes
-        JSON as `owner` gives it; anything else is an unknown process.
-
-    Returns
-    -------
-    str
-        Such as ``process 12 on host``.
-    """
+    """Name the writer, such as ``process 12 on host``, from the content of a lock."""
     try:
         who = json.loads(content)
         host = "".join(c if c.isprintable() else "?" for c in str(who["host"])[:80])
@@ -101,18 +79,7 @@ def describe(content: bytes) -> str:
 
 
 class FileLock:
-    """The lock of a local run.
-
-    Parameters
-    ----------
-    path : Path
-        The lock file; its folder exists.
-
-    Raises
-    ------
-    LockedError
-        If another writer, in this process or another, holds it.
-    """
+    """The lock of a local run; LockedError if another writer, of any process, holds it."""
 
     # POSIX locks do not exclude threads of one process, and are not inherited by a forked one.
     _held: ClassVar[set[tuple[int, int, int]]] = set()

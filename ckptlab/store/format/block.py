@@ -1,4 +1,4 @@
-"""What one commit holds: the recorded steps written together."""
+"""Hold what one commit writes: the recorded steps of a block."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ import numpy.typing as npt
 
 @dataclass(kw_only=True, slots=True)
 class Anchor:
-    """The optimizer's state at the end of a block.
+    """The optimizer's state at the end of a block, whose last step is `step`.
 
-    Parameters
-    ----------
-    step : int
-        The step it belongs to, the last of its block.
-    states : dict of str to ndarray
-        Parameter-shaped states by key, float32, shape (param,); NaN where absent.
-    row : bytes
-        safetensors of everything else.
+    `states` are parameter-shaped, by key: float32 of shape (param,), NaN where absent. `row` is the
+    safetensors bytes of everything else.
     """
 
     step: int
@@ -30,15 +24,7 @@ class Anchor:
 
 @dataclass(kw_only=True, slots=True)
 class Evaluation:
-    """One evaluation on the test set.
-
-    Parameters
-    ----------
-    step : int
-        When.
-    loss, accuracy : float
-        NaN if not measured.
-    """
+    """One evaluation on the test set; NaN for what was not measured."""
 
     step: int
     loss: float
@@ -47,21 +33,12 @@ class Evaluation:
 
 @dataclass(kw_only=True, slots=True)
 class Block:
-    """Some recorded steps, from the start of a block of the store on.
+    """Recorded steps from the start of a block of the store on, `start` among all recorded ones.
 
-    Parameters
-    ----------
-    start : int
-        Position of the first step among the recorded ones, a multiple of the block size.
-    rows : dict of str to ndarray
-        Large arrays by name, shape (steps, param) or (steps, buffer).
-    series : dict of str to ndarray
-        Arrays over steps by name, shape (steps,) or (tensor, steps); ``step`` among them. Of those
-        that are left out, the fill value is stored.
-    anchor : Anchor or None
-        The optimizer at the last step; None if it is not known exactly.
-    evaluations : list of Evaluation
-        Made since the previous block was handed over.
+    `rows` holds large arrays by name, shape (steps, param) or (steps, buffer); `series` arrays over
+    steps, shape (steps,) or (tensor, steps), ``step`` among them. Series that are left out are
+    stored as their fill value. `anchor` is None where the optimizer's state at the last step is not
+    known exactly. `evaluations` are those since the previous block.
     """
 
     start: int
@@ -77,5 +54,5 @@ class Block:
 
     @property
     def stop(self) -> int:
-        """Position behind its last step."""
+        """Position after its last step."""
         return self.start + self.count

@@ -1,6 +1,6 @@
-"""Which arrays a run of format 1 has, and their metadata.
+"""List the arrays of a run of format 1, with their metadata.
 
-Adding an array over the steps is one new row here.
+A new array over the steps is one new row here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from ckptlab.store.format import zarr_metadata
 from ckptlab.store.format.codecs import CODECS, find_codec
 from ckptlab.store.format.layout import Layout
-from ckptlab.store.format.zarr_metadata import Document
+from ckptlab.store.format.zarr_metadata import ArrayMetadata
 
 FORMAT = 1
 """Version of the format this code writes; it reads this and none newer."""
@@ -32,25 +32,7 @@ MASK = "mask"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """One small array along a step axis.
-
-    Parameters
-    ----------
-    name : str
-        Name of the array.
-    axis : str
-        Step axis.
-    dtype : str
-        Zarr data type.
-    fill : float, int, bool or str
-        Zarr fill value.
-    long_name : str
-        For people.
-    units : str
-        UDUNITS style; ``1`` is dimensionless.
-    by_tensor : bool
-        Whether it has a dimension ``tensor`` before the step axis.
-    """
+    """One small array along a step axis, in UDUNITS `units`; `by_tensor` puts a dim before it."""
 
     name: str
     axis: str = "step"
@@ -106,21 +88,8 @@ SERIES: dict[str, Series] = {
 }
 
 
-def series_document(series: Series, layout: Layout) -> Document:
-    """Return the metadata of a small array.
-
-    Parameters
-    ----------
-    series : Series
-        Which one.
-    layout : Layout
-        Gives the number of tensors.
-
-    Returns
-    -------
-    dict
-        Of length 0 along the step axis.
-    """
+def series_metadata(series: Series, layout: Layout) -> ArrayMetadata:
+    """Return the metadata of a small array."""
     attributes = {"long_name": series.long_name}
     if series.name not in ("step", "anchor", "eval_step", "digest"):
         attributes["units"] = series.units
@@ -141,28 +110,13 @@ def series_document(series: Series, layout: Layout) -> Document:
     )
 
 
-def documents(
+def array_metadata(
     layout: Layout, *, block: int, codec: str, optional: Iterable[str] = (), masked: bool = False
-) -> dict[str, Document]:
-    """Return the metadata of all arrays of a new run.
+) -> dict[str, ArrayMetadata]:
+    """Return the metadata of all arrays of a new run, by name.
 
-    Parameters
-    ----------
-    layout : Layout
-        The tensor table.
-    block : int
-        Steps of a block.
-    codec : str
-        Of weights, buffers and gradients.
-    optional : iterable of str
-        Optional large arrays, such as ``gradients``.
-    masked : bool
-        Whether it holds a mask.
-
-    Returns
-    -------
-    dict of str to dict
-        By array name; optimizer states come when they first appear.
+    `optional` names further large arrays, such as ``gradients``. Optimizer states come when they
+    first appear.
     """
     chosen = find_codec(codec)
     found = {
@@ -181,7 +135,7 @@ def documents(
             axis = name.replace("buffers", "buffer", 1)
             found[name] = zarr_metadata.sharded(size, block, (axis, "step"), stored, dtype)
     for series in SERIES.values():
-        found[series.name] = series_document(series, layout)
+        found[series.name] = series_metadata(series, layout)
     found["tensor"] = zarr_metadata.strings("tensor", len(layout.tensors))
     found["tensor_index"] = zarr_metadata.constant(
         ["param"], layout.parameters, "int32", CODECS["zstd"]
@@ -194,29 +148,29 @@ def documents(
 
 
 def is_optimizer_name(name: str) -> bool:
-    """Say whether a name can be that of an array of a parameter-shaped optimizer state."""
+    """Return whether a name can be that of an array of a parameter-shaped optimizer state."""
     # It becomes the name of a folder or of an object, and must not be one elsewhere.
     return (
         name != OPTIMIZER_ROW and re.fullmatch(r"optimizer_[A-Za-z0-9_-]{1,100}", name) is not None
     )
 
 
-def optimizer_document(parameters: int, codec: str) -> Document:
+def optimizer_metadata(parameters: int, codec: str) -> ArrayMetadata:
     """Return the metadata of one parameter-shaped optimizer state, one anchor a shard."""
     single = CODECS["dense-single"] if codec == "dense" else find_codec(codec)
     return zarr_metadata.sharded(parameters, 1, ("param", "anchor"), single, "float32")
 
 
-def optimizer_row_document(width: int) -> Document:
+def optimizer_row_metadata(width: int) -> ArrayMetadata:
     """Return the metadata of the byte rows, wide enough for `width` bytes."""
     columns = -(-max(width, 1) // OPTIMIZER_ROW_CHUNK) * OPTIMIZER_ROW_CHUNK
-    document = zarr_metadata.sharded(
+    metadata = zarr_metadata.sharded(
         OPTIMIZER_ROW_CHUNK, 1, ("byte", "anchor"), CODECS["zstd"], "uint8"
     )
     long_name = "length as uint64, then safetensors of what is not parameter-shaped"
-    return {**document, "shape": [columns, 0], "attributes": {"long_name": long_name}}
+    return {**metadata, "shape": [columns, 0], "attributes": {"long_name": long_name}}
 
 
-def committed_lengths(metadata: Mapping[str, Document]) -> dict[str, int]:
+def committed_lengths(metadata: Mapping[str, ArrayMetadata]) -> dict[str, int]:
     """Return how long each step axis is in the consolidated view."""
     return {axis: int(metadata[axis]["shape"][-1]) for axis in zarr_metadata.STEP_AXES}

@@ -1,7 +1,7 @@
-"""Zarr v3 metadata documents of the arrays of format 1, written out by hand.
+"""Build the Zarr v3 metadata of the arrays of format 1.
 
-The documents are the same under every version of zarr, and `docs/format.md`
-describes them; a test opens what they describe with zarr and xarray.
+Written by hand, so that it is the same under every version of zarr. `docs/format.md` describes it,
+and a test opens the result with zarr and xarray.
 """
 
 from __future__ import annotations
@@ -27,27 +27,19 @@ STEP_CHUNK = 1024
 STEP_AXES: tuple[str, ...] = ("step", "anchor", "eval_step")
 """The axes that grow, and that the consolidated view cuts at what is committed."""
 
-Document = dict[str, Any]
+ArrayMetadata = dict[str, Any]
+"""The content of an array's ``zarr.json``."""
+
+Document = ArrayMetadata
 
 
-def sharded(rows: int, columns: int, names: tuple[str, str], codec: Codec, dtype: str) -> Document:
-    """Describe a large array: inner chunks in shards, one shard a block of steps.
+def sharded(
+    rows: int, columns: int, names: tuple[str, str], codec: Codec, dtype: str
+) -> ArrayMetadata:
+    """Describe a large array, of length 0 along its step axis: one shard for a block of steps.
 
-    Parameters
-    ----------
-    rows, columns : int
-        Parameters, and steps of a block.
-    names : tuple of str
-        Dimension names; the second is a step axis.
-    codec : Codec
-        Of the inner chunks.
-    dtype : str
-        Zarr data type.
-
-    Returns
-    -------
-    dict
-        The content of ``zarr.json``, of length 0 along the step axis.
+    `rows` are parameters, `columns` the steps of a block, `names` those of the dimensions, and
+    `codec` is that of the inner chunks.
     """
     chunk = min(rows, CHUNK_PARAMETERS)
     shard = min(-(-rows // chunk), SHARD_PARAMETERS // CHUNK_PARAMETERS) * chunk
@@ -61,7 +53,7 @@ def sharded(rows: int, columns: int, names: tuple[str, str], codec: Codec, dtype
         },
     }
     fill = "NaN" if dtype.startswith("float") else False if dtype == "bool" else 0
-    return _document([rows, 0], [shard, columns], names, dtype, [sharding], fill)
+    return _array([rows, 0], [shard, columns], names, dtype, [sharding], fill)
 
 
 def small(
@@ -72,82 +64,44 @@ def small(
     inner: Sequence[int] = (),
     chunk: int = STEP_CHUNK,
     attributes: Mapping[str, Any] | None = None,
-) -> Document:
-    """Describe an array over a step axis that is kept uncompressed, with a checksum.
+) -> ArrayMetadata:
+    """Describe a small array, of length 0 along its step axis: uncompressed, with a checksum.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Dimension names; the last is a step axis.
-    dtype : str
-        Zarr data type.
-    fill : float, int, bool or str
-        Zarr fill value.
-    inner : sequence of int
-        Lengths of the dimensions before the last.
-    chunk : int
-        Steps of a chunk.
-    attributes : mapping, optional
-        Such as ``units`` and ``long_name``.
-
-    Returns
-    -------
-    dict
-        The content of ``zarr.json``, of length 0 along the step axis.
+    `names` are those of the dimensions, the step axis last; `inner` are the lengths of the others,
+    and `chunk` is in steps.
     """
     codecs = [dict(LITTLE if np.dtype(dtype).itemsize > 1 else {"name": "bytes"}), dict(CRC32C)]
-    document = _document([*inner, 0], [*inner, chunk], names, dtype, codecs, fill)
-    return {**document, "attributes": dict(attributes or {})}
+    metadata = _array([*inner, 0], [*inner, chunk], names, dtype, codecs, fill)
+    return {**metadata, "attributes": dict(attributes or {})}
 
 
 def constant(
     names: Sequence[str], length: int, dtype: str, codec: Codec, fill: int | bool = 0
-) -> Document:
+) -> ArrayMetadata:
     """Describe a one-dimensional array that is written once, in one chunk."""
-    return _document([length], [length], names, dtype, codec.pipeline, fill)
+    return _array([length], [length], names, dtype, codec.pipeline, fill)
 
 
-def strings(name: str, length: int) -> Document:
+def strings(name: str, length: int) -> ArrayMetadata:
     """Describe a coordinate of variable-length strings, written once, in one chunk."""
     codecs = [{"name": "vlen-utf8"}, dict(CRC32C)]
-    return _document([length], [length], [name], "string", codecs, "")
+    return _array([length], [length], [name], "string", codecs, "")
 
 
-def with_length(document: Document, lengths: Mapping[str, int]) -> Document:
-    """Return a copy whose step axis has another length.
-
-    Parameters
-    ----------
-    document : dict
-        Metadata of an array.
-    lengths : mapping of str to int
-        Length of each step axis.
-
-    Returns
-    -------
-    dict
-        The document, with a new ``shape`` where its last dimension is a step axis.
-    """
-    axis = document["dimension_names"][-1]
+def with_length(metadata: ArrayMetadata, lengths: Mapping[str, int]) -> ArrayMetadata:
+    """Return a copy whose step axis has the length that `lengths` gives for it."""
+    axis = metadata["dimension_names"][-1]
     if axis not in lengths:
-        return document
-    return {**document, "shape": [*document["shape"][:-1], lengths[axis]]}
+        return metadata
+    return {**metadata, "shape": [*metadata["shape"][:-1], lengths[axis]]}
 
 
-def root_document(attributes: Mapping[str, Any], metadata: Mapping[str, Document]) -> Document:
-    """Assemble the root ``zarr.json`` with inline consolidated metadata and its digest.
+def root_metadata(
+    attributes: Mapping[str, Any], metadata: Mapping[str, ArrayMetadata]
+) -> ArrayMetadata:
+    """Assemble the root ``zarr.json``: attributes with their digest, and consolidated metadata.
 
-    Parameters
-    ----------
-    attributes : mapping
-        Root attributes, without ``metadata_digest``.
-    metadata : mapping of str to dict
-        Documents of the arrays, cut at what is committed.
-
-    Returns
-    -------
-    dict
-        The content of the root ``zarr.json``.
+    `metadata` is that of the arrays, cut at what is committed.
     """
     digest = metadata_digest(attributes, metadata)
     return {
@@ -177,14 +131,14 @@ def metadata_digest(attributes: Mapping[str, Any], metadata: Mapping[str, Any]) 
     return xxhash.xxh3_64_hexdigest(text.encode())
 
 
-def _document(
+def _array(
     shape: Sequence[int],
     chunks: Sequence[int],
     names: Sequence[str],
     dtype: str,
     codecs: list[dict[str, Any]],
     fill: Any,
-) -> Document:
+) -> ArrayMetadata:
     return {
         "zarr_format": 3,
         "node_type": "array",

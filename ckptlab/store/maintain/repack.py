@@ -23,7 +23,7 @@ from ckptlab.store.format import schema
 from ckptlab.store.format.block import Block, Evaluation
 from ckptlab.store.format.codecs import require_public
 from ckptlab.store.format.digest import snapshot_digest
-from ckptlab.store.format.shards import is_sharded
+from ckptlab.store.format.shards import EncodeMap, is_sharded
 from ckptlab.store.read.reader import StoredRun, open_store
 from ckptlab.store.write.metadata import RESERVED
 from ckptlab.store.write.writer import StoreWriter
@@ -166,17 +166,16 @@ def _copy(
     )
     try:
         with ThreadPoolExecutor(threads or count_cores(), "ckptlab-encode") as pool:
-            writer.shards.map_chunks = pool.map
             small = {name: source.small(name) for name in schema.SERIES if name in source.metadata}
             for start in range(0, len(source.steps), block):
-                _copy_block(source, small, writer, start)
+                _copy_block(source, small, writer, start, pool.map)
                 if progress is not None:
                     progress(len(writer.steps), len(source.steps))
         writer.finish("interrupted" if source.state == "recording" else source.state)
     except BaseException:
         writer.abandon()
         raise
-    after = writer.shards.weight_bytes
+    after = writer.weight_bytes
     sizes = source.file_sizes().items()
     before = sum(size for key, size in sizes if key.startswith("weights/c/"))
     steps = len(source.steps)
@@ -184,7 +183,11 @@ def _copy(
 
 
 def _copy_block(
-    source: StoredRun, small: dict[str, np.ndarray], writer: StoreWriter, start: int
+    source: StoredRun,
+    small: dict[str, np.ndarray],
+    writer: StoreWriter,
+    start: int,
+    map_chunks: EncodeMap,
 ) -> None:
     """Write a block as it was, with every anchor that lies in it."""
     block = writer.block
@@ -211,7 +214,8 @@ def _copy_block(
                 series={name: values[..., :end] for name, values in series.items()},
                 anchor=source.anchor(ends[end]) if end in ends else None,
                 evaluations=_evaluations(small, len(writer.evaluations), int(steps[end - 1])),
-            )
+            ),
+            map_chunks=map_chunks,
         )
 
 

@@ -25,14 +25,14 @@ from ckptlab.store.format.constants import CONSTANTS, KEPT, check_constants, rea
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.shards import Grid, Shard, is_sharded, shard_key
 from ckptlab.store.format.small_arrays import chunk_key, chunk_length, read_all, read_chunk
-from ckptlab.store.format.zarr_metadata import STEP_AXES, Document, root_document, with_length
+from ckptlab.store.format.zarr_metadata import STEP_AXES, Document, root_metadata, with_length
 from ckptlab.store.maintain.findings import Finding, Report
 from ckptlab.store.read.array_reader import StoredArray
 from ckptlab.store.read.commits import committed_keys, read_markers
 from ckptlab.store.read.optimizer_state import present_states, read_byte_row
 from ckptlab.store.read.power_loss import surviving_lengths
 from ckptlab.store.read.root import check_root, load_root, read_root
-from ckptlab.store.write.recovery import MAX_DOCUMENT_BYTES
+from ckptlab.store.write.recovery import MAX_METADATA_BYTES
 
 _ATTEMPTS = 3
 
@@ -90,7 +90,7 @@ def _check(storage: Storage, *, deep: bool) -> Report:
         finding = Finding(array="", file=ROOT, problem=problem)
         return Report(path=storage.path, deep=deep, files=1, findings=(finding,))
     checker = _Checker(storage, attributes, metadata)
-    if _text(root) != _text(root_document(attributes, metadata)):
+    if _text(root) != _text(root_metadata(attributes, metadata)):
         checker.add("", ROOT, "is not what ckptlab writes")
     return checker.run(deep=deep)
 
@@ -337,7 +337,7 @@ class _Checker:
 
     def _document(self, name: str) -> None:
         try:
-            own = json.loads(self._storage.get(f"{name}/{ROOT}", limit=MAX_DOCUMENT_BYTES))
+            own = json.loads(self._storage.get(f"{name}/{ROOT}", limit=MAX_METADATA_BYTES))
         except (ValueError, RecursionError) as error:
             raise CorruptError(f"is damaged ({error})") from error
         if not _same_but_longer(name, own, self._metadata[name]):

@@ -126,7 +126,7 @@ def load_root(storage: Storage) -> dict[str, Any]:
 def _check_metadata(metadata: dict[str, Document], attributes: dict[str, Any]) -> None:
     """Raise what the caller turns into CorruptError unless the arrays are as format 1 says."""
     layout = _check_attributes(attributes)
-    expected = schema.documents(
+    expected = schema.array_metadata(
         layout,
         block=attributes["block"],
         codec=attributes["codec"],
@@ -139,9 +139,9 @@ def _check_metadata(metadata: dict[str, Document], attributes: dict[str, Any]) -
         if name in expected:
             continue
         if name == schema.OPTIMIZER_ROW:
-            like = schema.optimizer_row_document(document["shape"][0])
+            like = schema.optimizer_row_metadata(document["shape"][0])
         elif schema.is_optimizer_name(name):
-            like = schema.optimizer_document(layout.parameters, attributes["codec"])
+            like = schema.optimizer_metadata(layout.parameters, attributes["codec"])
         else:
             raise ValueError(f"array {name!r:.80} is not of format {schema.FORMAT}")
         _require_like(name, document, like)

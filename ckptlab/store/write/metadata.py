@@ -1,4 +1,4 @@
-"""The metadata of a run that is being written: the arrays' own, and the root's with its view."""
+"""Write the metadata of a run: the arrays' own, and the root's with its consolidated view."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ckptlab.store.format import schema
 from ckptlab.store.format.block import Anchor
 from ckptlab.store.format.constants import mask_digest
 from ckptlab.store.format.layout import Layout
-from ckptlab.store.format.zarr_metadata import STEP_AXES, Document, root_document, with_length
+from ckptlab.store.format.zarr_metadata import STEP_AXES, ArrayMetadata, root_metadata, with_length
 from ckptlab.store.read.power_loss import SYNCED, synced_attribute
 from ckptlab.store.read.root import MAX_ROOT_BYTES
-from ckptlab.store.write.recovery import document_objects, mend_documents, read_own_document
+from ckptlab.store.write.recovery import mend_metadata, metadata_objects, read_own_metadata
 
 _SPAN = ("start", "end")
 _OURS = (*_SPAN, SYNCED)
@@ -33,32 +33,21 @@ RESERVED = frozenset(("format", "coordinates", "tensors", "buffers", "block", "c
 class MetadataWriter:
     """Writes the metadata of one run.
 
-    Parameters
-    ----------
-    storage : Storage
-        Where the run lies.
-    attributes : dict
-        Root attributes.
-    documents : dict of str to dict
-        Metadata of the arrays.
-
-    Attributes
-    ----------
-    capacity : dict of str to int
-        Allocated length of each step axis.
+    `attributes` are the root's, `arrays` the arrays' metadata by name, and `capacity` is the
+    allocated length of each step axis.
     """
 
     def __init__(
-        self, storage: Storage, attributes: dict[str, Any], documents: dict[str, Document]
+        self, storage: Storage, attributes: dict[str, Any], arrays: dict[str, ArrayMetadata]
     ) -> None:
         self.attributes = attributes
-        self.documents = documents
+        self.arrays = arrays
         self.capacity = dict.fromkeys(STEP_AXES, 0)
         self._storage = storage
 
-    def view(self, lengths: Mapping[str, int]) -> dict[str, Document]:
+    def view(self, lengths: Mapping[str, int]) -> dict[str, ArrayMetadata]:
         """Return the arrays' metadata, cut at these lengths of the step axes."""
-        return {name: with_length(doc, lengths) for name, doc in self.documents.items()}
+        return {name: with_length(meta, lengths) for name, meta in self.arrays.items()}
 
     def write_root(
         self,
@@ -66,84 +55,64 @@ class MetadataWriter:
         lengths: Mapping[str, int],
         synced: Mapping[str, int] | None,
     ) -> None:
-        """Put the root metadata.
+        """Write the root metadata: committed steps, and the view cut at `lengths`.
 
-        Parameters
-        ----------
-        steps : sequence of int
-            Committed steps.
-        lengths : mapping of str to int
-            Length of each step axis in the view.
-        synced : mapping of str to int or None
-            How far commits that share syncs were synced; None where none do.
+        `synced` says how far commits that share syncs were synced; None where none do.
         """
         self.attributes = {k: v for k, v in self.attributes.items() if k not in _OURS}
         if steps:
             self.attributes |= dict(zip(_SPAN, (steps[0], steps[-1]), strict=True))
         if synced is not None:
             self.attributes[SYNCED] = synced_attribute(synced)
-        root = root_document(self.attributes, self.view(lengths))
+        root = root_metadata(self.attributes, self.view(lengths))
         self._storage.put(ROOT, [json.dumps(root, allow_nan=False).encode()])
 
-    def write_documents(self, names: Iterable[str]) -> None:
-        """Put arrays' own metadata, of the allocated lengths."""
-        chosen = {name: with_length(self.documents[name], self.capacity) for name in names}
-        self._storage.put_all(document_objects(chosen))
+    def write_arrays(self, names: Iterable[str]) -> None:
+        """Write arrays' own metadata, with the allocated lengths."""
+        chosen = {name: with_length(self.arrays[name], self.capacity) for name in names}
+        self._storage.put_all(metadata_objects(chosen))
 
     def trim(self, lengths: Mapping[str, int]) -> None:
-        """Give back what was allocated and not used."""
+        """Give back what was allocated but not used."""
         self.capacity = dict(lengths)
-        self.write_documents(self.documents)
+        self.write_arrays(self.arrays)
 
     def grow(self, axis: str, length: int) -> None:
         """Allocate at least `length` entries: never fewer than double, so that it is rare."""
         if length <= self.capacity[axis]:
             return
         self.capacity[axis] = max(length, 2 * self.capacity[axis])
-        self.write_documents(
-            name for name, d in self.documents.items() if d["dimension_names"][-1] == axis
+        self.write_arrays(
+            name for name, meta in self.arrays.items() if meta["dimension_names"][-1] == axis
         )
 
     def add_states(self, anchor: Anchor, parameters: int) -> bool:
-        """Describe optimizer states that are new, and byte rows that are longer than any before.
-
-        Parameters
-        ----------
-        anchor : Anchor
-            The next one.
-        parameters : int
-            Length of the parameter vector.
-
-        Returns
-        -------
-        bool
-            Whether there were any.
-        """
-        found = {schema.OPTIMIZER_ROW: schema.optimizer_row_document(8 + len(anchor.row))}
+        """Add metadata of new optimizer states and longer byte rows; return whether any came."""
+        found = {schema.OPTIMIZER_ROW: schema.optimizer_row_metadata(8 + len(anchor.row))}
         for key in anchor.states:
-            found[schema.OPTIMIZER + key] = schema.optimizer_document(
+            found[schema.OPTIMIZER + key] = schema.optimizer_metadata(
                 parameters, self.attributes["codec"]
             )
         added = {
-            name: document
-            for name, document in found.items()
-            if name not in self.documents or self.documents[name]["shape"][0] < document["shape"][0]
+            name: meta
+            for name, meta in found.items()
+            if name not in self.arrays or self.arrays[name]["shape"][0] < meta["shape"][0]
         }
-        self.documents |= added
-        self.write_documents(added)
+        self.arrays |= added
+        self.write_arrays(added)
         return bool(added)
 
     def look_up_capacity(self, lengths: Mapping[str, int]) -> None:
         """Find out what was allocated before, at least these lengths."""
         for axis, length in lengths.items():
-            own = read_own_document(self._storage, axis, self.documents[axis])
+            own = read_own_metadata(self._storage, axis, self.arrays[axis])
             self.capacity[axis] = max(length, own["shape"][-1] if own else 0)
 
     def mend(self) -> None:
         """Make the arrays' own metadata agree: their writer may have died while it grew them."""
-        mend_documents(self._storage, self.documents, self.capacity)
+        mend_metadata(self._storage, self.arrays, self.capacity)
         # It may have died before it synced them, too.
-        self._storage.unsure(f"{name}/{ROOT}" for name in self.documents)
+        self._storage.unsure(f"{name}/{ROOT}" for name in self.arrays)
 
 
 def new_attributes(
@@ -154,31 +123,7 @@ def new_attributes(
     codec: str,
     mask: npt.NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
-    """Return the root attributes of a new run.
-
-    Parameters
-    ----------
-    attributes : mapping
-        What the user says of it.
-    layout : Layout
-        The tensor table.
-    block : int
-        Steps of a block.
-    codec : str
-        Public codec name.
-    mask : ndarray of bool, shape (param,), optional
-        Which weights the training keeps.
-
-    Returns
-    -------
-    dict
-        JSON.
-
-    Raises
-    ------
-    ConfigError
-        If an attribute is no JSON, too large, or has a name that the store uses.
-    """
+    """Return the root attributes of a new run; ConfigError if the user's cannot be stored."""
     taken = sorted(RESERVED & attributes.keys())
     if taken:
         raise ConfigError(f"attributes {', '.join(taken)} are the store's own; use other names")
@@ -202,8 +147,8 @@ def as_json(attributes: Mapping[str, Any]) -> dict[str, Any]:
             size += len(json.dumps(value, allow_nan=False))
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"{key} cannot be stored: {error}; accepted: text, numbers but NaN and infinity, "
-                "true, false, None, and lists and mappings of these"
+                f"{key} cannot be stored: {error}; accepted: text, numbers except NaN "
+                "and infinity, true, false, None, and lists and mappings of these"
             ) from error
     if size > MAX_ROOT_BYTES // 2:
         raise ConfigError(

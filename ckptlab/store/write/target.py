@@ -1,4 +1,4 @@
-"""Whether a new run may be written at a path."""
+"""Check whether a new run may be written at a path."""
 
 from __future__ import annotations
 
@@ -10,18 +10,10 @@ from ckptlab.store.read.root import MAX_ROOT_BYTES, read_root
 
 
 def is_free(storage: Storage) -> bool:
-    """Say whether nothing lies at a path, or only what is left of a run that never began.
+    """Return whether nothing lies at a path, or only the rest of a run that never began.
 
-    Parameters
-    ----------
-    storage : Storage
-        Where.
-
-    Returns
-    -------
-    bool
-        True also for the metadata of a run whose writer was killed before it could hold a step.
-        Where recorded data lie, False, even if the root metadata is lost.
+    True also for the metadata of a run whose writer was killed before its first step. False where
+    recorded data lie, even if the root metadata is lost.
     """
     if not storage.exists():
         return True
@@ -29,19 +21,9 @@ def is_free(storage: Storage) -> bool:
 
 
 def require_free(storage: Storage, *, overwrite: bool) -> None:
-    """Refuse to write where something lies.
+    """Raise RunExistsError, saying what lies there and what to do, if the path is taken.
 
-    Parameters
-    ----------
-    storage : Storage
-        Where.
-    overwrite : bool
-        Whether a run there, or what is left of one, may be replaced; anything else never is.
-
-    Raises
-    ------
-    RunExistsError
-        If the path is taken; it says by what and what to do.
+    `overwrite` allows to replace a run or what is left of one; never anything else.
     """
     if is_free(storage):
         return
@@ -63,12 +45,12 @@ def require_free(storage: Storage, *, overwrite: bool) -> None:
         raise RunExistsError(f"{storage.path} exists and {what}; use another path") from error
     state = attributes["state"]
     if state != "complete":
-        hint = f"take it up with --resume (resume=True), {hint}"
+        hint = f"resume it with --resume (resume=True), {hint}"
     raise RunExistsError(f"{storage.path} exists and holds a run ({state}); {hint}")
 
 
 def _is_rest(storage: Storage) -> bool:
-    """Tell what is left of a run without its root metadata; nothing but arrays is taken for it."""
+    """Return whether only arrays of a run are left, without its root metadata."""
     keys = {*storage.list(), *storage.unfinished()}
     return ROOT not in keys and LOCK in keys and all(_is_ours(key) for key in keys)
 
@@ -79,7 +61,7 @@ def _is_recorded(key: str) -> bool:
 
 
 def _is_run(storage: Storage) -> bool:
-    """Tell a run, even a damaged one or one of a newer format, from any other Zarr group."""
+    """Return whether it is a run, even a damaged one or one of a newer format."""
     size = storage.size(ROOT) or 0
     return 0 < size <= MAX_ROOT_BYTES and b'"metadata_digest"' in storage.get(ROOT)
 

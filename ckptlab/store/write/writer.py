@@ -24,7 +24,8 @@ from ckptlab.store.format import schema
 from ckptlab.store.format.block import Block, Evaluation
 from ckptlab.store.format.constants import CONSTANTS, write_constants, write_mask
 from ckptlab.store.format.layout import Layout
-from ckptlab.store.format.zarr_metadata import STEP_AXES, Document
+from ckptlab.store.format.shards import EncodeMap
+from ckptlab.store.format.zarr_metadata import STEP_AXES, ArrayMetadata
 from ckptlab.store.read.commits import read_markers
 from ckptlab.store.read.power_loss import (
     SYNCED,
@@ -36,7 +37,7 @@ from ckptlab.store.read.power_loss import (
 )
 from ckptlab.store.read.reader import StoredRun
 from ckptlab.store.read.root import read_root
-from ckptlab.store.write.block_writer import Contents
+from ckptlab.store.write.block_writer import BlockWriter
 from ckptlab.store.write.metadata import MetadataWriter, as_json, new_attributes
 from ckptlab.store.write.recovery import delete_orphans
 from ckptlab.store.write.target import require_free
@@ -48,22 +49,10 @@ IDLE_SYNC_SECONDS = 1.0
 class StoreWriter:
     """Commits blocks to one run, made by `create` or `resume`; used by one thread at a time.
 
-    Attributes
-    ----------
-    steps : list of int
-        Committed steps.
-    anchors : list of int
-        Committed anchors.
-    evaluations : list of int
-        Steps of the committed evaluations.
-    shards : ShardWriter
-        Puts the large arrays.
-    sync_seconds : float
-        In a hurry, blocks committed sooner than this after a sync wait for the next one with
-        theirs: they survive the death of the process, but not yet a power loss. Without a hurry
-        they wait for a second at most.
-    hurried : callable
-        Says whether there is a hurry.
+    `steps`, `anchors` and the steps of `evaluations` are what is committed. With `sync_seconds`,
+    commits share syncs: in a hurry, blocks committed sooner than this after a sync wait for the
+    next one, and without a hurry for a second at most. They survive the death of the process at
+    once, and a power loss after the sync.
     """
 
     def __init__(
@@ -71,22 +60,21 @@ class StoreWriter:
         storage: Storage,
         lock: Lock,
         attributes: dict[str, Any],
-        documents: dict[str, Document],
+        metadata: dict[str, ArrayMetadata],
+        sync_seconds: float = 0.0,
     ) -> None:
         self.layout = Layout.from_attributes(attributes)
         self.steps: list[int] = []
         self.anchors: list[int] = []
         self.evaluations: list[int] = []
-        self.sync_seconds = 0.0
-        self.hurried: Callable[[], bool] = lambda: True
+        self.sync_seconds = sync_seconds
         self._synced_at = -math.inf
         self._synced = dict.fromkeys(STEP_AXES, 0)
         self._is_cut = self._power_was_lost = False
         self._storage = storage
         self._lock = lock
-        self._metadata = MetadataWriter(storage, attributes, documents)
-        self._contents = Contents(storage, documents)
-        self.shards = self._contents.shards
+        self._metadata = MetadataWriter(storage, attributes, metadata)
+        self._blocks = BlockWriter(storage, metadata)
 
     @classmethod
     def create(
@@ -101,52 +89,25 @@ class StoreWriter:
         mask: npt.NDArray[np.bool_] | None = None,
         capacity: int = 1,
         overwrite: bool = False,
+        sync_seconds: float = 0.0,
     ) -> StoreWriter:
-        """Start a new run of no steps.
+        """Start a new run of no steps; the writer holds its lock.
 
-        Parameters
-        ----------
-        storage : Storage
-            Where.
-        layout : Layout
-            The tensor table.
-        block : int
-            Steps of a block.
-        codec : str
-            Public codec name.
-        attributes : mapping
-            Further root attributes, JSON.
-        optional : iterable of str
-            Optional large arrays.
-        mask : ndarray of bool, shape (param,), optional
-            Which weights the training keeps.
-        capacity : int
-            Steps to allocate; more are allocated when it is full.
-        overwrite : bool
-            Whether what lies there may be deleted.
-
-        Returns
-        -------
-        StoreWriter
-            Holding the lock.
-
-        Raises
-        ------
-        RunExistsError
-            If something lies at the path and `overwrite` is not set.
-        LockedError
-            If another writer is at it.
+        `block` is the steps of a block, `codec` a codec that users choose, `optional` names further
+        large arrays, `mask`, shape (param,), tells which weights the training keeps. `capacity`
+        steps are allocated at first. RunExistsError if something lies at the path and `overwrite`
+        is not set, LockedError if another writer is at it.
         """
         # What cannot be stored must not cost the run that lies there.
         root = new_attributes(attributes, layout, block=block, codec=codec, mask=mask)
-        documents = schema.documents(
+        metadata = schema.array_metadata(
             layout, block=block, codec=codec, optional=optional, masked=mask is not None
         )
         require_free(storage, overwrite=overwrite)
         lock = storage.lock()
         try:
             require_free(storage, overwrite=overwrite)  # another writer may have come first
-            writer = cls(storage, lock, root, documents)
+            writer = cls(storage, lock, root, metadata, sync_seconds)
             writer._begin(capacity, mask)
             return writer
         except BaseException:
@@ -154,33 +115,20 @@ class StoreWriter:
             raise
 
     @classmethod
-    def resume(cls, storage: Storage) -> StoreWriter:
-        """Take an existing run up again, at its last committed step.
+    def resume(cls, storage: Storage, *, sync_seconds: float = 0.0) -> StoreWriter:
+        """Resume an existing run at its last committed step; the writer holds its lock.
 
-        Parameters
-        ----------
-        storage : Storage
-            Where it lies.
-
-        Returns
-        -------
-        StoreWriter
-            Holding the lock; nothing is changed on disk yet but unfinished files.
-
-        Raises
-        ------
-        StoreError
-            If there is no run, or it is damaged.
-        LockedError
-            If another writer is at it.
+        Nothing is changed on disk yet but unfinished files. StoreError if there is no run, or it is
+        damaged; LockedError if another writer is at it.
         """
-        attributes, documents = read_root(storage)
+        attributes, metadata = read_root(storage)
         lock = storage.lock()
         try:
             storage.sweep()
-            attributes, documents = read_root(storage)
+            attributes, metadata = read_root(storage)
             attributes.pop("metadata_digest")
-            writer = cls(storage, lock, {**attributes, "state": "recording"}, documents)
+            attributes["state"] = "recording"
+            writer = cls(storage, lock, attributes, metadata, sync_seconds)
             writer._load_markers()
             return writer
         except BaseException:
@@ -198,55 +146,54 @@ class StoreWriter:
         return int(self.attributes["block"])
 
     @property
+    def weight_bytes(self) -> int:
+        """Size of the files of `weights`."""
+        return self._blocks.weight_bytes
+
+    @property
     def arrays(self) -> tuple[str, ...]:
         """Names of all arrays."""
-        return tuple(self._metadata.documents)
+        return tuple(self._metadata.arrays)
 
     @property
     def unsynced(self) -> bool:
         """Whether something committed waits to be synced."""
         return self._in_groups() and self._synced != self._lengths()
 
-    @property
-    def sync_in(self) -> float:
-        """Seconds until what is committed is to be synced."""
-        wanted = self.sync_seconds if self.hurried() else min(self.sync_seconds, IDLE_SYNC_SECONDS)
+    def sync_in(self, *, hurry: bool = True) -> float:
+        """Return the seconds until what is committed is to be synced."""
+        wanted = self.sync_seconds if hurry else min(self.sync_seconds, IDLE_SYNC_SECONDS)
         return self._synced_at + wanted - time.monotonic()
 
     def cut(self, steps: int, *, later: bool = False) -> None:
-        """Drop every committed step from position `steps` on, with what belongs to it.
+        """Drop every committed step from position `steps` on, with all that belongs to it.
 
-        Parameters
-        ----------
-        steps : int
-            How many steps stay.
-        later : bool
-            Leave the files as they are until the next commit: other ranks that take the run up may
-            still be reading where all of them go on.
+        `later` leaves the files as they are until the next commit: other ranks that resume the run
+        may still be reading them.
         """
         self.steps = self.steps[:steps]
         last = self.steps[-1] if self.steps else -1
         self.anchors = [step for step in self.anchors if step <= last]
         self.evaluations = [step for step in self.evaluations if step <= last]
-        self._contents.open(self._lengths())
+        self._blocks.open(self._lengths())
         self._is_cut = True
         if not later:
             self._settle()
 
-    def write_block(self, block: Block, encoded: Callable[[], None] | None = None) -> None:
-        """Commit a block: when this returns, its steps are seen, and survive a crash.
+    def write_block(
+        self,
+        block: Block,
+        *,
+        map_chunks: EncodeMap | None = None,
+        encoded: Callable[[], None] | None = None,
+        hurry: bool = True,
+    ) -> None:
+        """Commit a block: when this returns, readers see its steps, and they survive a crash.
 
-        Parameters
-        ----------
-        block : Block
-            Starts at or before the committed end; steps already committed must be the same.
-        encoded : callable, optional
-            Called once the large arrays are encoded; what is left is small, or waits for a disk.
-
-        Raises
-        ------
-        WriteError
-            If the storage fails, or the lock is gone; what was committed stays.
+        It starts at or before the committed end; steps already committed must be the same.
+        `map_chunks` is like `map` and encodes on several cores; `encoded` is called once the large
+        arrays are encoded; `hurry` tells that more blocks wait. WriteError if the storage fails or
+        the lock is gone; what was committed stays.
         """
         self._settle()
         # A partial block that is closed without a new step has its anchor already.
@@ -254,8 +201,15 @@ class StoreWriter:
         block = replace(block, anchor=None) if known else block
         self._make_room(block)
         column = block.start // self.block
-        self._contents.write(block, column, len(self.anchors), len(self.evaluations), encoded)
-        durable = not self._in_groups() or self.sync_in <= 0
+        self._blocks.write(
+            block,
+            column,
+            anchors=len(self.anchors),
+            evaluations=len(self.evaluations),
+            map_chunks=map_chunks,
+            encoded=encoded,
+        )
+        durable = not self._in_groups() or self.sync_in(hurry=hurry) <= 0
         if durable:
             self._storage.sync()
         if block.evaluations:
@@ -265,7 +219,7 @@ class StoreWriter:
                 self._storage.sync()
         self._lock.check()
         steps = [int(step) for step in block.series["step"]]
-        self._contents.mark("step", block.start, steps)
+        self._blocks.mark("step", block.start, steps)
         self.steps[block.start :] = steps
         self.anchors += [block.anchor.step] if block.anchor else []
         if durable:
@@ -277,7 +231,7 @@ class StoreWriter:
         """Commit evaluations alone, at steps that are committed."""
         self._settle()
         self._metadata.grow("eval_step", len(self.evaluations) + len(evaluations))
-        self._contents.write_evaluations(len(self.evaluations), evaluations)
+        self._blocks.write_evaluations(len(self.evaluations), evaluations)
         self._storage.sync()
         self._lock.check()
         self._mark_evaluations(evaluations)
@@ -294,13 +248,7 @@ class StoreWriter:
         self.attributes.update(as_json(changes))
 
     def finish(self, state: str) -> None:
-        """Trim to what is committed, set the state, release the lock.
-
-        Parameters
-        ----------
-        state : {"complete", "interrupted"}
-            Of the run.
-        """
+        """Trim to what is committed, set the state (complete or interrupted), release the lock."""
         try:
             self.attributes["state"] = state
             self._settle()
@@ -320,8 +268,6 @@ class StoreWriter:
         """Return what is committed, for reading."""
         return StoredRun(self._storage, self.attributes, self._metadata.view(self._lengths()))
 
-    # How it is done.
-
     def _begin(self, capacity: int, mask: npt.NDArray[np.bool_] | None) -> None:
         """Write a run of no steps in place of what lies there, or leave nothing."""
         try:
@@ -329,11 +275,11 @@ class StoreWriter:
             write_constants(self._storage, self.layout)
             if mask is not None:
                 write_mask(self._storage, mask)
-            self._metadata.write_documents(CONSTANTS if mask is None else (*CONSTANTS, schema.MASK))
+            self._metadata.write_arrays(CONSTANTS if mask is None else (*CONSTANTS, schema.MASK))
             self._metadata.grow("step", capacity)
             self._metadata.grow("anchor", max(capacity // self.block, 1))
             self._metadata.grow("eval_step", 1)
-            self._contents.open(self._lengths())
+            self._blocks.open(self._lengths())
             self._storage.sync()
             self._publish()
             self._storage.sync()
@@ -347,7 +293,7 @@ class StoreWriter:
         return dict(zip(STEP_AXES, counts, strict=True))
 
     def _in_groups(self) -> bool:
-        """Say whether commits share syncs; not where nobody could tell a power loss afterwards."""
+        """Return whether commits share syncs: only where a power loss can be told afterwards."""
         return self.sync_seconds > 0 and self._storage.syncs and boot_id() is not None
 
     def _publish(self) -> None:
@@ -374,11 +320,11 @@ class StoreWriter:
         self._metadata.mend()
         if self._power_was_lost:
             # Markers of what did not survive go while the root still says that they do not count.
-            self._contents.put_markers()
+            self._blocks.put_markers()
         # View, markers, files: whenever a process or the power goes, nothing names what is gone.
         self._publish_synced()
         self._storage.sync()
-        self._contents.put_markers()
+        self._blocks.put_markers()
         delete_orphans(self._storage, self._metadata.view(self._lengths()))
         self._storage.sync()
         self._is_cut = False
@@ -394,17 +340,17 @@ class StoreWriter:
 
     def _mark_evaluations(self, evaluations: list[Evaluation]) -> None:
         steps = [evaluation.step for evaluation in evaluations]
-        self._contents.mark("eval_step", len(self.evaluations), steps)
+        self._blocks.mark("eval_step", len(self.evaluations), steps)
         self.evaluations += steps
 
     def _load_markers(self) -> None:
-        documents = self._metadata.documents
+        metadata = self._metadata.arrays
         survived, synced = surviving_lengths(self.attributes), synced_lengths(self.attributes)
-        markers = read_markers(self._storage, documents, ahead=survived is None)
+        markers = read_markers(self._storage, metadata, ahead=survived is None)
         self.steps, self.anchors = markers.steps, markers.anchors
         self.evaluations = markers.evaluations
         self._metadata.look_up_capacity(self._lengths())
-        self.shards.count(len(self.steps))
+        self._blocks.measure(len(self.steps))
         self.attributes.pop(SYNCED, None)
         self._power_was_lost = survived is not None
         if survived is not None:
@@ -416,4 +362,4 @@ class StoreWriter:
             )
         elif synced is not None:
             # Its writer died before it synced them.
-            self._storage.unsure(unsynced_keys(documents, synced, self._lengths()))
+            self._storage.unsure(unsynced_keys(metadata, synced, self._lengths()))

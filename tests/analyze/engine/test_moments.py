@@ -145,14 +145,14 @@ def _unfinished(made: Made, tmp_path: Path, state: str = "interrupted") -> Path:
     """Copy a run and mark it as the writer would have, had it been interrupted or killed."""
     import json
 
-    from ckptlab.store.format.zarr_metadata import root_document
+    from ckptlab.store.format.zarr_metadata import root_metadata
 
     path = tmp_path / "unfinished.zarr"
     shutil.copytree(made.path, path)
     root = json.loads((path / "zarr.json").read_text())
     attributes = {**root["attributes"], "state": state}
     metadata = root["consolidated_metadata"]["metadata"]
-    (path / "zarr.json").write_text(json.dumps(root_document(attributes, metadata)))
+    (path / "zarr.json").write_text(json.dumps(root_metadata(attributes, metadata)))
     return path
 
 

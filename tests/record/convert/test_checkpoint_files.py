@@ -20,7 +20,7 @@ from ckptlab.record.convert.infer_layout import layout_of
 from ckptlab.record.state.model_tensors import capture
 from ckptlab.run import open_run
 from ckptlab.store.maintain.verify import verify
-from ckptlab.store.write.block_writer import Contents
+from ckptlab.store.write.block_writer import BlockWriter
 from ckptlab.train.assemble import build
 from ckptlab.train.config import load_config
 from tests.record.loops import Everything
@@ -279,14 +279,14 @@ def test_infinities_and_what_is_no_number_keep_their_bits(tmp_path, dtype, shape
 
 def test_an_interrupt_within_a_commit_leaves_a_whole_run(tmp_path, monkeypatch):
     folder = fill(tmp_path / "old", **{f"s{i}": ONE for i in range(5)})
-    mark = Contents.mark
+    mark = BlockWriter.mark
 
     def interrupted(self, axis, start, steps):
         mark(self, axis, start, steps)
         if start == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Contents, "mark", interrupted)
+    monkeypatch.setattr(BlockWriter, "mark", interrupted)
     with pytest.raises(KeyboardInterrupt):
         import_checkpoints(folder, tmp_path / "run", memory=3 * 2 * 24)
     assert verify(tmp_path / "run", deep=True).ok

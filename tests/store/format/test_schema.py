@@ -7,7 +7,9 @@ from tests.store.samples import layout_of
 
 
 def test_a_run_has_the_documented_arrays():
-    documents = schema.documents(layout_of(5, 6), block=8, codec="fast", optional=["gradients"])
+    documents = schema.array_metadata(
+        layout_of(5, 6), block=8, codec="fast", optional=["gradients"]
+    )
     assert set(documents) == {
         *("weights", "gradients", "buffers", "buffers_int64"),
         *("step", "loss", "batch_accuracy", "lr", "wall_time", "stall_time", "skipped", "digest"),
@@ -16,11 +18,11 @@ def test_a_run_has_the_documented_arrays():
     }
     assert documents["buffers_int64"]["dimension_names"] == ["buffer_int64", "step"]
     assert documents["gradient_norm"]["shape"] == [2, 0]
-    assert "gradients" not in schema.documents(layout_of(5), block=8, codec="fast")
+    assert "gradients" not in schema.array_metadata(layout_of(5), block=8, codec="fast")
 
 
 def test_a_dimension_has_one_length_wherever_it_occurs():
-    documents = schema.documents(layout_of(5, 6), block=8, codec="dense")
+    documents = schema.array_metadata(layout_of(5, 6), block=8, codec="dense")
     lengths: dict[str, int] = {}
     for document in documents.values():
         for name, length in zip(document["dimension_names"], document["shape"], strict=True):
@@ -30,7 +32,7 @@ def test_a_dimension_has_one_length_wherever_it_occurs():
 @pytest.mark.parametrize("tensors", [1, 65, 1000, 20_000])
 def test_chunks_over_tensors_stay_small_and_are_whole_blocks(tensors):
     layout = layout_of(*[1] * tensors)
-    document = schema.series_document(schema.SERIES["gradient_norm"], layout)
+    document = schema.series_metadata(schema.SERIES["gradient_norm"], layout)
     rows, steps = document["chunk_grid"]["configuration"]["chunk_shape"]
     assert rows == tensors
     assert steps % 32 == 0
@@ -39,7 +41,7 @@ def test_chunks_over_tensors_stay_small_and_are_whole_blocks(tensors):
 
 def test_byte_rows_are_as_wide_as_needed():
     for width, expected in ((0, 65536), (65536, 65536), (65537, 131072)):
-        assert schema.optimizer_row_document(width)["shape"] == [expected, 0]
+        assert schema.optimizer_row_metadata(width)["shape"] == [expected, 0]
 
 
 @pytest.mark.parametrize(
@@ -64,11 +66,11 @@ def test_names_of_states_are_names_of_folders(name, fits):
 
 def test_an_unknown_codec_names_those_there_are():
     with pytest.raises(UnknownNameError, match="dense, fast"):
-        schema.documents(layout_of(5), block=8, codec="zip")
+        schema.array_metadata(layout_of(5), block=8, codec="zip")
 
 
 def test_chunks_over_steps_hold_whole_blocks():
     for series in schema.SERIES.values():
-        document = schema.series_document(series, layout_of(5))
+        document = schema.series_metadata(series, layout_of(5))
         assert document["chunk_grid"]["configuration"]["chunk_shape"][-1] % 32 == 0
         assert np.dtype(document["data_type"]).kind in "fiub"

@@ -46,7 +46,7 @@ def test_digest_is_xxh3_of_canonical_json_without_itself():
 
 
 def test_root_holds_what_it_digests():
-    root = zarr_metadata.root_document({"format": 1}, {"weights": {"shape": [1, 2]}})
+    root = zarr_metadata.root_metadata({"format": 1}, {"weights": {"shape": [1, 2]}})
     root = json.loads(json.dumps(root))
     digest = root["attributes"].pop("metadata_digest")
     metadata = root["consolidated_metadata"]["metadata"]
@@ -57,9 +57,9 @@ def test_root_holds_what_it_digests():
 def test_zarr_itself_accepts_every_document():
     from zarr.core.metadata.v3 import ArrayV3Metadata
 
-    documents = schema.documents(layout_of(20_000, 3), block=32, codec="dense")
-    documents["optimizer_m"] = schema.optimizer_document(20_003, "dense")
-    documents["optimizer_state"] = schema.optimizer_row_document(70_000)
+    documents = schema.array_metadata(layout_of(20_000, 3), block=32, codec="dense")
+    documents["optimizer_m"] = schema.optimizer_metadata(20_003, "dense")
+    documents["optimizer_state"] = schema.optimizer_row_metadata(70_000)
     for name, document in documents.items():
         parsed = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
         assert list(parsed.shape) == document["shape"], name

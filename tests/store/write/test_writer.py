@@ -410,12 +410,12 @@ def test_bytes_of_weights_are_counted(tmp_path):
 
     for stop in (3, 8):
         writer.write_block(block_of(weights, 0, stop, layout=layout))
-        assert writer.shards.weight_bytes == on_disk()
+        assert writer.weight_bytes == on_disk()
     writer.abandon()
     writer = StoreWriter.resume(open_storage(tmp_path))
-    assert writer.shards.weight_bytes == on_disk()
+    assert writer.weight_bytes == on_disk()
     writer.cut(0)
-    assert writer.shards.weight_bytes == 0
+    assert writer.weight_bytes == 0
     writer.abandon()
 
 
