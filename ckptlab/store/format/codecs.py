@@ -1,7 +1,7 @@
-"""Codecs by name: how one inner chunk becomes bytes, and its Zarr v3 metadata.
+"""Encode and decode inner chunks: codecs by name, with their Zarr v3 metadata.
 
-A codec is one entry of `CODECS`; the bytes are exactly what Zarr's own
-pipeline of that metadata writes and reads (a test compares them), produced without its overhead.
+A codec is one entry of `CODECS`; its bytes are exactly what Zarr's own pipeline of that metadata
+writes and reads (a test compares them), produced without Zarr's overhead.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptlab.errors import unknown_name
+from ckptlab.registry import Registry
 
 Array = npt.NDArray[Any]
 Bytes = bytes | bytearray | memoryview
@@ -40,8 +41,10 @@ class Codec:
         One line for help and docs.
     metadata : tuple of dict
         Zarr v3 codecs, without the checksum, which every codec gets.
-    make : str
-        Function of this module that returns the numcodecs codec behind it.
+    backend : callable
+        Makes the object whose ``encode(chunk)`` compresses, from the codec.
+    decompress : callable
+        ``decompress(backend, data, out)`` fills `out`; returns whether the stream has its length.
     public : bool
         Whether users choose it by name.
     by_step : bool
@@ -51,7 +54,8 @@ class Codec:
     name: str
     summary: str
     metadata: tuple[Metadata, ...]
-    make: str
+    backend: Callable[[Codec], Any]
+    decompress: Callable[[Any, bytes, Array], bool]
     public: bool = True
     by_step: bool = False
 
@@ -69,99 +73,10 @@ class Codec:
         return bytes(_backend(self.name).encode(chunk))
 
     def decode(self, data: Bytes, out: Array) -> None:
-        """Decompress into `out`, whose shape and dtype are the chunk's.
-
-        Raises
-        ------
-        ValueError
-            If the checksum or the length is wrong, or the bytes are no such stream.
-        """
-        if not _DECODERS[self.make](_backend(self.name), verified(data), out):
+        """Decompress into `out`, which has the chunk's shape and dtype; ValueError if damaged."""
+        # numcodecs leaves the rest of `out` as it was where a stream is too short.
+        if not self.decompress(_backend(self.name), verified(data), out):
             raise ValueError("a chunk has another length than its metadata says")
-
-
-def _pcodec(order: int) -> Metadata:
-    # Order 0 rather than delta_spec "none", which numcodecs names and pcodec 1.x no longer has.
-    delta = {"delta_spec": "try_consecutive", "delta_encoding_order": order}
-    return {"name": "numcodecs.pcodec", "configuration": {"level": 8, **delta}}
-
-
-_BLOSC: Metadata = {
-    "name": "blosc",
-    "configuration": {
-        "typesize": 4,
-        "cname": "lz4",
-        "clevel": 5,
-        "shuffle": "shuffle",
-        "blocksize": 0,
-    },
-}
-_ZSTD: Metadata = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
-
-CODECS: dict[str, Codec] = {
-    codec.name: codec
-    for codec in (
-        Codec(
-            name="dense",
-            summary="pcodec with deltas of order 2: smallest, about 1.7x on weights",
-            # Order 2: momentum makes weights move nearly in straight lines.
-            metadata=(_pcodec(2),),
-            make="_make_pcodec",
-        ),
-        Codec(
-            name="fast",
-            summary="blosc lz4 with byte shuffle: about four times cheaper, 1.3x on weights",
-            metadata=(LITTLE, _BLOSC),
-            make="_make_blosc",
-        ),
-        Codec(
-            name="raw",
-            summary="not compressed: what a short step can afford, to be repacked afterwards",
-            # Turning a block over would cost more than its checksum.
-            metadata=({"name": "transpose", "configuration": {"order": [1, 0]}}, LITTLE),
-            make="_make_raw",
-            by_step=True,
-        ),
-        Codec(
-            name="dense-single",
-            summary="pcodec without deltas, for arrays of one step a chunk",
-            metadata=(_pcodec(0),),
-            make="_make_pcodec",
-            public=False,
-        ),
-        Codec(
-            name="zstd",
-            summary="zstd of the little-endian bytes, for everything that is not float32",
-            metadata=(LITTLE, _ZSTD),
-            make="_make_zstd",
-            public=False,
-        ),
-    )
-}
-
-PUBLIC_CODECS = tuple(codec.name for codec in CODECS.values() if codec.public)
-"""What users choose from, the densest first and the cheapest last."""
-
-
-def find_codec(name: str) -> Codec:
-    """Look a codec up; UnknownNameError lists the public ones."""
-    if name not in CODECS:
-        raise unknown_name("codec", name, PUBLIC_CODECS)
-    return CODECS[name]
-
-
-def require_public(name: str) -> None:
-    """Raise UnknownNameError, which lists them, unless it is a codec that users choose."""
-    if name not in PUBLIC_CODECS:
-        raise unknown_name("codec", name, PUBLIC_CODECS)
-
-
-def codec_of(pipeline: list[Any]) -> Codec | None:
-    """Find the codec whose pipeline stands in an array's metadata; None if there is none."""
-    for codec in CODECS.values():
-        if codec.pipeline == pipeline:
-            return codec
-    return None
 
 
 def checksum(data: bytes | Array) -> bytes:
@@ -187,15 +102,16 @@ def verified(data: Bytes) -> bytes:
 
 
 class _PCodec:
-    """pcodec, which looks for coarser numbers in disguise only where there may be some.
+    """pcodec, searching for coarser numbers in disguise only where there may be some.
 
     The search takes an eighth of the time, and finds nothing in weights that use all their bits;
     what it finds stands in the stream, so that every reader knows.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, codec: Codec) -> None:
         from numcodecs.pcodec import PCodec
 
+        settings = codec.metadata[0]["configuration"]
         self._searching = PCodec(**settings)
         self._plain = PCodec(**settings, mode_spec="classic")
 
@@ -205,55 +121,9 @@ class _PCodec:
 
 
 def _uses_all_bits(chunk: Array) -> bool:
-    """Say whether most of a sample have more bits than float16 and bfloat16 hold."""
+    """Return whether most of a sample have more bits than float16 and bfloat16 hold."""
     sample = chunk.reshape(-1)[::61].view(np.uint32)
     return bool(2 * np.count_nonzero(sample & 0x1FFF) > len(sample))
-
-
-def _make_pcodec(codec: Codec) -> Any:
-    return _PCodec(codec.metadata[0]["configuration"])
-
-
-def _make_blosc(codec: Codec) -> Any:
-    from numcodecs.blosc import Blosc
-
-    settings = codec.metadata[1]["configuration"]
-    return Blosc(
-        cname=settings["cname"],
-        clevel=settings["clevel"],
-        shuffle=Blosc.SHUFFLE,
-        blocksize=settings["blocksize"],
-    )
-
-
-class _Raw:
-    """The numbers themselves, step after step."""
-
-    def encode(self, chunk: Array) -> bytes:
-        """Copy them."""
-        return chunk.T.tobytes()
-
-
-def _make_raw(codec: Codec) -> Any:
-    del codec
-    return _Raw()
-
-
-def _make_zstd(codec: Codec) -> Any:
-    from numcodecs.zstd import Zstd
-
-    return Zstd(**codec.metadata[1]["configuration"])
-
-
-_MAKERS: dict[str, Callable[[Codec], Any]] = {
-    "_make_pcodec": _make_pcodec,
-    "_make_blosc": _make_blosc,
-    "_make_raw": _make_raw,
-    "_make_zstd": _make_zstd,
-}
-
-
-# Each says whether the stream filled `out` and no more: numcodecs leaves the rest as it was.
 
 
 def _decode_pcodec(_: Any, body: bytes, out: Array) -> bool:
@@ -261,6 +131,14 @@ def _decode_pcodec(_: Any, body: bytes, out: Array) -> bool:
 
     progress = standalone.simple_decompress_into(body, out.reshape(-1))
     return bool(progress.n_processed == out.size and progress.finished)
+
+
+def _blosc(codec: Codec) -> Any:
+    from numcodecs.blosc import Blosc
+
+    settings = dict(codec.metadata[1]["configuration"])
+    del settings["typesize"]
+    return Blosc(**{**settings, "shuffle": Blosc.SHUFFLE})
 
 
 def _decode_blosc(backend: Any, body: bytes, out: Array) -> bool:
@@ -271,11 +149,28 @@ def _decode_blosc(backend: Any, body: bytes, out: Array) -> bool:
     return True
 
 
+class _Raw:
+    """The numbers themselves, step after step."""
+
+    def __init__(self, _: Codec) -> None:
+        pass
+
+    def encode(self, chunk: Array) -> bytes:
+        """Copy them."""
+        return chunk.T.tobytes()
+
+
 def _decode_raw(_: Any, body: bytes, out: Array) -> bool:
     if len(body) != out.nbytes:
         return False
     np.copyto(out, np.frombuffer(body, out.dtype).reshape(out.shape[::-1]).T)
     return True
+
+
+def _zstd(codec: Codec) -> Any:
+    from numcodecs.zstd import Zstd
+
+    return Zstd(**codec.metadata[1]["configuration"])
 
 
 def _decode_zstd(backend: Any, body: bytes, out: Array) -> bool:
@@ -297,15 +192,109 @@ def _zstd_length(body: bytes) -> int | None:
     return int.from_bytes(body[start : start + width], "little") + (256 if width == 2 else 0)
 
 
-_DECODERS: dict[str, Callable[[Any, bytes, Array], bool]] = {
-    "_make_pcodec": _decode_pcodec,
-    "_make_blosc": _decode_blosc,
-    "_make_raw": _decode_raw,
-    "_make_zstd": _decode_zstd,
+def _pcodec(order: int) -> Metadata:
+    # Order 0 rather than delta_spec "none", which numcodecs names and pcodec 1.x no longer has.
+    delta = {"delta_spec": "try_consecutive", "delta_encoding_order": order}
+    return {"name": "numcodecs.pcodec", "configuration": {"level": 8, **delta}}
+
+
+_BLOSC: Metadata = {
+    "name": "blosc",
+    "configuration": {
+        "typesize": 4,
+        "cname": "lz4",
+        "clevel": 5,
+        "shuffle": "shuffle",
+        "blocksize": 0,
+    },
 }
+_ZSTD: Metadata = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+
+
+def _adapt(name: str, found: Any) -> Codec:
+    """Take the codec that an entry point or ``module:object`` names."""
+    if not isinstance(found, Codec):
+        raise TypeError(f"{found!r:.80} is not a ckptlab.store.format.codecs.Codec")
+    if found.name != name:
+        raise ValueError(f"the codec is called {found.name!r}; give it the name {name!r}")
+    return found
+
+
+_OWN = (
+    Codec(
+        name="dense",
+        summary="pcodec with deltas of order 2: smallest, about 1.7x on weights",
+        # Order 2: momentum makes weights move nearly in straight lines.
+        metadata=(_pcodec(2),),
+        backend=_PCodec,
+        decompress=_decode_pcodec,
+    ),
+    Codec(
+        name="fast",
+        summary="blosc lz4 with byte shuffle: about four times cheaper, 1.3x on weights",
+        metadata=(LITTLE, _BLOSC),
+        backend=_blosc,
+        decompress=_decode_blosc,
+    ),
+    Codec(
+        name="raw",
+        summary="not compressed: what a short step can afford, to be repacked afterwards",
+        # Turning a block over would cost more than its checksum.
+        metadata=({"name": "transpose", "configuration": {"order": [1, 0]}}, LITTLE),
+        backend=_Raw,
+        decompress=_decode_raw,
+        by_step=True,
+    ),
+    Codec(
+        name="dense-single",
+        summary="pcodec without deltas, for arrays of one step a chunk",
+        metadata=(_pcodec(0),),
+        backend=_PCodec,
+        decompress=_decode_pcodec,
+        public=False,
+    ),
+    Codec(
+        name="zstd",
+        summary="zstd of the little-endian bytes, for everything that is not float32",
+        metadata=(LITTLE, _ZSTD),
+        backend=_zstd,
+        decompress=_decode_zstd,
+        public=False,
+    ),
+)
+
+CODECS: Registry[Codec] = Registry("codec", _OWN, adapt=_adapt, group="ckptlab.codecs")
+
+PUBLIC_CODECS = tuple(codec.name for codec in _OWN if codec.public)
+"""The built-in codecs that users choose from, the densest first and the cheapest last."""
+
+
+def public_codecs() -> tuple[str, ...]:
+    """Return the names that users choose from, those of installed packages included."""
+    return tuple(name for name, codec in CODECS.items() if codec.public)
+
+
+def find_codec(name: str) -> Codec:
+    """Look a codec up; UnknownNameError lists the public ones."""
+    if not CODECS.knows(name):
+        raise unknown_name("codec", name, public_codecs())
+    return CODECS.find(name, "record.codec")
+
+
+def require_public(name: str) -> None:
+    """Raise UnknownNameError, which lists them, unless it is a codec that users choose."""
+    if not CODECS.knows(name) or not CODECS.find(name, "record.codec").public:
+        raise unknown_name("codec", name, public_codecs())
+
+
+def codec_of(pipeline: list[Any]) -> Codec | None:
+    """Find the codec whose pipeline stands in an array's metadata; None if there is none."""
+    # Entry points are loaded only where none of our own fits.
+    found = next((codec for codec in _OWN if codec.pipeline == pipeline), None)
+    return found or next((c for c in CODECS.values() if c.pipeline == pipeline), None)
 
 
 @functools.cache
 def _backend(name: str) -> Any:
-    codec = CODECS[name]
-    return _MAKERS[codec.make](codec)
+    codec = find_codec(name)
+    return codec.backend(codec)

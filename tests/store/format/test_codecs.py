@@ -1,3 +1,5 @@
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,9 +7,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numcodecs.pcodec import PCodec
 
-from ckptlab.errors import UnknownNameError
-from ckptlab.store.format.codecs import CODECS, checksummed, codec_of, find_codec, verified
-from tests.store.samples import same_bits
+from ckptlab.errors import UnknownNameError, UntrustedNameError
+from ckptlab.store.format.codecs import (
+    CODECS,
+    LITTLE,
+    Codec,
+    checksummed,
+    codec_of,
+    find_codec,
+    public_codecs,
+    require_public,
+    verified,
+)
+from ckptlab.store.maintain.verify import verify
+from ckptlab.store.read.reader import open_store
+from tests.store.samples import layout_of, same_bits, trajectory, write_run
 
 FLOAT_CODECS = ["dense", "fast", "raw", "dense-single"]
 
@@ -81,3 +95,45 @@ def test_pipelines_are_told_apart_and_names_suggested():
     assert codec_of([{"name": "bytes"}]) is None
     with pytest.raises(UnknownNameError, match=r"'dense'.*Accepted: dense, fast"):
         find_codec("denes")
+
+
+def test_a_registered_codec_writes_runs_that_open_verify_and_name_it(tmp_path, monkeypatch):
+    class Zlib:
+        def __init__(self, _):
+            pass
+
+        def encode(self, chunk):
+            return zlib.compress(chunk.tobytes())
+
+    def decompress(_, body, out):
+        values = np.frombuffer(zlib.decompress(body), out.dtype)
+        fits = values.size == out.size
+        if fits:
+            np.copyto(out, values.reshape(out.shape))
+        return fits
+
+    monkeypatch.setattr(CODECS, "_entries", dict(CODECS._entries))
+    CODECS.add(
+        Codec(
+            name="zlib",
+            summary="zlib",
+            metadata=(LITTLE, {"name": "numcodecs.zlib", "configuration": {"level": 6}}),
+            backend=Zlib,
+            decompress=decompress,
+        ),
+        "mine:zlib",
+    )
+    layout = layout_of(300)
+    weights = trajectory(6, layout.parameters)
+    write_run(tmp_path / "a.zarr", weights, layout, block=4, codec="zlib")
+    stored = open_store(tmp_path / "a.zarr")
+    assert stored.attributes["codec"] == "zlib"
+    assert np.array_equal(stored.snapshot(50).view(np.uint32), weights[5].view(np.uint32))
+    assert verify(tmp_path / "a.zarr", deep=True).ok
+    require_public("zlib")
+    assert "zlib" in public_codecs()
+
+
+def test_a_codec_that_only_a_run_names_is_not_imported():
+    with pytest.raises(UntrustedNameError, match="--allow"):
+        find_codec("os.path:join")
