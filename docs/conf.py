@@ -5,7 +5,7 @@ from __future__ import annotations
 from ckptlab import __version__
 
 project = "ckptlab"
-author = "the ckptlab developers"
+author = copyright = "the ckptlab developers"
 release = version = __version__
 
 extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
