@@ -1,4 +1,4 @@
-"""The digest of a snapshot, which tells it from any other whatever stored it."""
+"""Digest a snapshot: the same number whatever stored it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,5 @@ import xxhash
 
 
 def snapshot_digest(weights: npt.NDArray[Any]) -> int:
-    """Return xxh3_64 (seed 0) of the little-endian float32 bytes.
-
-    Parameters
-    ----------
-    weights : ndarray, shape (param,)
-        One snapshot.
-
-    Returns
-    -------
-    int
-        As the array `digest` holds it.
-    """
+    """Return xxh3_64 (seed 0) of the little-endian float32 bytes of one snapshot."""
     return xxhash.xxh3_64_intdigest(np.ascontiguousarray(weights, "<f4").data)

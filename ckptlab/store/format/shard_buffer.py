@@ -1,7 +1,6 @@
-"""Memory that one shard after the other is put together in.
+"""Keep the memory that one shard after the other is put together in.
 
-New memory costs a page fault for each of its pages, so it is kept; and
-it begins at a page, as writing past the system's cache asks for.
+New memory costs a page fault for each of its pages. It begins at a page, as O_DIRECT asks for.
 """
 
 from __future__ import annotations

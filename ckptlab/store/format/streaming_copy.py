@@ -1,7 +1,7 @@
-"""Copies that pass by the caches: what is recorded is read much later, and training needs them.
+"""Copy past the caches: what is recorded is read much later, and training needs the caches.
 
-An ordinary store first reads the line that it is to overwrite, and drives the
-weights of the next update out of the cache; a streaming one ("non-temporal") does neither.
+An ordinary store first reads the line that it is to overwrite, and drives the weights of the next
+update out of the cache; a streaming ("non-temporal") store does neither.
 """
 
 from __future__ import annotations
@@ -79,17 +79,7 @@ def _copy(to: Any, source: Any, words: Any) -> None:
 
 @numba.njit(nogil=True, cache=True)
 def gather_at(to: Any, sources: npt.NDArray[np.uintp], words: npt.NDArray[np.uintp]) -> None:
-    """Copy stretches of memory one behind the other.
-
-    Parameters
-    ----------
-    to : uintp
-        Address where the first goes.
-    sources : ndarray of uintp, shape (stretch,)
-        Where each lies.
-    words : ndarray of uintp, shape (stretch,)
-        How long each is, in words.
-    """
+    """Copy stretches of memory to address `to`, one behind the other; lengths are in words."""
     for i in range(len(sources)):
         _copy(to, sources[i], words[i])
         to += _WORD * words[i]
@@ -106,13 +96,10 @@ def _copy_rows(
 
 
 def copy_rows(to: npt.NDArray[Any], source: npt.NDArray[Any]) -> None:
-    """Copy an array of two dimensions.
+    """Copy a two-dimensional array to another of the same type.
 
-    Parameters
-    ----------
-    to, source : ndarray, shape (rows, columns)
-        Of the same type. Rows in one piece, of a multiple of `WORD` bytes an element, are streamed;
-        others are copied as numpy does.
+    Rows that are contiguous, of elements of a multiple of `WORD` bytes, are streamed; others are
+    copied as NumPy does.
     """
     size = to.itemsize
     rows, columns = source.shape
