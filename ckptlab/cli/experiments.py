@@ -249,6 +249,8 @@ def _told(kind: str, vary: Sequence[str], mask: str | None) -> str:
     """Say what replicates share, since their spread leaves that out."""
     if "seed" in vary:
         return "independent, from train.seed on" + (", but for the given mask" if mask else "")
+    if kind == "connect":
+        vary = ["order and augmentation of the children"]
     shared = ["the dense run"]
     if mask:
         shared.append("the mask")

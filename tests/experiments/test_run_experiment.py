@@ -15,12 +15,17 @@ import xarray as xr
 
 from ckptlab.errors import ConfigError, LockedError
 from ckptlab.experiments.jobs.folder import Folder
+from ckptlab.experiments.jobs.job import Perturbed, TrainJob
 from ckptlab.experiments.jobs.plan import ExperimentPlan
 from ckptlab.experiments.jobs.scheduler import Outcome
-from ckptlab.experiments.plans.imp import Pruner, plan_imp
+from ckptlab.experiments.operations.criteria import PRUNING
+from ckptlab.experiments.operations.pruning import prunable
+from ckptlab.experiments.plans.imp import Pruner, plan_imp, prune_chain
 from ckptlab.experiments.plans.perturb import plan_perturb
 from ckptlab.experiments.results.open import open_results
 from ckptlab.experiments.run_experiment import Workforce, _Gatherer, run_experiment
+from ckptlab.plugins import VARIABLE, load_plugin
+from ckptlab.registry import allow
 from ckptlab.store.read.reader import open_store
 from tests.experiments.small import STEPS, Bench, record_dense
 
@@ -111,6 +116,77 @@ def test_a_worker_s_job_ends_as_its_parent_bit_for_bit(tmp_path):
     assert np.array_equal(run.small("digest"), bench.stored.small("digest")[31:])
     assert results.accuracy.item() == bench.stored.small("eval_accuracy")[-1]
     assert results.state.item() == "done"
+
+
+PLUGIN = """
+import ckptlab
+
+@ckptlab.perturbation(name="plugged-negate")
+def negate(weights):
+    "Turn every sign."
+    return -weights
+
+@ckptlab.pruning(name="plugged-largest")
+def largest(weights):
+    "Remove the largest."
+    return -abs(weights)
+"""
+
+MODULE = """
+def double(weights, *, by=2.0):
+    "Scale."
+    return weights * by
+"""
+
+
+def test_worker_processes_know_the_user_s_code_and_no_other(dense, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "")
+    (tmp_path / "plugged.py").write_text(PLUGIN)
+    (tmp_path / "own_scaling.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    load_plugin(tmp_path / "plugged.py")
+    allow("own_scaling:double")
+    bench = Bench(dense, tmp_path / "folder", kind="perturb")
+    kinds = ["plugged-negate", "own_scaling:double:by=3"]
+    plan_perturb(bench.plan, bench.parents, rewind=[8], perturbations=kinds)
+    source = bench.parent.source(8)
+    chain = prune_chain(
+        bench.plan,
+        bench.parent,
+        source,
+        Pruner(levels=1),
+        dense=bench.parent.run,
+        criterion=PRUNING["plugged-largest"],
+    )
+    # What a run names without the user is refused by the worker, too.
+    hostile = TrainJob(
+        config=bench.parent.branch(8),
+        source=source,
+        perturbation=Perturbed(kind="own_scaling:other"),
+    )
+    refused = bench.plan.add(hostile)
+    outcome, _ = run_experiment(bench.plan, bench.folder, Workforce(workers=1))
+    assert set(outcome.failed) == {refused}
+    assert "--allow own_scaling:other" in outcome.failed[refused]
+    now, flags = bench.stored.snapshot(8), prunable(bench.stored.layout)
+    negated, tripled = (bench.open(cell.run) for cell in bench.plan.cells)
+    pruned = bench.open(chain[1])
+    assert np.array_equal(negated.snapshot(8), np.where(flags, -now, now))
+    assert np.array_equal(tripled.snapshot(8), np.where(flags, now * 3, now))
+    last = np.abs(bench.stored.snapshot(STEPS))
+    assert last[~pruned.mask()].min() >= last[pruned.mask() & flags].max()
+
+
+def test_warnings_outlive_the_run_that_raised_them(dense, tmp_path):
+    bench = Bench(dense, tmp_path)
+    plan_imp(bench.plan, bench.parents, rewind=[4], pruner=Pruner(levels=2, fraction=0.995))
+    workforce = Workforce(workers=1)
+    outcome, results = run_experiment(bench.plan, bench.folder, workforce)
+    assert outcome.warnings
+    assert results.attrs["jobs_warned"] == len(outcome.warnings)
+    again, stored = run_experiment(bench.plan, bench.folder, workforce)
+    assert again.warnings == outcome.warnings
+    assert stored.attrs["warnings"] == results.attrs["warnings"]
 
 
 def test_one_driver_at_a_time(dense, tmp_path):
