@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptlab.errors import ConfigError
 from ckptlab.run import Run, open_run
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def record_training(
     preset : str, optional
         Settings to start from, such as ``"resnet20-cifar10"``.
     resume : bool
-        Continue the run at `path` where it stopped.
+        Continue the run at `path` where it stopped, with its settings; `settings` may change
+        ``train.steps`` and ``record.memory``.
     overwrite : bool
         Replace the run at `path`.
 
@@ -53,15 +55,21 @@ def record_training(
         If the path is taken, or cannot be written.
     """
     from ckptlab.train.config import load_config
+    from ckptlab.train.resume import resume_config
     from ckptlab.train.trainer import train
 
-    file = None if config is None else Path(config)
-    train(
-        load_config(file, preset=preset, overrides=settings),
-        os.fspath(path),
-        resume=resume,
-        overwrite=overwrite,
-    )
+    place = os.fspath(path)
+    if resume and (config is not None or preset is not None):
+        raise ConfigError(
+            "resume=True takes the settings from the run; leave config and preset out, and give "
+            "what is to change as settings, such as ['train.steps=600']"
+        )
+    if resume:
+        chosen = resume_config(place, settings)
+    else:
+        file = None if config is None else Path(config)
+        chosen = load_config(file, preset=preset, overrides=settings)
+    train(chosen, place, resume=resume, overwrite=overwrite)
     return open_run(path)
 
 

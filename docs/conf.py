@@ -5,7 +5,8 @@ from __future__ import annotations
 from ckptlab import __version__
 
 project = "ckptlab"
-author = copyright = "the ckptlab developers"
+author = "the ckptlab developers"
+project_copyright = author
 release = version = __version__
 
 extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]

@@ -27,6 +27,16 @@ def test_recording_equals_the_command(parent, tmp_path):
         np.testing.assert_array_equal(twin.snapshot(step), parent.snapshot(step))
 
 
+def test_a_run_is_extended_as_if_it_had_never_stopped(parent, tmp_path):
+    path = tmp_path / "run.zarr"
+    ckptlab.record_training(path, [*SETTINGS, "train.steps=12"])
+    longer = ckptlab.record_training(path, ["train.steps=20"], resume=True)
+    for step in parent.steps:
+        np.testing.assert_array_equal(longer.snapshot(step), parent.snapshot(step))
+    with pytest.raises(ConfigError, match="takes the settings from the run"):
+        ckptlab.record_training(path, preset="resnet20-cifar10", resume=True)
+
+
 def test_a_branch_repeats_its_parent_or_leaves_it(parent, tmp_path):
     same = ckptlab.record_branch(tmp_path / "same.zarr", parent, 7)
     np.testing.assert_array_equal(same.snapshot("final"), parent.snapshot("final"))
