@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import ckptlab
 from ckptlab.analyze.engine.selection import select, select_columns
 from ckptlab.analyze.engine.source import as_source
+from ckptlab.analyze.engine.warnings import SelectionWarning
 from ckptlab.errors import CkptlabError, LayoutError, StepError, UnknownNameError
 from tests.analyze.recordings import Made
 
@@ -83,3 +86,35 @@ def test_a_dataset_without_the_table_is_refused(wide: Made) -> None:
         bare.ckpt.analyze("sign-flips")
     with pytest.raises(LayoutError, match="no weights, tensor_index"):
         xr.Dataset({"x": 1}).ckpt.analyze("sign-flips")
+
+
+def test_a_model_without_conv_and_linear_weights_is_measured_by_its_matrices(tmp_path) -> None:
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(3, 4))
+            self.b = torch.nn.Parameter(torch.ones(5))
+
+    with ckptlab.Recorder(tmp_path / "odd.zarr", Odd()) as recorder:
+        recorder.step()
+    run = ckptlab.open_run(tmp_path / "odd.zarr")
+    with pytest.warns(SelectionWarning, match="its 1 matrices"):
+        result = run.analyze("weight-magnitude")
+    assert result.attrs["kinds"] == "matrices"
+    assert result.attrs["weights"] == 12
+
+
+def test_the_mask_of_a_run_applies(tmp_path) -> None:
+    model = torch.nn.Linear(4, 3)
+    keep = np.arange(15) % 2 == 0
+    with torch.no_grad():
+        model.weight.view(-1)[~torch.from_numpy(keep[:12])] = 0
+        model.bias[~torch.from_numpy(keep[12:])] = 0
+    path = tmp_path / "sparse.zarr"
+    with ckptlab.Recorder(path, model, mask=keep) as recorder:
+        recorder.step()
+    kept = np.abs(model.weight.detach().numpy().ravel()[keep[:12]]).mean()
+    result = ckptlab.open_run(path).analyze("weight-magnitude")
+    np.testing.assert_allclose(result, [kept, kept], rtol=1e-6)
+    assert result.attrs["mask"] == "of the run"
+    assert result.attrs["weights"] == 6

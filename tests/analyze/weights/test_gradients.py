@@ -78,3 +78,36 @@ def test_noise_refuses_short_windows(made: Made) -> None:
         run.analyze("gradient-noise", window=1)
     with pytest.raises(StepError, match="4 gradients are fewer than one window of 10"):
         run.analyze("gradient-noise", steps="0:5")
+
+
+def test_a_gradient_counts_by_its_batch_size(made: Made) -> None:
+    """A batch of a quarter has four times the variance; 40 examples are two batches and a half."""
+    from ckptlab.analyze.weights.gradients import batch_sizes, gradient_noise
+
+    class Unequal:
+        """The recording, with short batches at the end of every epoch."""
+
+        def __init__(self, source) -> None:
+            self._source = source
+            config = {"train": {"batch_size": 16}}
+            self.attributes = {"training_examples": 36, "steps_per_epoch": 3, "config": config}
+
+        def __getattr__(self, name: str):
+            return getattr(self._source, name)
+
+    from ckptlab.analyze.engine.source import as_source
+
+    source = Unequal(as_source(ckptlab.open_run(made.path)))
+    windows = np.arange(1, 71).reshape(10, 7)
+    sizes = np.where(windows % 3 == 0, 4, 16).astype(float)
+    np.testing.assert_array_equal(batch_sizes(source.attributes, windows), sizes)
+    found = gradient_noise(source, window=7)
+    g = made.gradients[made.groups("network", ("conv", "linear"))["network"]].astype(float)
+    for k, (at, b) in enumerate(zip(windows, sizes, strict=True)):
+        mean = (g[:, at] * b).sum(axis=1) / b.sum()
+        # Weighted least squares: the variance of one example, from the spread about the mean.
+        example = ((g[:, at] - mean[:, None]) ** 2 * b).sum() / (len(b) - 1)
+        assert found["gradient_variance"][k].item() == pytest.approx(example / 16, rel=1e-6)
+        signal = (mean**2).sum() - example / b.sum()
+        assert found["gradient_signal"][k].item() == pytest.approx(signal, rel=1e-6)
+    assert found["gradient_noise_scale"].attrs["batch_sizes"] == "as recorded"
