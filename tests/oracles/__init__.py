@@ -1,0 +1,1 @@
+"""Small plain implementations that the package is checked against; see `plain.py`."""

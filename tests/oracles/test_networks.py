@@ -1,0 +1,98 @@
+"""Metrics of a model against plain float64 forward passes and differences of gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ckptlab
+from tests.oracles import networks as oracles
+from tests.oracles.networks import Network, batch_statistics
+from tests.oracles.plain import PlainRun, subset
+
+def slow(name: str):
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+RUNS = ("dense", "nesterov", "adamw", "masked", "branch", "resnet", "bf16")
+TOLERANCE = {"bf16": 3e-2}
+COUNT, BATCH = 24, 12
+SAMPLES = {"samples": COUNT, "seed": 3, "batch_size": BATCH}
+
+
+def train_part(data) -> tuple[np.ndarray, np.ndarray]:
+    index = subset(1437, COUNT, 3)
+    return data["x"][index], data["y"][index]
+
+
+def survivors(run: PlainRun) -> np.ndarray:
+    return run["mask"].astype(bool) if "mask" in run.group else np.ones(len(run.tensor), bool)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_evaluation(make, data, name: str) -> None:
+    path = make(name)
+    run, package = PlainRun(path), ckptlab.open_run(path)
+    x, y = data["test_x"], data["test_y"]
+    steps = [int(s) for s in run.steps[[0, 2, -1]]]
+    wanted = [oracles.evaluation(Network(run, step), x, y) for step in steps]
+    found = package.analyze("evaluation", steps=",".join(map(str, steps)))
+    recorded = package.analyze("evaluation")
+    rtol = TOLERANCE.get(name, 1e-5)
+    np.testing.assert_allclose(found["eval_loss"], [loss for loss, _ in wanted], rtol=rtol)
+    # One image in bf16 may lie on the border of two classes.
+    slack = 0.02 if name == "bf16" else 1e-9
+    np.testing.assert_allclose(found["eval_accuracy"], [a for _, a in wanted], atol=slack)
+    last = recorded.sel(eval_step=steps[-1])
+    assert float(last["eval_loss"]) == pytest.approx(wanted[-1][0], rel=rtol)
+
+
+@pytest.mark.parametrize("name", ["dense", "masked", "branch", "bf16"])
+def test_connectivity(make, data, name: str) -> None:
+    path = make(name)
+    run = PlainRun(path)
+    near, far = int(run.steps[-1]), int(run.steps[0])
+    found = ckptlab.open_run(path).analyze(
+        "connectivity", other=f"@{far}", alphas=3, statistics="average"
+    )
+    for alpha in (0, 0.5, 1):
+        wanted = oracles.connectivity(run, near, far, alpha, data["test_x"], data["test_y"])
+        rtol = TOLERANCE.get(name, 1e-5)
+        assert float(found["loss"].sel(alpha=alpha)) == pytest.approx(wanted, rel=rtol)
+
+
+@pytest.mark.parametrize("name", ["dense", "masked", slow("branch"), slow("resnet"), "bf16"])
+def test_full_gradients_and_the_top_subspace(make, data, name: str) -> None:
+    path = make(name)
+    run, package = PlainRun(path), ckptlab.open_run(path)
+    x, y = train_part(data)
+    keep, step, k = survivors(run), int(run.steps[-1]), 2
+    network = Network(run, step, batch_statistics)
+    gradient = network.gradient(x, y, BATCH)
+    full = package.analyze("gradient-magnitude", full=True, steps=step, kinds="all", **SAMPLES)
+    assert full["gradient_norm"].item() == pytest.approx(np.linalg.norm(gradient[keep]), rel=1e-4)
+    values, vectors = oracles.hessian_spectrum(network, x, y, BATCH, keep, k)
+    spectrum = package.analyze("hessian-spectrum", steps=step, eigenvalues=k, **SAMPLES)
+    np.testing.assert_allclose(spectrum["eigenvalues"][0], values, rtol=1e-3)
+    share, baseline = oracles.gradient_subspace(gradient[keep], vectors)
+    found = package.analyze("gradient-subspace", steps=step, eigenvalues=k, **SAMPLES)
+    assert found["gradient_share"].item() == pytest.approx(share, abs=2e-3)
+    assert float(found["baseline"]) == pytest.approx(baseline)
+
+
+@pytest.mark.parametrize("name", [slow("dense"), "masked", slow("adamw")])
+def test_fisher_trace(make, data, name: str) -> None:
+    path = make(name)
+    run, package = PlainRun(path), ckptlab.open_run(path)
+    x, _ = train_part(data)
+    step = int(run.steps[-1])
+    wanted = oracles.fisher_trace(Network(run, step), x, survivors(run))
+    options = {"steps": step, **SAMPLES}
+    exact = package.analyze("fisher-trace", labels="exact", **options)
+    assert exact.item() == pytest.approx(wanted, rel=1e-4)
+    sampled = package.analyze("fisher-trace", draws=60, **options)
+    assert sampled.item() == pytest.approx(wanted, rel=0.15)
+    keep = survivors(run) & (np.arange(len(run.tensor)) % 3 > 0)
+    masked = package.analyze("fisher-trace", labels="exact", mask=keep, **options)
+    wanted = oracles.fisher_trace(Network(run, step), x, keep)
+    assert masked.item() == pytest.approx(wanted, rel=1e-4)
