@@ -112,7 +112,7 @@ def hessian_spectrum(
     return values[::-1], vectors[:, ::-1]
 
 
-@oracle("metric", "gradient-subspace", "absolute 1e-3", "arXiv:1812.04754")
+@oracle("metric", "gradient-subspace", "absolute 2e-3", "arXiv:1812.04754")
 def gradient_subspace(gradient: Array, vectors: Array) -> tuple[float, float]:
     """The share of the gradient within the span of vectors, and k/P."""
     projector = vectors @ vectors.T

@@ -1,7 +1,7 @@
 """Read a run with zarr alone, and keep the register of oracles.
 
-An oracle is a few lines of NumPy, SciPy, Pillow or plain PyTorch in float64, written from the papers
-and the documentation. It never calls what it checks: of the package, oracles import nothing.
+An oracle is a few lines of NumPy, SciPy, Pillow or plain PyTorch in float64, written from the
+papers and the documentation. Oracles import nothing of the package that they check.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class PlainRun:
     @cached_property
     def tensor(self) -> np.ndarray:
         """The tensor number of each weight."""
-        return np.repeat(np.arange(len(self.tensors)), [int(np.prod(t["shape"])) for t in self.tensors])
+        return np.repeat(
+            np.arange(len(self.tensors)), [int(np.prod(t["shape"])) for t in self.tensors]
+        )
 
     @cached_property
     def matrices(self) -> np.ndarray:
@@ -86,7 +88,9 @@ class PlainRun:
         flat = self.weights[:, column] if vector is None else vector
         found = split(flat, self.tensors)
         if "buffers" in self.group:
-            rows = [b for b in self.group.attrs["buffers"] if b.get("array", "buffers") == "buffers"]
+            rows = [
+                b for b in self.group.attrs["buffers"] if b.get("array", "buffers") == "buffers"
+            ]
             found |= split(self["buffers"][:, column].astype(np.float64), rows)
         return found
 

@@ -58,6 +58,32 @@ def random_count(keep: Array, table: Table, fraction: float, scope: str) -> dict
     }
 
 
+@oracle("pruning", "random-nested", "count exact; a subset", "arXiv:1803.03635, section 2")
+def random_levels(keep: Array, table: Table, fraction: float, scope: str, levels: int) -> Any:
+    """How many survivors each group keeps after some levels of random pruning."""
+    counts = {key: len(members) for key, members in groups(table, keep, scope).items()}
+    for _ in range(levels):
+        counts = {key: count - round(fraction * count) for key, count in counts.items()}
+    return counts
+
+
+@oracle("pruning", "random-layers", "the count of each tensor, exact", "arXiv:2009.08576")
+def layer_counts(keep: Array, table: Table) -> dict[str, int]:
+    """How many weights of each tensor a mask keeps."""
+    sizes = {row["name"]: int(np.prod(row["shape"])) for row in table}
+    return {
+        row["name"]: int(keep[row["offset"] : row["offset"] + sizes[row["name"]]].sum())
+        for row in table
+    }
+
+
+@oracle("pruning", "reinit", "exact", "arXiv:1803.03635, section 2")
+@oracle("pruning", "reinit-levels", "exact", "arXiv:1803.03635, section 2")
+def masked(keep: Array, weights: Array) -> Array:
+    """The sub-network that a mask leaves of some weights."""
+    return np.where(keep, weights, 0)
+
+
 @oracle("perturbation", "none", "exact", FRANKLE)
 def none(now: Array, **_: Any) -> Array:
     return now
@@ -102,7 +128,9 @@ def shuffle(now: Array, initial: Array, table: Table, keep: Array, group: str, s
     return held, where
 
 
-@oracle("perturbation", "noise", "mean and variance of each layer within 5 standard errors", FRANKLE)
+@oracle(
+    "perturbation", "noise", "mean and variance of each layer within 5 standard errors", FRANKLE
+)
 def noise(row: dict[str, Any], scale: float) -> tuple[float, float]:
     """Mean and standard deviation of what is added to a layer."""
     return 0.0, scale * sigma(row)

@@ -26,7 +26,7 @@ def render() -> str:
     lines = ["| run | settings |", "|---|---|"]
     lines += [f"| `{name}` | {row.what} |" for name, row in RUNS.items()]
     lines += ["", "| what | oracle in `tests/oracles` | agrees to | from |", "|---|---|---|---|"]
-    for (kind, name), entry in ORACLES.items():
+    for (kind, name), entry in sorted(ORACLES.items()):
         module = entry.function.__module__.rpartition(".")[2]
         place = f"`{module}.{entry.function.__name__}`"
         lines.append(f"| {kind} `{name}` | {place} | {entry.tolerance} | {entry.source} |")

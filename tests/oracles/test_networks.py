@@ -10,6 +10,7 @@ from tests.oracles import networks as oracles
 from tests.oracles.networks import Network, batch_statistics
 from tests.oracles.plain import PlainRun, subset
 
+
 def slow(name: str):
     return pytest.param(name, marks=pytest.mark.slow)
 

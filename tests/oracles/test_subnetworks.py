@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ckptlab.experiments.operations.perturbations import States, perturb
-from ckptlab.experiments.operations.pruning import prune_magnitude, prune_random
+from ckptlab.experiments.operations.pruning import prune_magnitude, prune_random, shuffle_mask
 from ckptlab.experiments.operations.registry import parse_kind
 from ckptlab.record.state.model_tensors import capture
 from tests.oracles import subnetworks as oracles
@@ -84,6 +84,25 @@ def test_random_pruning(scope: str) -> None:
     chance = np.mean(masks, axis=0)[at]
     # Each weight is kept in three of four masks; 5 standard errors.
     assert np.abs(chance - 0.75).max() < 5 * np.sqrt(0.75 * 0.25 / 400)
+
+
+def test_random_pruning_level_by_level() -> None:
+    rng = np.random.default_rng(2)
+    keep = np.ones(LAYOUT.parameters, bool)
+    for level in (1, 2, 3):
+        before, keep = keep, prune_random(keep, LAYOUT, rng, 0.3)
+        assert not (keep & ~before).any()
+        found = {k: len(v) for k, v in oracles.groups(TABLE, keep, "global").items()}
+        whole = np.ones(LAYOUT.parameters, bool)
+        assert found == oracles.random_levels(whole, TABLE, 0.3, "global", level)
+
+
+def test_masks_shuffled_within_tensors() -> None:
+    weights = np.random.default_rng(5).normal(size=LAYOUT.parameters).astype(np.float32)
+    keep = oracles.magnitude(weights, np.ones(LAYOUT.parameters, bool), TABLE, 0.7, "global")
+    found = shuffle_mask(keep, LAYOUT, np.random.default_rng(0))
+    assert oracles.layer_counts(found, TABLE) == oracles.layer_counts(keep, TABLE)
+    assert (found != keep).any()
 
 
 def test_nothing_and_fresh_weights() -> None:
