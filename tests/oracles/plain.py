@@ -74,6 +74,17 @@ class PlainRun:
         )
 
     @cached_property
+    def kept(self) -> np.ndarray:
+        """Which weights the run itself keeps; pruned ones are no weights of the sub-network."""
+        dense = np.ones(len(self.tensor), bool)
+        return self["mask"].astype(bool) if "mask" in self.group else dense
+
+    @cached_property
+    def selected(self) -> np.ndarray:
+        """What metrics pool by default: surviving weights of convolutions and linear layers."""
+        return self.matrices & self.kept
+
+    @cached_property
     def matrices(self) -> np.ndarray:
         """Whether each weight belongs to a convolution or linear layer: at least two dims."""
         flags = np.array([len(t["shape"]) >= 2 for t in self.tensors])

@@ -46,13 +46,13 @@ def test_compared_with_a_snapshot(make, name: str, metric: str) -> None:
         option = {"relative_to": to} if len(references) > 1 else {}
         against = np.broadcast_to(reference(make, name, run, to), run.weights.shape)
         for mask in (None, half(run)):
-            chosen = run.matrices if mask is None else run.matrices & mask
+            chosen = run.selected if mask is None else run.selected & mask
             wanted = ORACLES["metric", metric].function(run.weights[chosen], against[chosen])
             found = package.analyze(metric, mask=mask, **option)
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
         by_tensor = package.analyze(metric, by="tensor", kinds="all", **option)
         for number, tensor in enumerate(run.tensors):
-            own = run.tensor == number
+            own = (run.tensor == number) & run.kept
             wanted = ORACLES["metric", metric].function(run.weights[own], against[own])
             found = by_tensor.sel(tensor=tensor["name"])
             defined = np.isfinite(wanted)
@@ -65,7 +65,7 @@ def test_gradients(make, name: str) -> None:
     run, package = PlainRun(path), ckptlab.open_run(path)
     gradients = run["gradients"].astype(np.float64)
     for mask in (None, half(run)):
-        chosen = run.matrices if mask is None else run.matrices & mask
+        chosen = run.selected if mask is None else run.selected & mask
         norm, mean = oracles.gradient_magnitude(gradients[chosen])
         found = package.analyze("gradient-magnitude", mask=mask)
         np.testing.assert_allclose(found["gradient_norm"], norm, rtol=1e-5)
@@ -77,7 +77,7 @@ def test_gradient_noise(make) -> None:
     run = PlainRun(path)
     # Ten batches of 128: the eleventh and the short last one of the epoch are left out.
     signal, variance = oracles.gradient_noise(
-        run["gradients"].astype(np.float64)[run.matrices, 1:11], 5
+        run["gradients"].astype(np.float64)[run.selected, 1:11], 5
     )
     found = ckptlab.open_run(path).analyze("gradient-noise", window=5, steps="0:11")
     np.testing.assert_allclose(found["gradient_signal"], signal, rtol=1e-5)
@@ -92,9 +92,9 @@ def test_paths(make, name: str) -> None:
     run, package = PlainRun(path), ckptlab.open_run(path)
     found = package.analyze("trajectories", count=7)
     chosen = found["param"].values
-    assert run.matrices[chosen].all()
+    assert run.selected[chosen].all()
     np.testing.assert_array_equal(found, oracles.trajectories(run.weights, chosen))
-    shares, projection, cosine = oracles.subspace(run.weights[run.matrices], 3)
+    shares, projection, cosine = oracles.subspace(run.weights[run.selected], 3)
     found = package.analyze("subspace", components=3)
     np.testing.assert_allclose(found["explained_variance"], shares, atol=1e-6)
     close = {"atol": 1e-5 * np.abs(projection).max()}
@@ -107,10 +107,10 @@ def test_telemetry(make, name: str) -> None:
     path = make(name)
     run = PlainRun(path)
     ends = [
-        np.broadcast_to(reference(make, name, run, to), run.weights.shape)[run.matrices]
+        np.broadcast_to(reference(make, name, run, to), run.weights.shape)[run.selected]
         for to in ("init", "final")
     ]
-    wanted = oracles.telemetry(run.weights[run.matrices], *ends)
+    wanted = oracles.telemetry(run.weights[run.selected], *ends)
     found = ckptlab.open_run(path).analyze("telemetry")
     for variable, values in wanted.items():
         np.testing.assert_allclose(found[variable], values, rtol=1e-5, atol=1e-6)
@@ -125,6 +125,6 @@ def test_timeline(make, name: str) -> None:
     for phase in found["phase"].values:
         row = found.sel(phase=phase)
         ends = int(row["start"]), int(row["stop"])
-        wanted = oracles.timeline(run.weights[run.matrices], run.steps, *ends)
+        wanted = oracles.timeline(run.weights[run.selected], run.steps, *ends)
         for figure, value in wanted.items():
             assert float(row[figure]) == pytest.approx(value, rel=1e-5)
