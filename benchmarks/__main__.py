@@ -19,6 +19,7 @@ BENCHMARKS = (
     "step",
     "jobs",
     "report",
+    "report_ablations",
 )
 
 

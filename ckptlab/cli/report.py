@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     "[default: conv,linear]",
 )
 @click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Also measure and draw this metric; repeatable. `ckptlab analyze list` names them.",
+)
+@click.option(
     "--results",
     multiple=True,
     metavar="FILE.nc|FILE.zarr",
@@ -38,6 +45,11 @@ if TYPE_CHECKING:
 )
 @data_root_option
 @click.option(
+    "--memory",
+    metavar="SIZE",
+    help="What measuring a run may take; it is cut into tasks that fit. [default: 2GiB]",
+)
+@click.option(
     "--scheduler",
     metavar="threads|processes|tcp://HOST:PORT",
     help="Where dask runs the tasks. [default: threads]",
@@ -47,6 +59,7 @@ def report(
     *,
     output: str | None,
     overwrite: bool,
+    metrics: tuple[str, ...],
     results: tuple[str, ...],
     curvature: bool,
     **options: Any,
@@ -62,7 +75,9 @@ def report(
     from ckptlab.runs import find_runs, run_names
 
     if any(find_results(path) for path in runs):
-        _require_alone(runs, {"results": results, "curvature": curvature, **options})
+        _require_alone(
+            runs, {"metric": metrics, "results": results, "curvature": curvature, **options}
+        )
         _report_study(runs[0], output, overwrite)
         return
     paths = find_runs(runs)
@@ -77,12 +92,15 @@ def report(
     from ckptlab.report.runs.page import runs_page
     from ckptlab.run import open_run
 
+    chosen = {option: value for option, value in options.items() if value is not None}
     opened = [open_run(path) for path in paths]
     given = read_results(results, paths)
     measured = []
     for run, name, held in zip(opened, names, given, strict=True):
         with metric_progress(name):
-            measured.append(measure_run(run, name, curvature=curvature, results=held, **options))
+            measured.append(
+                measure_run(run, name, curvature=curvature, metrics=metrics, results=held, **chosen)
+            )
     _write(runs_page(measured), target)
 
 

@@ -100,6 +100,39 @@ def test_more_runs_than_colours_are_averaged(here: Path, call: Any) -> None:
     assert "means over 9 runs, at the steps that all of them recorded" in page
 
 
+PLUGIN = """
+import numpy as np
+import ckptlab
+
+@ckptlab.metric(name="largest-weight", unit="weight", report=True)
+def largest_weight(weights):
+    "Largest absolute weight."
+    return np.abs(weights).max()
+
+@ckptlab.metric(name="smallest-weight", unit="weight")
+def smallest_weight(weights):
+    "Smallest absolute weight."
+    return np.abs(weights).min()
+"""
+
+
+def test_metrics_of_users_are_drawn_where_they_or_the_user_say_so(here: Path) -> None:
+    (here / "mine.py").write_text(PLUGIN)
+    done = ckptlab("--plugin", "mine.py", "report", "a.zarr", "--steps", "0:20")
+    assert (done.returncode, done.stderr) == (0, "")
+    page = (here / "a-report.html").read_text()
+    assert '"key":"largest-weight-largest-weight"' in page
+    assert "smallest-weight" not in page
+    done = ckptlab(
+        "--plugin", "mine.py", "report", "a.zarr", "--metric", "smallest-weight", "--overwrite"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"key":"smallest-weight-smallest-weight"' in (here / "a-report.html").read_text()
+    done = ckptlab("report", "a.zarr", "--metric", "smallest-weigth", "--overwrite")
+    assert done.returncode == 2
+    assert "smallest-weigth" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small study."""
@@ -133,6 +166,7 @@ def test_partial_results_are_drawn_with_a_warning(here: Path, call: Any) -> None
         (["a.zarr"], "report each results.zarr on a page of its own"),
         (["--steps", "0:5"], "--steps is for runs"),
         (["--curvature"], "--curvature is for runs"),
+        (["--metric", "cosine"], "--metric is for runs"),
         (["--results", "x.nc"], "--results is for runs"),
         (["-o", "x.pdf"], "the ending must be .html"),
     ],

@@ -22,6 +22,19 @@ HOSTILE = "</script><script>pwned=1</script><img src=x onerror=pwned=2><b>bold"
 """What a name would be that wants to be more than text."""
 
 
+SHARED = {"browser", "drawn_run", "second_run", "single", "several", "studies", "tabs"}
+"""Fixtures that are slow to make, and made once a worker."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests with the same slow fixtures on one worker: `--dist loadgroup`."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and SHARED & set(getattr(item, "fixturenames", ())):
+            about = "studies" if item.path.parent.name == "studies" else "runs"
+            item.add_marker(pytest.mark.xdist_group(f"report-{about}"))
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     path = chromium()

@@ -200,6 +200,7 @@ def metric(
     long_name: str = "",
     log_x: bool = False,
     log_y: bool = False,
+    report: bool = False,
     combine: Any = "sum",
     finalize: Callable[..., Any] | None = None,
     shaped: bool = False,
@@ -225,6 +226,8 @@ def metric(
         For axes; the name by default.
     log_x, log_y : bool
         Whether an axis of the figure is logarithmic.
+    report : bool
+        Whether ``ckptlab report`` measures and draws it without being asked.
     combine : str, mapping or callable
         Of ``reduce``: how two partial results become one: ``sum``, ``min`` or ``max``, a mapping
         of these by the name of the field, or ``combine(one, other)``.
@@ -266,7 +269,7 @@ def metric(
             dims=("tensor", "step", *dims) if shaped else ("step", *dims),
             reference=reference or "none given",
             long_name=long_name or own.replace("-", " "),
-            plot=Plot(log_x=log_x, log_y=log_y),
+            plot=Plot(log_x=log_x, log_y=log_y, report=report),
             combine=combine,
             finalize=finalize,
             shaped=shaped,

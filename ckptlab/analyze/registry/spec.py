@@ -39,12 +39,15 @@ class Plot:
     panels : tuple of Panel
         Variables drawn one above the other, those of one panel together; all, each on its own, if
         none are named.
+    report : bool
+        Whether a report measures and draws it without being asked.
     """
 
     kind: str = "lines"
     log_x: bool = False
     log_y: bool = False
     panels: tuple[Panel, ...] = ()
+    report: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

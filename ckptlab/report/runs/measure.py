@@ -12,9 +12,9 @@ from typing import Any
 import xarray as xr
 
 from ckptlab.analyze.engine.warnings import AnalysisWarning, UnfinishedRunWarning
-from ckptlab.analyze.registry.metrics import METRICS, Metric, metric_named
+from ckptlab.analyze.registry.metrics import METRICS, Metric, find_metric, metric_named
 from ckptlab.analyze.weights.overview import Survey, survey
-from ckptlab.errors import ConfigError, LayoutError
+from ckptlab.errors import CkptlabError, ConfigError, LayoutError
 from ckptlab.run import Run
 from ckptlab.store.read.info import run_facts
 
@@ -50,6 +50,7 @@ def measure_run(
     name: str,
     *,
     curvature: bool = False,
+    metrics: Sequence[str] = (),
     results: Mapping[str, xr.DataArray | xr.Dataset] | None = None,
     **options: Any,
 ) -> MeasuredRun:
@@ -63,6 +64,8 @@ def measure_run(
         What the page calls it.
     curvature : bool
         Measure `CURVATURE` at a few steps too, which takes long and needs the run's model and data.
+    metrics : sequence of str
+        Further metrics to measure; those registered with ``report=True`` are measured in any case.
     results : mapping, optional
         Results that were measured before, by metric.
     **options
@@ -87,9 +90,19 @@ def measure_run(
         weights = run.analyze("trajectories", count=count, **options)
         path = run.analyze("subspace", components=COMPONENTS, **options)
         further = dict(results or {})
-        for metric in CURVATURE if curvature else ():
-            if metric not in further:
-                further[metric] = run.analyze(metric)
+        for curved in CURVATURE if curvature else ():
+            if curved not in further:
+                further[curved] = run.analyze(curved)
+        asked = [find_metric(metric) for metric in metrics]
+        for metric in asked:
+            if metric.name not in further:
+                further[metric.name] = run.analyze(metric.name, **_accepted(metric, options))
+        for metric in [m for m in METRICS.values() if m.plot.report and m.name not in further]:
+            try:
+                further[metric.name] = run.analyze(metric.name, **_accepted(metric, options))
+            except CkptlabError as error:
+                message = f"{metric.name} was not measured: {error}"
+                warnings.warn(message, AnalysisWarning, stacklevel=2)
     said = [str(w.message) for w in caught if issubclass(w.category, AnalysisWarning)]
     return MeasuredRun(
         name=name,
@@ -100,6 +113,10 @@ def measure_run(
         results=further,
         warnings=tuple(dict.fromkeys(said)),
     )
+
+
+def _accepted(metric: Metric, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in metric.options}
 
 
 def read_results(paths: Sequence[str], runs: Sequence[str]) -> list[dict[str, Any]]:

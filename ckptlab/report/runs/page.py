@@ -146,7 +146,7 @@ def _one_run(runs: Sequence[MeasuredRun]) -> Choice:
 def _further(runs: Sequence[MeasuredRun]) -> list[Section]:
     found = {name for run in runs for name in run.results}
     drawn = {}
-    for name in (name for name in METRICS if name in found):
+    for name in sorted(found, key=[*METRICS, *sorted(found)].index):
         held = [(k, run.results[name]) for k, run in enumerate(runs) if name in run.results]
         choices = choices_of(result for _, result in held)
         drawn[name] = run_charts.line_charts(name, held, choices=choices)

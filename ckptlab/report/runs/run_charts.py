@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from ckptlab.analyze.registry.metrics import METRICS
+from ckptlab.analyze.registry.metrics import METRICS, metric_named
 from ckptlab.analyze.registry.panels import Panel
 from ckptlab.report import downsample
 from ckptlab.report.html.charts import Line, LineChart, XAxis
@@ -52,7 +52,7 @@ LAYERS: tuple[Panel, ...] = (
 )
 """Heat maps of the layers."""
 
-LINE_STEPS = 12_500
+LINE_STEPS = 6_000
 """Steps of all runs together up to which lines keep every step."""
 
 LAYER_CELLS = 150_000
@@ -87,7 +87,7 @@ def line_charts(
     """
     panels: dict[str, list[tuple[int, PanelData]]] = {}
     for run, result in results:
-        for data in panels_of(result, METRICS[metric]):
+        for data in panels_of(result, metric_named(metric)):
             panels.setdefault(data.panel.title, []).append((run, data))
     charts = (_line_chart(metric, found, choices) for found in panels.values())
     return [chart for chart in charts if chart is not None]
