@@ -96,6 +96,8 @@ def _phases(runs: Sequence[MeasuredRun]) -> Section:
 
 def _telemetry(runs: Sequence[MeasuredRun]) -> Section:
     kinds = runs[0].survey.network["weight_magnitude"].attrs["kinds"].replace(",", " and ")
+    # Without conv and linear layers, the default is every tensor of two dims or more.
+    selected = "weights of all matrices" if kinds == "matrices" else f"{kinds} weights"
     means = (
         f"Lines are means over {len(runs)} runs, at the steps that all of them recorded; bands are "
         "standard deviations of the sample (n − 1); single runs are faint. "
@@ -105,7 +107,7 @@ def _telemetry(runs: Sequence[MeasuredRun]) -> Section:
     return Section(
         key="telemetry",
         title="Telemetry",
-        text=f"Measured over the {kinds} weights. {means}Move the pointer, or the arrow keys on a "
+        text=f"Measured over the {selected}. {means}Move the pointer, or the arrow keys on a "
         "chart, to read one step in all of them; drag to look closer, double-click to return. "
         "Where neighbouring steps differ much, the strong line is their mean over a hundredth of "
         "the axis (geometric on logarithmic scales).",

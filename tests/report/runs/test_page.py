@@ -244,3 +244,23 @@ def test_results_of_others_are_refused(tmp_path: Path, drawn_run: Made) -> None:
     (tmp_path / "bad.nc").write_text("no netcdf")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_results([str(tmp_path / "bad.nc")], [run.path])
+
+
+class Mixing(nn.Module):
+    """A layer of no kind that ckptlab knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.randn(2, 3, 4))
+
+
+def test_a_model_without_known_layers_is_reported(tmp_path: Path) -> None:
+    model = nn.Sequential(Mixing(), Mixing())
+    with ckptlab.Recorder(tmp_path / "other.zarr", model) as recorder:
+        walk(model, recorder, 5)
+    run = ckptlab.open_run(tmp_path / "other.zarr")
+    assert {tensor.kind for tensor in run.stored.layout.tensors} == {"other"}
+    page = runs_page([measure_run(run, "other")])
+    telemetry = next(section for section in page.sections if section.key == "telemetry")
+    assert "Measured over the weights of all matrices" in telemetry.text
+    assert telemetry.charts
