@@ -1,4 +1,4 @@
-"""Metrics of a model against plain float64 forward passes and differences of gradients."""
+"""Metrics of a model against plain float64 forward passes and their derivatives."""
 
 from __future__ import annotations
 
