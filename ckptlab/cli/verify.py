@@ -13,16 +13,26 @@ from ckptlab.cli.options import json_option, print_json
 @click.option(
     "--repair", is_flag=True, help="Drop a broken tail block, after saving its files aside."
 )
+@click.option(
+    "--memory",
+    default="2GiB",
+    show_default=True,
+    help="Memory the check may take, whatever the number of parameters.",
+)
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, run: str, deep: bool, repair: bool, as_json: bool) -> int:
+def verify(
+    ctx: click.Context, run: str, deep: bool, repair: bool, memory: str, as_json: bool
+) -> int:
     """Check RUN: structure, commit markers, checksums. Exits 1 if something is wrong."""
+    from ckptlab.record.memory import parse_memory
     from ckptlab.store.maintain.repair import repair as repair_run
     from ckptlab.store.maintain.verify import verify as verify_run
 
     del ctx
-    outcome = repair_run(run, deep=deep) if repair else None
-    report = verify_run(run, deep=deep)
+    allowed = parse_memory(memory)
+    outcome = repair_run(run, deep=deep, memory=allowed) if repair else None
+    report = verify_run(run, deep=deep, memory=allowed)
     if as_json:
         print_json({**report.to_dict(), "repair": outcome.to_dict() if outcome else None})
     else:

@@ -94,4 +94,5 @@ class Storage(Protocol):
 
 def oversized(label: str, size: int, limit: int) -> CorruptError:
     """Build the error for an object that is larger than anything ckptlab writes there."""
-    return CorruptError(f"{label} has {size:,} bytes, and at most {limit:,} can be right")
+    problem = f"has {size:,} bytes, and at most {limit:,} can be right"
+    return CorruptError(f"{label} {problem}", file=label, problem=problem)

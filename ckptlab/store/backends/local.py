@@ -206,7 +206,7 @@ class LocalStorage:
                     raise StoreError(f"{path} cannot be read: it is not a regular file")
                 yield file, status.st_size
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise MissingObjectError(f"{path} is missing") from error
+            raise MissingObjectError(f"{path} is missing", problem="is missing") from error
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror}") from error
 

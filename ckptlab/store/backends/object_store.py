@@ -144,7 +144,9 @@ class ObjectStorage:
             return self._retry(request, _is_missing)
         except Exception as error:  # obstore's errors share no base below Exception
             if _is_missing(error):
-                raise MissingObjectError(f"{self.path}/{key} is missing") from error
+                raise MissingObjectError(
+                    f"{self.path}/{key} is missing", problem="is missing"
+                ) from error
             raise StoreError(f"{self.path}/{key} cannot be read: {self._problem(error)}") from error
 
     def _problem(self, error: BaseException) -> str:

@@ -18,6 +18,7 @@ from ckptlab.errors import CorruptError, StoreError
 from ckptlab.store.backends.base import Storage
 from ckptlab.store.format.codecs import CODECS, checksummed, verified
 from ckptlab.store.format.layout import Layout
+from ckptlab.store.format.zstd_stream import read_stretches
 
 NAMES = "tensor/c/0"
 INDEX = "tensor_index/c/0"
@@ -33,36 +34,54 @@ def write_constants(storage: Storage, layout: Layout) -> None:
 
 
 def check_constants(storage: Storage, layout: Layout, key: str) -> None:
-    """Compare one of the chunks with the tensor table.
+    """Compare a chunk (`NAMES` or `INDEX`) with the tensor table; StoreError unless it is equal.
 
-    Parameters
-    ----------
-    storage : Storage
-        Where the run lies.
-    layout : Layout
-        The tensor table.
-    key : str
-        `NAMES` or `INDEX`.
-
-    Raises
-    ------
-    StoreError
-        If the chunk is missing, damaged or another.
+    The index is read in stretches: it has four bytes a parameter.
     """
-    data = storage.get(key, limit=64 + 5 * layout.parameters + 2 * len(_names(layout)))
     try:
         if key == NAMES:
+            data = storage.get(key, limit=64 + 2 * len(_names(layout)))
             same = bytes(verified(data)) == _names(layout)
         else:
-            found = np.empty(layout.parameters, "<i4")
-            CODECS["zstd"].decode(data, found)
-            same = bool(np.array_equal(found, _index(layout)))
-    except MemoryError:
+            same = _index_is_right(storage, layout)
+    except (MemoryError, StoreError):
         raise
     except Exception as error:  # the codecs' errors have no common base below Exception
-        raise CorruptError(str(error)) from error
+        raise _damaged(storage, key, str(error)) from error
     if not same:
-        raise CorruptError("it is not what the tensor table says")
+        raise _damaged(storage, key, "it is not what the tensor table says")
+
+
+def _index_is_right(storage: Storage, layout: Layout) -> bool:
+    count, start = layout.parameters, 0
+    edges = np.cumsum([0, *(tensor.size for tensor in layout.tensors)])
+    for found in read_stretches(storage, INDEX, "<i4", count, 64 + 5 * count):
+        stop = start + len(found)
+        first, last = np.searchsorted(edges, [start, stop - 1], side="right") - 1
+        counts = np.diff(np.clip(edges[first : last + 2], start, stop))
+        if not np.array_equal(found, np.repeat(np.arange(first, last + 1), counts)):
+            return False
+        start = stop
+    return True
+
+
+def check_mask(storage: Storage, layout: Layout, attributes: Mapping[str, Any]) -> None:
+    """Compare the mask with its digest, in stretches; StoreError if it is damaged or another."""
+    count = layout.parameters
+    try:
+        digest = xxhash.xxh3_64()
+        for found in read_stretches(storage, KEPT, "u1", count, 1024 + 2 * count):
+            digest.update(found.data)
+    except (MemoryError, StoreError):
+        raise
+    except Exception as error:  # the codecs' errors have no common base below Exception
+        raise _damaged(storage, KEPT, str(error)) from error
+    if digest.hexdigest() != attributes.get("mask_digest"):
+        raise _damaged(storage, KEPT, "it is not the mask the run was made with")
+
+
+def _damaged(storage: Storage, key: str, problem: str) -> CorruptError:
+    return CorruptError(f"{storage.path}/{key}: {problem}", file=key, problem=problem)
 
 
 def write_mask(storage: Storage, mask: npt.NDArray[np.bool_]) -> None:

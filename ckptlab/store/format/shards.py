@@ -8,6 +8,7 @@ which core does the work; this is the hot path of recording.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from ckptlab.store.format.codecs import (
 )
 from ckptlab.store.format.shard_buffer import Sheet
 from ckptlab.store.format.zarr_metadata import Document
+
+CHUNKS_A_READ = 16
+"""Chunks that are fetched at once where a shard is too large to be held whole."""
 
 Copy = Callable[[npt.NDArray[Any], npt.NDArray[Any]], None]
 EncodeMap = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
@@ -210,7 +214,7 @@ class Parts(Protocol):
         """Return its size."""
         ...
 
-    def __getitem__(self, part: slice) -> bytes:
+    def __getitem__(self, part: slice) -> Bytes:
         """Read a stretch of it."""
         ...
 
@@ -236,7 +240,7 @@ class Shard:
     """
 
     def __init__(self, data: bytes | Parts, grid: Grid, i: int, j: int, label: str) -> None:
-        self._data = memoryview(data) if isinstance(data, bytes) else data
+        self._data: Parts | memoryview = memoryview(data) if isinstance(data, bytes) else data
         self._grid = grid
         self._label = label
         first, column = i * grid.shard[0], j * grid.shard[1]
@@ -248,6 +252,33 @@ class Shard:
     def chunk_count(self) -> int:
         """Inner chunks that hold parameters."""
         return math.ceil((self.rows.stop - self.rows.start) / self._grid.chunk[0])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole file is in memory."""
+        return isinstance(self._data, memoryview)
+
+    def loaded(self, chunks: range) -> Shard:
+        """Return the shard with the bytes of some consecutive chunks in memory."""
+        if self.is_whole or not chunks:
+            return self
+        bounds = self._index[chunks.start : chunks.stop].astype(np.int64)
+        start, stop = int(bounds[:, 0].min()), int(bounds.sum(axis=1).max())
+        if stop - start > 2 * int(bounds[:, 1].sum()):
+            return self  # chunks in another order, which ckptlab does not write
+        other = copy.copy(self)
+        other._data = _Stretch(self._data[start:stop], start, len(self._data))
+        return other
+
+    def step(self, c: int, within: int) -> Array:
+        """Read one step of inner chunk `c`, of a codec that is `by_step`; nothing is checked."""
+        rows, columns = self._grid.chunk
+        size = rows * self._grid.dtype.itemsize
+        offset, length = (int(n) for n in self._index[c])
+        data = self._data[offset + within * size : offset + (within + 1) * size]
+        if length != columns * size + 4 or len(data) != size:
+            raise self._corrupt(f"inner chunk {c}: it has {length} bytes")
+        return np.frombuffer(data, self._grid.dtype)
 
     def body(self, c: int) -> Bytes:
         """Return the bytes of inner chunk `c`, the checksum included."""
@@ -291,13 +322,23 @@ class Shard:
             raise self._corrupt(f"inner chunk {c}: {error}") from error
 
     def check_whole(self) -> None:
-        """Check every byte by its checksum, padding included; CorruptError if one is wrong."""
+        """Check every byte by its checksum, padding included; CorruptError if one is wrong.
+
+        A file that is not in memory is read some chunks at a time.
+        """
         offsets, lengths = self._index.T
         ends = np.concatenate([np.zeros(1, np.uint64), np.cumsum(lengths, dtype=np.uint64)])
         if (offsets != ends[:-1]).any() or int(ends[-1]) != self._index_start:
             raise self._corrupt("index: the chunks do not follow each other")
-        for c in range(self._grid.chunks_per_shard):
-            self.check(c)
+        for part in self.stretches(self._grid.chunks_per_shard):
+            loaded = self.loaded(part)
+            for c in part:
+                loaded.check(c)
+
+    def stretches(self, count: int, chunks: int = CHUNKS_A_READ) -> Iterator[range]:
+        """Yield the first `count` inner chunks, some at a time."""
+        for first in range(0, count, chunks):
+            yield range(first, min(first + chunks, count))
 
     def _read_index(self, size: int) -> npt.NDArray[np.uint64]:
         count = self._grid.chunks_per_shard
@@ -316,4 +357,21 @@ class Shard:
         return index
 
     def _corrupt(self, what: str) -> CorruptError:
-        return CorruptError(f"{self._label} is damaged ({what}); run ckptlab verify")
+        problem = f"is damaged ({what})"
+        return CorruptError(
+            f"{self._label} {problem}; run ckptlab verify", file=self._label, problem=problem
+        )
+
+
+class _Stretch:
+    """A part of a file in memory, sliced at the offsets of the whole."""
+
+    def __init__(self, data: Bytes, start: int, size: int) -> None:
+        self._data, self._start, self._size = memoryview(data), start, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> Bytes:
+        start, stop, _ = part.indices(self._size)
+        return self._data[start - self._start : stop - self._start]

@@ -114,11 +114,9 @@ def read_chunk(storage: Storage, name: str, metadata: ArrayMetadata, position: i
         body = verified(storage.get(key, limit=size))
         return np.frombuffer(body, little(metadata)).reshape(shape).copy()
     except MissingObjectError as error:
-        raise CorruptError(f"{storage.path}/{key} is missing; run ckptlab verify") from error
+        raise _unreadable(storage, key, "is missing") from error
     except ValueError as error:
-        raise CorruptError(
-            f"{storage.path}/{key} is damaged ({error}); run ckptlab verify"
-        ) from error
+        raise _unreadable(storage, key, f"is damaged ({error})") from error
 
 
 def read_all(storage: Storage, name: str, metadata: ArrayMetadata, length: int) -> Array:
@@ -132,6 +130,11 @@ def read_all(storage: Storage, name: str, metadata: ArrayMetadata, length: int) 
         return np.empty([*shape[:-1], 0], little(metadata))
     parts = [read_chunk(storage, name, metadata, position) for position in range(chunks)]
     return np.concatenate(parts, axis=-1)[..., :length]
+
+
+def _unreadable(storage: Storage, key: str, problem: str) -> CorruptError:
+    label = f"{storage.path}/{key}"
+    return CorruptError(f"{label} {problem}; run ckptlab verify", file=label, problem=problem)
 
 
 def _fill(metadata: ArrayMetadata) -> Any:

@@ -56,6 +56,8 @@ class Report:
         ``recording``, ``complete``, ``interrupted``, or ``unknown`` if it cannot be read.
     deep : bool
         Whether the digests of the snapshots were recomputed.
+    threads, memory : int
+        Threads that decoded, and the bytes they and the process take at most, counted beforehand.
     steps : int
         Committed steps.
     first_step, last_step : int or None
@@ -71,6 +73,8 @@ class Report:
     path: str
     state: str = "unknown"
     deep: bool = False
+    threads: int = 0
+    memory: int = 0
     steps: int = 0
     first_step: int | None = None
     last_step: int | None = None
@@ -96,7 +100,8 @@ class Report:
         verdict = "ok" if self.ok else f"{len(self.findings)} found wrong"
         run = f"{self.state}, {self.steps:,} steps{span}, {self.arrays} arrays"
         files = f"{self.files:,} files, {self.shards:,} shards among them, {self.bytes:,} bytes"
-        lines = [f"{self.path}: {verdict}; {run}", f"checked {what} of {files}"]
+        how = f"{self.threads} threads, at most {self.memory / 2**20:,.0f} MiB of memory"
+        lines = [f"{self.path}: {verdict}; {run}", f"checked {what} of {files}; {how}"]
         lines += [f"  wrong: {finding}" for finding in self.findings]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)

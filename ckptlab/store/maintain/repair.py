@@ -20,6 +20,7 @@ from ckptlab.store.format.digest import snapshot_digest
 from ckptlab.store.format.schema import SERIES
 from ckptlab.store.format.small_arrays import blank, chunk_length
 from ckptlab.store.format.zarr_metadata import Document, with_length
+from ckptlab.store.maintain.budget import DEFAULT_MEMORY
 from ckptlab.store.maintain.findings import Finding, Repair, Report
 from ckptlab.store.maintain.verify import verify
 from ckptlab.store.read.array_reader import StoredArray
@@ -28,7 +29,9 @@ from ckptlab.store.read.root import read_root
 from ckptlab.store.write.writer import StoreWriter
 
 
-def repair(path: str | os.PathLike[str] | Storage, *, deep: bool = False) -> Repair:
+def repair(
+    path: str | os.PathLike[str] | Storage, *, deep: bool = False, memory: int = DEFAULT_MEMORY
+) -> Repair:
     """Drop the damaged blocks at the end of a run, rebuild what can be, empty observations.
 
     Parameters
@@ -37,6 +40,8 @@ def repair(path: str | os.PathLike[str] | Storage, *, deep: bool = False) -> Rep
         Local path or URL.
     deep : bool
         Whether to find damage by the digests, too.
+    memory : int
+        Bytes that looking for it may take.
 
     Returns
     -------
@@ -51,7 +56,7 @@ def repair(path: str | os.PathLike[str] | Storage, *, deep: bool = False) -> Rep
         If the run is being written.
     """
     storage = open_storage(path)
-    report = verify(storage, deep=deep)
+    report = verify(storage, deep=deep, memory=memory)
     if report.ok:
         return Repair(path=storage.path, left=report.steps)
     _require_readable_root(report)

@@ -1,7 +1,7 @@
-"""Checking a run: structure, markers, metadata, presence and checksums of everything committed.
+"""Check a run for damage: structure, markers, metadata, files and checksums of what it committed.
 
-One view is taken at the start, so that a run that is still being
-recorded can be checked; memory is bounded by one shard.
+One view is taken at the start, so that a run can be checked while it is recorded. Large arrays are
+read in stretches, so that memory does not grow with the parameters.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,15 +22,16 @@ from ckptlab.errors import CorruptError, StoreError
 from ckptlab.store.backends.base import LOCK, ROOT, Storage
 from ckptlab.store.backends.open import open_storage
 from ckptlab.store.format import schema
-from ckptlab.store.format.constants import CONSTANTS, KEPT, check_constants, read_mask
+from ckptlab.store.format.constants import CONSTANTS, KEPT, check_constants, check_mask
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.shards import Grid, Shard, is_sharded, shard_key
 from ckptlab.store.format.small_arrays import chunk_key, chunk_length, read_all, read_chunk
 from ckptlab.store.format.zarr_metadata import STEP_AXES, Document, root_metadata, with_length
+from ckptlab.store.maintain.budget import DEFAULT_MEMORY, Budget, share_memory
 from ckptlab.store.maintain.findings import Finding, Report
 from ckptlab.store.read.array_reader import StoredArray
 from ckptlab.store.read.commits import committed_keys, read_markers
-from ckptlab.store.read.optimizer_state import present_states, read_byte_row
+from ckptlab.store.read.optimizer_state import present_states, read_row_header
 from ckptlab.store.read.power_loss import surviving_lengths
 from ckptlab.store.read.root import check_root, load_root, read_root
 from ckptlab.store.write.recovery import MAX_METADATA_BYTES
@@ -37,7 +39,9 @@ from ckptlab.store.write.recovery import MAX_METADATA_BYTES
 _ATTEMPTS = 3
 
 
-def verify(path: str | os.PathLike[str] | Storage, *, deep: bool = False) -> Report:
+def verify(
+    path: str | os.PathLike[str] | Storage, *, deep: bool = False, memory: int = DEFAULT_MEMORY
+) -> Report:
     """Check a run for damage.
 
     Parameters
@@ -46,6 +50,8 @@ def verify(path: str | os.PathLike[str] | Storage, *, deep: bool = False) -> Rep
         Local path or URL.
     deep : bool
         Whether to decode every snapshot and compare its digest, too.
+    memory : int
+        Bytes that the process may take, whatever the number of parameters.
 
     Returns
     -------
@@ -56,14 +62,16 @@ def verify(path: str | os.PathLike[str] | Storage, *, deep: bool = False) -> Rep
     ------
     StoreError
         If there is no run, or it was written in a newer format.
+    ConfigError
+        If the memory is too little for one inner chunk.
     """
     storage = open_storage(path)
-    report = _check(storage, deep=deep)
+    report = _check(storage, deep=deep, memory=memory)
     for _ in range(_ATTEMPTS - 1):
         if report.ok or not _may_move(storage, report):
             break
         # Who resumes a run may cut it while it is checked: damage is what stays.
-        again = _check(storage, deep=deep)
+        again = _check(storage, deep=deep, memory=memory)
         files = {finding.file for finding in report.findings}
         lasting = tuple(finding for finding in again.findings if finding.file in files)
         report = replace(again, findings=lasting)
@@ -81,15 +89,14 @@ def _may_move(storage: Storage, report: Report) -> bool:
     return moved or attributes["state"] != report.state
 
 
-def _check(storage: Storage, *, deep: bool) -> Report:
+def _check(storage: Storage, *, deep: bool, memory: int) -> Report:
     try:
         root = load_root(storage)
         attributes, metadata = check_root(storage, root)
     except CorruptError as error:
-        problem = _problem(error, f"{storage.path}/{ROOT}")
-        finding = Finding(array="", file=ROOT, problem=problem)
+        finding = Finding(array="", file=ROOT, problem=error.problem or str(error))
         return Report(path=storage.path, deep=deep, files=1, findings=(finding,))
-    checker = _Checker(storage, attributes, metadata)
+    checker = _Checker(storage, attributes, metadata, share_memory(metadata, memory))
     if _text(root) != _text(root_metadata(attributes, metadata)):
         checker.add("", ROOT, "is not what ckptlab writes")
     return checker.run(deep=deep)
@@ -99,11 +106,16 @@ class _Checker:
     """One pass over what one view of a run names, or its markers, if they are ahead."""
 
     def __init__(
-        self, storage: Storage, attributes: dict[str, Any], metadata: dict[str, Document]
+        self,
+        storage: Storage,
+        attributes: dict[str, Any],
+        metadata: dict[str, Document],
+        budget: Budget,
     ) -> None:
         self._viewed = schema.committed_lengths(metadata)
         self._survived = surviving_lengths(attributes)
         self._deep = False
+        self._budget = budget
         self._storage = storage
         self._attributes = attributes
         self._lengths = self._committed(metadata)
@@ -139,7 +151,7 @@ class _Checker:
             )
         if schema.MASK in self._metadata:
             self._try(
-                schema.MASK, KEPT, partial(read_mask, self._storage, layout, self._attributes)
+                schema.MASK, KEPT, partial(check_mask, self._storage, layout, self._attributes)
             )
         for name, document in self._metadata.items():
             if name in schema.SERIES and name not in STEP_AXES:
@@ -154,6 +166,8 @@ class _Checker:
             path=self._storage.path,
             state=self._attributes["state"],
             deep=deep,
+            threads=self._budget.threads,
+            memory=self._budget.bytes,
             steps=self._lengths["step"],
             first_step=int(steps[0]) if steps is not None and known else None,
             last_step=int(steps[-1]) if steps is not None and known else None,
@@ -270,9 +284,9 @@ class _Checker:
         self, name: str, i: int, j: int, span: tuple[int, int] | None, hashes: list[Any]
     ) -> None:
         def check() -> None:
-            shard = self._array(name).read_shard(i, j)
+            shard = self._array(name).open_shard(i, j)
             shard.check_whole()
-            for rows in _rows(shard) if self._deep else ():
+            for rows in _rows(shard, self._budget) if self._deep else ():
                 for values, digest in zip(rows, hashes, strict=False):
                     digest.update(values)
 
@@ -301,7 +315,7 @@ class _Checker:
 
     def _states(self, column: int, found: list[str]) -> None:
         """Add the names of the states an anchor has."""
-        row = read_byte_row(self._storage, self._metadata[schema.OPTIMIZER_ROW], column)
+        row = read_row_header(self._storage, self._metadata[schema.OPTIMIZER_ROW], column)
         present = present_states(row) if row else ()
         if present is None:
             raise CorruptError("holds no safetensors header")
@@ -332,8 +346,7 @@ class _Checker:
         try:
             check()
         except StoreError as error:
-            problem = _problem(error, f"{self._storage.path}/{key}")
-            self.add(array, key, problem, span, **kind)
+            self.add(array, key, error.problem or str(error), span, **kind)
 
     def _document(self, name: str) -> None:
         try:
@@ -364,12 +377,27 @@ class _Checker:
         return int(values[start]), int(values[start:stop][-1])
 
 
-def _rows(shard: Shard) -> Iterator[npt.NDArray[Any]]:
-    """Decode a shard, shape (steps, param) at a time."""
-    for c in range(shard.chunk_count):
-        chunk = shard.decode(c)
-        left = shard.rows.stop - shard.rows.start - c * len(chunk)
-        yield np.ascontiguousarray(chunk[:left].T)
+def _rows(shard: Shard, budget: Budget) -> Iterator[npt.NDArray[Any]]:
+    """Decode a shard in order, shape (steps, param) at a time, some stretches in parallel."""
+
+    def decode(chunks: range) -> list[npt.NDArray[Any]]:
+        loaded, end = shard.loaded(chunks), shard.rows.stop - shard.rows.start
+        decoded = []
+        for c in chunks:
+            chunk = loaded.decode(c)
+            decoded.append(np.ascontiguousarray(chunk[: end - c * len(chunk)].T))
+        return decoded
+
+    stretches = list(shard.stretches(shard.chunk_count, budget.chunks))
+    with ThreadPoolExecutor(budget.threads) as pool:
+        for together in _batched(stretches, budget.threads):
+            for decoded in pool.map(decode, together):
+                yield from decoded
+
+
+def _batched(items: list[range], size: int) -> Iterator[list[range]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _same_but_longer(name: str, own: object, document: Document) -> bool:
@@ -386,11 +414,6 @@ def _same_but_longer(name: str, own: object, document: Document) -> bool:
         for i, (a, b) in enumerate(zip(shape, committed, strict=True))
     )
     return fits and _text({**own, "shape": committed}) == _text(document)
-
-
-def _problem(error: StoreError, label: str) -> str:
-    text = str(error).removeprefix(label).removesuffix("; run ckptlab verify").strip()
-    return text.removeprefix(": ")
 
 
 def _text(document: object) -> str:

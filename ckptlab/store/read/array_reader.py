@@ -1,7 +1,8 @@
-"""One large array of a run, read whole shards at a time."""
+"""Read one large array: whole shards, single chunks, or the steps and parameters asked for."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,33 +15,27 @@ import numpy.typing as npt
 
 from ckptlab.cores import count_cores
 from ckptlab.errors import CorruptError, StoreError
-from ckptlab.store.backends.base import ROOT, MissingObjectError, Storage
+from ckptlab.store.backends.base import ROOT, MissingObjectError, Storage, oversized
 from ckptlab.store.backends.open import open_storage
-from ckptlab.store.format.shards import Grid, Shard, shard_key
+from ckptlab.store.format.shards import CHUNKS_A_READ, Grid, Shard, shard_key
 from ckptlab.store.format.zarr_metadata import Document
 
 CHUNKS_A_THREAD = 4
-"""So many are worth a thread of their own to decode them, where one step is read."""
+"""Fewer chunks than this are not worth a thread of their own."""
+
+MAX_WHOLE = 2**26
+"""Decoded bytes up to which a shard is read in one request."""
 
 
 def absolute(path: str) -> str:
-    """Return what the path is called where the working folder may be another."""
+    """Return the path as it reads from another working folder."""
     return path if "://" in path else str(Path(path).absolute())
 
 
 class StoredArray:
-    """One large array, read whole shards at a time. Small and picklable.
+    """One large array, dims (param, step). Small and picklable.
 
-    Parameters
-    ----------
-    path : str
-        Of the run.
-    name : str
-        Of the array.
-    document : dict
-        Its metadata.
-    storage : Storage, optional
-        Opened from `path` if not given.
+    `storage` is opened from `path` if it is not given.
     """
 
     def __init__(
@@ -70,56 +65,56 @@ class StoredArray:
         """Parameters and steps of a shard."""
         return self.grid.shard
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the elements."""
+        return self.grid.dtype
+
+    ndim = 2
+
+    def __getitem__(self, key: tuple[Any, Any]) -> npt.NDArray[Any]:
+        """Read what a slice, a number or an array of numbers selects along each dim, as dask does.
+
+        Arrays select along their own dim, as xarray has it.
+        """
+        rows, row_key = _bounds(key[0], self.shape[0])
+        columns, column_key = _bounds(key[1], self.shape[1])
+        # One thread: dask runs as many of these as there are cores.
+        values = self.read(rows, columns, threads=1)[:, column_key]
+        selected: npt.NDArray[Any] = values[row_key]
+        return selected
+
     def read_shard(self, i: int, j: int) -> Shard:
-        """Read the shard at row `i` along the parameters and block `j`.
+        """Read the whole shard at row `i` and block `j`, still encoded.
 
-        Parameters
-        ----------
-        i, j : int
-            Its position.
-
-        Returns
-        -------
-        Shard
-            Still encoded.
-
-        Raises
-        ------
-        CorruptError
-            If it is damaged or missing.
-        StoreError
-            If there is no run at the path, as seen from this machine.
+        CorruptError if it is damaged or missing; StoreError if this machine sees no run at the
+        path.
         """
         return Shard(self._whole(i, j), self.grid, i, j, self._label(i, j))
+
+    def open_shard(self, i: int, j: int) -> Shard:
+        """Read the index of a shard alone; its chunks are fetched as they are asked for."""
+        parts = _FileParts(self._opened(), shard_key(self.name, i, j), self.grid.max_bytes)
+        return Shard(parts, self.grid, i, j, self._label(i, j))
+
+    def fitting_shard(self, i: int, j: int) -> Shard:
+        """Read a shard whole, unless it is so large that its chunks had better be fetched."""
+        small = self.shard[0] * self.shard[1] * self.dtype.itemsize <= MAX_WHOLE
+        return self.read_shard(i, j) if small else self.open_shard(i, j)
 
     def read_chunks(
         self, i: int, j: int, chosen: npt.NDArray[np.integer[Any]]
     ) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Read some inner chunks of a shard, and no more of its file than is needed.
+        """Yield some chunks of a shard, decoded, and read no more of its file than needed.
 
-        Parameters
-        ----------
-        i, j : int
-            Position of the shard.
-        chosen : ndarray of int
-            Positions of the chunks along the parameters of the shard.
-
-        Yields
-        ------
-        int, ndarray
-            Each of them, decoded.
-
-        Raises
-        ------
-        CorruptError
-            If one is damaged or missing.
+        `chosen` and what is yielded beside each chunk are positions along the parameters.
         """
         few = 2 * len(chosen) <= self.grid.chunks_per_shard
         shard = None
         for c in chosen.tolist():
             try:
                 if shard is None:
-                    shard = self._sparse(i, j) if few else self.read_shard(i, j)
+                    shard = self.open_shard(i, j) if few else self.read_shard(i, j)
                 chunk = shard.decode(c)
             except CorruptError:
                 if not few:
@@ -131,51 +126,100 @@ class StoredArray:
 
     def read_block(self, j: int) -> npt.NDArray[Any]:
         """Read block `j` whole, shape (steps, param): step by step, as it was recorded."""
-        columns = slice(j * self.shard[1], min((j + 1) * self.shard[1], self.shape[1]))
-        rows = np.empty((columns.stop - columns.start, self.shape[0]), self.grid.dtype)
-        for start, chunk in self._chunks(j):
-            part = rows[:, start : start + self.chunk[0]]
-            np.copyto(part, chunk[: part.shape[1], : part.shape[0]].T)
-        return rows
+        start = j * self.shard[1]
+        stop = min(start + self.shard[1], self.shape[1])
+        out = np.empty((stop - start, self.shape[0]), self.dtype)
+        self._fill(out.T, slice(0, self.shape[0]), slice(start, stop))
+        return out
 
-    def read_column(self, column: int) -> npt.NDArray[Any]:
-        """Read one step, shape (param,)."""
+    def read_column(self, column: int, *, check: bool = True) -> npt.NDArray[Any]:
+        """Read one step, shape (param,).
+
+        Without `check`, an array that is stored step by step gives that step alone, and its
+        checksums are not compared: for callers that know the digest of the values.
+        """
+        rows = slice(0, self.shape[0])
+        if check or not self.grid.codec.by_step:
+            return self.read(rows, slice(column, column + 1))[:, 0]
+        out = np.empty(self.shape[0], self.dtype)
         j, within = divmod(column, self.shard[1])
-        values = np.empty(self.shape[0], self.grid.dtype)
         for i in range(self.grid.shard_grid[0]):
-            shard = self.read_shard(i, j)
-            threads = max(1, min(count_cores(), shard.chunk_count // CHUNKS_A_THREAD))
-            fill = partial(_fill, shard, values[shard.rows], within)
-            parts = [slice(k, None, threads) for k in range(threads)]
-            if threads == 1:
-                fill(parts[0])
-                continue
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(fill, parts))
-        return values
-
-    def _chunks(self, j: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        out = np.empty(self.chunk, self.grid.dtype)
-        for i in range(self.grid.shard_grid[0]):
-            shard = self.read_shard(i, j)
+            shard = self.open_shard(i, j)
             for c in range(shard.chunk_count):
-                yield shard.rows.start + c * self.chunk[0], shard.decode(c, out)
+                place = out[shard.rows][c * self.chunk[0] : (c + 1) * self.chunk[0]]
+                place[:] = shard.step(c, within)[: len(place)]
+        return out
 
-    def _sparse(self, i: int, j: int) -> Shard:
-        parts = _FileParts(self._opened(), shard_key(self.name, i, j), self.grid.max_bytes)
-        return Shard(parts, self.grid, i, j, self._label(i, j))
+    def read(self, rows: slice, columns: slice, threads: int | None = None) -> npt.NDArray[Any]:
+        """Read a stretch of parameters at consecutive steps, shape (rows, columns).
+
+        Only the chunks that hold some of it are read and decoded, a few at a time.
+        """
+        out = np.empty((rows.stop - rows.start, columns.stop - columns.start), self.dtype)
+        self._fill(out, rows, columns, threads)
+        return out
+
+    def _fill(
+        self, out: npt.NDArray[Any], rows: slice, columns: slice, threads: int | None = None
+    ) -> None:
+        """Decode into `out`, shape (rows, columns), on as many threads as are worth it."""
+        if not out.size:
+            return
+        height, (shard_rows, width) = self.chunk[0], self.shard
+        chunks = -(-rows.stop // height) - rows.start // height
+        chunks = min(chunks, self.grid.chunks_per_shard)
+        threads = max(1, min(threads or count_cores(), chunks // CHUNKS_A_THREAD))
+        a_read = min(CHUNKS_A_READ, -(-chunks // threads))
+        with contextlib.ExitStack() as stack:
+            each: Any = map
+            if threads > 1:
+                each = stack.enter_context(ThreadPoolExecutor(threads)).map
+            for j in range(columns.start // width, -(-columns.stop // width)):
+                for i in range(rows.start // shard_rows, -(-rows.stop // shard_rows)):
+                    first = max(rows.start - i * shard_rows, 0) // height
+                    last = -(-(min(rows.stop, (i + 1) * shard_rows) - i * shard_rows) // height)
+                    parts = [range(c, min(c + a_read, last)) for c in range(first, last, a_read)]
+                    whole = 2 * (last - first) > self.grid.chunks_per_shard
+                    shard = self.fitting_shard(i, j) if whole else self.open_shard(i, j)
+                    copy = partial(self._copy, shard, out, rows, columns)
+                    list(each(copy, parts))
+
+    def _copy(
+        self, shard: Shard, out: npt.NDArray[Any], rows: slice, columns: slice, chunks: range
+    ) -> None:
+        """Decode consecutive chunks of a shard, and copy what lies within rows and columns."""
+        a, b = max(shard.columns.start, columns.start), min(shard.columns.stop, columns.stop)
+        buffer = np.empty(self.chunk, self.dtype)
+        try:
+            loaded = shard.loaded(chunks)
+            for c in chunks:
+                start = shard.rows.start + c * self.chunk[0]
+                first, last = max(start, rows.start), min(start + self.chunk[0], rows.stop)
+                decoded = loaded.decode(c, buffer)
+                place = out[first - rows.start : last - rows.start]
+                part = decoded[first - start : last - start]
+                np.copyto(
+                    place[:, a - columns.start : b - columns.start],
+                    part[:, a - shard.columns.start : b - shard.columns.start],
+                )
+        except CorruptError:
+            if shard.is_whole:
+                raise
+            # A block that is still growing may have been replaced between two reads.
+            i, j = shard.rows.start // self.shard[0], shard.columns.start // self.shard[1]
+            self._copy(self.read_shard(i, j), out, rows, columns, chunks)
 
     def _whole(self, i: int, j: int) -> bytes:
-        storage = self._opened()
+        storage, key = self._opened(), shard_key(self.name, i, j)
         try:
-            return storage.get(shard_key(self.name, i, j), limit=self.grid.max_bytes)
+            return storage.get(key, limit=self.grid.max_bytes)
         except MissingObjectError as error:
             if storage.size(ROOT) is None:
                 raise StoreError(
                     f"there is no run at {self.path}, seen from {socket.gethostname()}; put it "
                     "where every worker finds it under this path, or use scheduler=threads"
                 ) from error
-            raise CorruptError(f"{self._label(i, j)} is missing; run ckptlab verify") from error
+            raise _missing(self._label(i, j)) from error
 
     def _opened(self) -> Storage:
         if self._storage is None:
@@ -186,23 +230,30 @@ class StoredArray:
         return f"{self.path}/{shard_key(self.name, i, j)}"
 
 
-def _fill(shard: Shard, values: npt.NDArray[Any], within: int, part: slice) -> None:
-    """Decode some chunks of a shard, and take one step out of each."""
-    out = None
-    for c in range(shard.chunk_count)[part]:
-        out = shard.decode(c, out)
-        place = values[c * len(out) : (c + 1) * len(out)]
-        np.copyto(place, out[: len(place), within])
+def _bounds(key: Any, length: int) -> tuple[slice, Any]:
+    """Return the stretch of an axis that holds what a key selects, and the key within it."""
+    if isinstance(key, slice):
+        chosen = range(length)[key]
+        step = slice(None, None, chosen.step)
+        return (slice(min(chosen), max(chosen) + 1), step) if chosen else (slice(0, 0), step)
+    index = np.asarray(key)
+    index = np.flatnonzero(index) if index.dtype == bool else index % length
+    if not index.size:
+        return slice(0, 0), index
+    return slice(int(index.min()), int(index.max()) + 1), index - index.min()
 
 
 class _FileParts:
     """A shard's file, read where it is sliced; CorruptError if it is not there."""
 
     def __init__(self, storage: Storage, key: str, limit: int) -> None:
+        label = f"{storage.path}/{key}"
         size = storage.size(key)
-        if size is None or size > limit:
-            raise CorruptError(f"{key} has {size} bytes")
-        self._storage, self._key, self._size = storage, key, size
+        if size is None:
+            raise _missing(label)
+        if size > limit:
+            raise oversized(label, size, limit)
+        self._storage, self._key, self._label, self._size = storage, key, label, size
 
     def __len__(self) -> int:
         return self._size
@@ -212,4 +263,8 @@ class _FileParts:
         try:
             return self._storage.get_part(self._key, start, stop)
         except MissingObjectError as error:
-            raise CorruptError(f"{self._key} is missing") from error
+            raise _missing(self._label) from error
+
+
+def _missing(label: str) -> CorruptError:
+    return CorruptError(f"{label} is missing; run ckptlab verify", file=label, problem="is missing")

@@ -1,10 +1,10 @@
-"""Reading the optimizer's state at an anchor."""
+"""Read the optimizer's state at an anchor."""
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from ckptlab.store.format.shards import shard_key
 from ckptlab.store.format.zarr_metadata import Document
 from ckptlab.store.read.array_reader import StoredArray
 
+MAX_HEADER_BYTES = 10**8
+"""What safetensors allows."""
+
 
 def read_anchor(
     storage: Storage,
@@ -24,35 +27,13 @@ def read_anchor(
     anchors: list[int],
     step: int,
 ) -> Anchor | None:
-    """Read the optimizer's state at an anchor.
-
-    Parameters
-    ----------
-    storage : Storage
-        Where the run lies.
-    metadata : mapping of str to dict
-        Documents of the arrays.
-    anchors : list of int
-        Steps of the committed anchors.
-    step : int
-        Which one.
-
-    Returns
-    -------
-    Anchor or None
-        None if the step is no anchor.
-
-    Raises
-    ------
-    CorruptError
-        If it is damaged.
-    """
+    """Read the optimizer's state at an anchor; None if the step is not one."""
     if step not in anchors or schema.OPTIMIZER_ROW not in metadata:
         return None
     column = anchors.index(step)
     row = read_byte_row(storage, metadata[schema.OPTIMIZER_ROW], column)
     keys = present_states(row)
-    if keys is None:  # another writer's row: what there is, is told by the files
+    if keys is None:  # another writer's row; the files tell which states exist
         keys = _stored_states(storage, metadata, column)
     states: dict[str, npt.NDArray[np.float32]] = {}
     for key in keys:
@@ -64,52 +45,42 @@ def read_anchor(
 
 
 def read_byte_row(storage: Storage, document: Document, column: int) -> bytes:
-    """Read the byte row of one anchor.
+    """Read the byte row of one anchor, without length and padding; CorruptError if damaged."""
+    row = _row_start(storage, document, column, lambda row: struct.unpack_from("<Q", row)[0])
+    return row[8 : 8 + int(struct.unpack_from("<Q", row)[0])]
 
-    Parameters
-    ----------
-    storage : Storage
-        Where the run lies.
-    document : dict
-        Metadata of `optimizer_state`.
-    column : int
-        Position of the anchor.
 
-    Returns
-    -------
-    bytes
-        Without length and padding.
+def read_row_header(storage: Storage, document: Document, column: int) -> bytes:
+    """Read as much of an anchor's byte row as `present_states` needs; CorruptError if damaged."""
 
-    Raises
-    ------
-    CorruptError
-        If it is damaged.
-    """
+    def needed(row: bytearray) -> int:
+        length, header = struct.unpack_from("<QQ", row)
+        return int(min(length, header + 8, MAX_HEADER_BYTES))
+
+    return _row_start(storage, document, column, needed)[8:]
+
+
+def _row_start(
+    storage: Storage, document: Document, column: int, needed: Callable[[bytearray], int]
+) -> bytes:
+    """Read a byte row from its start until it holds as many bytes as its start says it needs."""
     stored = StoredArray(storage.path, schema.OPTIMIZER_ROW, document, storage)
-    row = b""
+    row = bytearray()
     for i in range(stored.grid.shard_grid[0]):
-        shard = stored.read_shard(i, column)
-        row += b"".join(shard.decode(c).tobytes() for c in range(shard.chunk_count))
-        (length,) = struct.unpack_from("<Q", row)
-        # A row that was shorter than a later one has fewer shards.
-        if length + 8 <= len(row):
-            return row[8 : 8 + length]
-    raise CorruptError(f"{storage.path}: the optimizer's row of anchor {column} is damaged")
+        shard = stored.fitting_shard(i, column)
+        for c in range(shard.chunk_count):
+            row += shard.decode(c).tobytes()
+            # A row that was shorter than a later one has fewer shards.
+            if needed(row) + 8 <= len(row):
+                return bytes(row)
+    raise CorruptError(
+        f"{storage.path}: the optimizer's row of anchor {column} is damaged",
+        problem="is shorter than it says",
+    )
 
 
 def present_states(row: bytes) -> tuple[str, ...] | None:
-    """Say which parameter-shaped states an anchor has.
-
-    Parameters
-    ----------
-    row : bytes
-        Its byte row.
-
-    Returns
-    -------
-    tuple of str or None
-        Their keys; None if the row is not as format 1 says.
-    """
+    """List the parameter-shaped states that a byte row names; None if it is not of format 1."""
     try:
         (length,) = struct.unpack_from("<Q", row)
         header = json.loads(row[8 : 8 + length])

@@ -76,7 +76,9 @@ def test_rows_are_taken_wherever_they_lie(path) -> None:
         np.arange(LAYOUT.parameters),
     ):
         for j in (0, 1):
-            assert same_bits(StoredBlock(weights, 0, j).take(rows), WEIGHTS.T[rows, 8 * j :][:, :8])
+            wanted = WEIGHTS.T[rows, 8 * j :][:, :8]
+            columns = np.arange(wanted.shape[1])
+            assert same_bits(StoredBlock(weights, 0, j).take(rows, columns), wanted)
 
 
 def test_no_more_is_read_than_one_chunk_and_the_index(path) -> None:
@@ -117,3 +119,52 @@ def test_damage_is_found(path, damage) -> None:
         list(weights.read_chunks(0, 0, np.array([1])))
     if damage == "flip":
         assert len(list(weights.read_chunks(0, 0, np.array([0, 2])))) == 2
+
+
+def test_selections_through_dask_equal_numpy(path) -> None:
+    found = open_store(path).dataset()["weights"]
+    rng = np.random.default_rng(1)
+    scattered = np.sort(rng.choice(LAYOUT.parameters, 50, replace=False))
+    for rows, columns in (
+        (slice(None), 5),
+        (slice(CHUNK - 1, 3 * CHUNK + 1), slice(3, 10)),
+        (LAYOUT.parameters - 1, slice(None)),
+        (scattered, slice(None, None, 3)),
+        (slice(None, None, -7), [11, 0, 7]),
+    ):
+        selected = found.isel(param=rows, step=columns).values
+        assert same_bits(selected, WEIGHTS.T[rows][..., columns])
+
+
+def test_one_step_of_one_chunk_reads_no_other_chunk(path) -> None:
+    storage = Counting(path)
+    weights = open_latest(storage).dataset()["weights"]
+    whole = (path / "weights/c/0/0").stat().st_size
+    storage.read = 0
+    assert weights.isel(param=3 * CHUNK + 5, step=2).values == WEIGHTS[2, 3 * CHUNK + 5]
+    assert storage.read < whole / 4
+
+
+def test_a_raw_run_gives_one_step_without_reading_the_others(tmp_path) -> None:
+    write_run(tmp_path / "raw.zarr", WEIGHTS, LAYOUT, codec="raw")
+    storage = Counting(tmp_path / "raw.zarr")
+    run = open_latest(storage)
+    run.small("digest")
+    storage.read = 0
+    assert same_bits(run.snapshot(30), WEIGHTS[3])
+    assert storage.read < 1.5 * WEIGHTS[3].nbytes
+    file = tmp_path / "raw.zarr/weights/c/0/0"
+    data = bytearray(file.read_bytes())
+    data[3 * 4 * CHUNK + 1000] ^= 1  # step 3 of the first chunk
+    file.write_bytes(data)
+    with pytest.raises(CorruptError, match="another digest"):
+        run.snapshot(30)
+
+
+@pytest.mark.parametrize("limit", [0, 2**26])
+def test_large_shards_are_read_in_pieces(path, monkeypatch, limit) -> None:
+    monkeypatch.setattr("ckptlab.store.read.array_reader.MAX_WHOLE", limit)
+    weights = open_store(path).weights
+    for column in range(12):
+        assert same_bits(weights.read_column(column), WEIGHTS[column])
+    assert same_bits(weights.read_block(1), WEIGHTS[8:])
