@@ -42,7 +42,7 @@ def import_run(folder: str, output: str, codec: str, overwrite: bool, as_json: b
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def export(run: str, step: int | None, output: str, overwrite: bool) -> None:
     """Write one step of RUN as a state dict for model.load_state_dict."""
-    from ckptlab.errors import StepError
+    from ckptlab.errors import MissingStepError, StepError
     from ckptlab.record.convert.checkpoint_files import write_checkpoint
     from ckptlab.run import open_run
 
@@ -50,5 +50,9 @@ def export(run: str, step: int | None, output: str, overwrite: bool) -> None:
     if not len(opened.steps):
         raise StepError(f"{run} holds no steps yet")
     chosen = int(opened.steps[-1]) if step is None else step
-    write_checkpoint(opened.state_dict(chosen), output, overwrite=overwrite)
+    try:
+        state = opened.state_dict(chosen)
+    except MissingStepError as error:
+        raise MissingStepError(f"--step {chosen}: {error}".replace("step=", "--step ")) from error
+    write_checkpoint(state, output, overwrite=overwrite)
     click.echo(output)

@@ -142,7 +142,7 @@ def test_failures_are_reported_and_the_rest_goes_on(run, tmp_path):
         (["imp", "RUN", "--rewind", "8", "--vary", "init"], "Accepted: augment, order, seed"),
         (["imp", "RUN", "--rewind", "8", "--keep", "fc"], "tensor to keep 'fc'"),
         (["imp", "RUN", "--rewind", "8", "--pruning", "nowhere.at:all"], "cannot be imported"),
-        (["study", "STUDY", "--scale", "paper"], "has no scales; leave scale out"),
+        (["study", "STUDY", "--scale", "paper"], "has no scales; leave --scale out"),
         (["imp", "RUN", "--from", "RUN@8", "--budget", "some"], "budget"),
         (["imp", "RUN", "--from", "RUN@48", "--budget", "remaining"], "leaves nothing"),
         (["imp", "RUN", "--from", "RUN@8", "--rewind", "4"], "drop --rewind"),

@@ -21,6 +21,7 @@ from ckptlab.analyze.engine.selection import Rows, Selection, select
 from ckptlab.analyze.engine.source import BlockGrid, Source
 from ckptlab.analyze.registry.spec import Metric
 from ckptlab.errors import ConfigError
+from ckptlab.registry import resolve
 
 Array = npt.NDArray[Any]
 Cells = dict[tuple[int, int], Any]
@@ -66,7 +67,7 @@ def _from_plugin(file: str, name: str) -> Portable:
 def run_snapshot(metric: Metric, source: Source, **settings: Any) -> xr.DataArray | xr.Dataset:
     """Call the function with the weights of each group at each step."""
     selection, own, scheduler, memory = _settings(metric, source, settings)
-    function = Portable(metric.compute) if callable(metric.compute) else None
+    function = Portable(_function(metric))
     shapes = [t.shape for t in source.layout.tensors] if metric.shaped else None
     with open_executor(scheduler) as executor:
         parts = _snapshot_tasks(source, selection, executor, memory, (function, own, shapes))
@@ -80,7 +81,7 @@ def run_reduce(metric: Metric, source: Source, **settings: Any) -> xr.DataArray 
     from dask.delayed import delayed
 
     selection, own, scheduler, memory = _settings(metric, source, settings)
-    function = Portable(metric.compute) if callable(metric.compute) else None
+    function = Portable(_function(metric))
     join = metric.combine if not callable(metric.combine) else Portable(metric.combine)
     _require_combine(metric)
     task, add = delayed(reduce_task, pure=False), delayed(_add_cells, pure=False)
@@ -186,12 +187,23 @@ def _require_combine(metric: Metric) -> None:
         )
 
 
+def _function(metric: Metric) -> Callable[..., Any]:
+    found: Any = resolve(metric.compute) if isinstance(metric.compute, str) else metric.compute
+    function: Callable[..., Any] = found
+    return function
+
+
 def _settings(
     metric: Metric, source: Source, settings: dict[str, Any]
 ) -> tuple[Selection, dict[str, Any], Any, Any]:
     """Split settings into a selection, the function's own options, scheduler and memory."""
     shared = {k: settings.pop(k, None) for k in ("steps", "kinds", "mask", "scheduler", "memory")}
-    by = settings.pop("by", "tensor" if metric.shaped else "network")
+    by = settings.pop("by", None) or ("tensor" if metric.shaped else "network")
+    if metric.shaped and by != "tensor":
+        raise ConfigError(
+            f"by={by!r}: {metric.name} is a metric of single tensors; accepted: tensor, which is "
+            "the default"
+        )
     scheduler, memory = shared.pop("scheduler"), shared.pop("memory")
     if metric.shaped:
         # A pruned weight is a zero in the tensor, not missing from it.

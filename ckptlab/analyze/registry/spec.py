@@ -165,9 +165,10 @@ class Metric:
         """Its options, by keyword."""
         if self.kind is None:
             return package_options(self.signature, self.inputs)
-        names = [n for n in KINDS[self.kind].options if n != "by" or not self.shaped]
+        defaults = {**DEFAULTS, "by": "tensor"} if self.shaped else DEFAULTS
         shared = {
-            n: replace(OPTIONS[n], default=DEFAULTS.get(n, OPTIONS[n].default)) for n in names
+            n: replace(OPTIONS[n], default=defaults.get(n, OPTIONS[n].default))
+            for n in KINDS[self.kind].options
         }
         return {**shared, **user_options(self.signature, shared)}
 

@@ -104,6 +104,12 @@ def parse_kind(text: str) -> Kind:
     try:
         return Kind(perturbation=entry, options=entry.parse(rest))
     except ValueError as error:
+        # A module may be called as the perturbation that importing it has registered.
+        reference = reference_in(text)
+        if reference is not None and reference != name and PERTURBATIONS.knows(reference):
+            entry = PERTURBATIONS.find(reference)
+            options = text.strip().removeprefix(reference).removeprefix(":")
+            return Kind(perturbation=entry, options=entry.parse(options))
         raise ConfigError(f"perturbation {text!r} is not of the form {entry.form}") from error
 
 

@@ -203,9 +203,9 @@ def load_study(path: Path, scale: str | None = None, overrides: Sequence[str] = 
         scale = next(iter(scales))
     if scale is not None:
         if not scales:
-            raise ConfigError(f"scale {scale!r}: {path} has no scales; leave scale out")
+            raise ConfigError(f"--scale {scale}: {path} has no scales; leave --scale out")
         if scale not in scales:
-            raise unknown_name("scale", scale, scales)
+            raise unknown_name(f"--scale of {path}", scale, scales)
         document = merge(document, scales[scale])
     for text in overrides:
         document = merge(document, {"config": parse_override(text)})
