@@ -235,7 +235,10 @@ def _bounds(key: Any, length: int) -> tuple[slice, Any]:
     if isinstance(key, slice):
         chosen = range(length)[key]
         step = slice(None, None, chosen.step)
-        return (slice(min(chosen), max(chosen) + 1), step) if chosen else (slice(0, 0), step)
+        if not chosen:
+            return slice(0, 0), step
+        # Not min() and max(), which visit every number of a range.
+        return slice(min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1]) + 1), step
     index = np.asarray(key)
     index = np.flatnonzero(index) if index.dtype == bool else index % length
     if not index.size:

@@ -35,8 +35,8 @@ from ckptlab.store.read.root import read_root
 if TYPE_CHECKING:
     import xarray as xr
 
-CHUNKS_A_TASK = 8
-"""Inner chunks of a dask task: 16 MiB of weights in blocks of 32 steps."""
+TASK_BYTES = 2**24
+"""Decoded bytes of a dask task at most: smaller ones cost more than they decode."""
 
 _ATTEMPTS = 3
 
@@ -253,7 +253,9 @@ class StoredRun:
             if str(name).startswith(schema.OPTIMIZER):
                 continue  # a state that appeared later lacks shards, which are fill to zarr
             array = self.array(str(name))
-            chunks = min(CHUNKS_A_TASK * array.chunk[0], array.shard[0]), array.shard[1]
+            (height, width), item = array.chunk, array.dtype.itemsize
+            together = max(TASK_BYTES // (height * width * item), 1)
+            chunks = min(together * height, array.shard[0]), width
             lazy = from_array(array, chunks=chunks, name=False)  # type: ignore[no-untyped-call]
             dataset[name] = variable.copy(data=lazy)
         dataset.encoding["source"] = self.path
