@@ -106,7 +106,8 @@ def parse_kind(text: str) -> Kind:
     except ValueError as error:
         # A module may be called as the perturbation that importing it has registered.
         reference = reference_in(text)
-        if reference is not None and reference != name and PERTURBATIONS.knows(reference):
+        own = not isinstance(entry.compute, str)
+        if own and reference is not None and reference != name:
             entry = PERTURBATIONS.find(reference)
             options = text.strip().removeprefix(reference).removeprefix(":")
             return Kind(perturbation=entry, options=entry.parse(options))

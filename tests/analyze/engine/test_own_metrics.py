@@ -103,6 +103,10 @@ def test_shaped_metrics_get_tensors(made: Made) -> None:
     for k in range(3):
         values = np.linalg.svd(made.weights[rows, k].reshape(3, 120), compute_uv=False)[:2]
         np.testing.assert_allclose(result.sel(tensor="out.weight")[k], values, rtol=1e-5)
+    run = ckptlab.open_run(made.path)
+    np.testing.assert_array_equal(run.analyze(spectral, steps="0:3", by="tensor"), result)
+    with pytest.raises(ConfigError, match="by='layer': spectral is a metric of single tensors"):
+        run.analyze(spectral, by="layer")
 
 
 def test_a_reduce_metric_equals_numpy(made: Made) -> None:

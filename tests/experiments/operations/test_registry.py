@@ -120,3 +120,17 @@ def test_a_module_s_function_is_imported_only_if_the_user_wrote_it(tmp_path, mon
     kind = parse_kind("own_changes:halve:by=4")
     assert str(kind) == "own_changes:halve:by=4.0"
     assert parse_kind(str(kind)).options == {"by": 4.0}
+
+
+def test_a_module_may_be_called_as_its_perturbation(tmp_path, monkeypatch):
+    (tmp_path / "turned.py").write_text(
+        "import ckptlab\n"
+        "@ckptlab.perturbation()\n"
+        "def turned(weights, share: float = 0.5):\n"
+        '    """Turn the weights round."""\n'
+        "    return -share * weights\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    allow("turned:turned")
+    for text in ("turned:turned", "turned:turned", "turned:turned:share=0.1"):
+        assert parse_kind(text).perturbation.function is not None
