@@ -109,7 +109,9 @@ def record(
     common = rng.standard_normal((total, 1))
     gradients = (0.3 * common + rng.standard_normal((total, steps))).astype(np.float32)
     _put(model, weights[:, 0], None)
-    recorder = ckptlab.Recorder(path, model, steps=schedule, memory=memory, arrays=arrays)
+    recorder = ckptlab.Recorder(
+        path, model, steps=schedule, memory=memory, arrays=arrays, total_steps=steps
+    )
     with recorder:
         recorder.evaluate(loss=2.0, accuracy=0.1)
         for step in range(1, steps):

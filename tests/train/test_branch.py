@@ -176,7 +176,7 @@ def test_a_new_output_layer_where_the_number_of_classes_is_another(tmp_path):
         (["model.width=8"], LayoutError, r"the network has 'conv1\.weight' \(8, 1, 3, 3\)"),
         (["model.name=resnet14"], LayoutError, r"layer1\.1\.conv1\.weight.*none of that name"),
         (["model.name=lenet", "model.width=none"], LayoutError, r"has \(4, 1, 3, 3\) float32"),
-        (["optim.name=adamw"], LayoutError, "not one of AdamW.*fresh optimizer"),
+        (["optim.name=adamw"], LayoutError, "AdamW has .* instead.*fresh optimizer"),
         (["train.steps=20"], StepError, r"train\.steps=20 is before step 31"),
     ],
 )

@@ -170,7 +170,7 @@ def _require_same_kind(
         raise LayoutError(
             f"the run was recorded with an optimizer that has {', '.join(sorted(foreign))}; "
             f"{type(optimizer).__name__} has {', '.join(sorted(missing))} instead. Give the "
-            "optimizer that was recorded"
+            "optimizer that was recorded, or branch from the run with a fresh optimizer"
         )
 
 
