@@ -20,10 +20,10 @@ from benchmarks.measure import interleave, ratio_table
 from benchmarks.runs import Options
 from benchmarks.targets import Target
 from ckptlab.experiments.jobs.folder import Folder
-from ckptlab.experiments.jobs.plan import Plan
+from ckptlab.experiments.jobs.plan import ExperimentPlan
 from ckptlab.experiments.plans.parent_run import recorded_parent
 from ckptlab.experiments.plans.perturb import plan_perturb
-from ckptlab.experiments.run_experiment import Workforce, conduct
+from ckptlab.experiments.run_experiment import Workforce, run_experiment
 from ckptlab.store.read.reader import open_store
 from ckptlab.train.assemble import build
 from ckptlab.train.config import Config, load_config
@@ -74,22 +74,22 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _study(path: str, folder: Path, workers: int) -> Callable[[], float]:
-    def conducted() -> float:
+    def measured() -> float:
         target = folder / "study"
         shutil.rmtree(target, ignore_errors=True)
-        plan = Plan(title="16 jobs", kind="perturb")
+        plan = ExperimentPlan(title="16 jobs", kind="perturb")
         parents = [
             recorded_parent(plan, open_store(path), threads=1, replicate=r) for r in range(JOBS)
         ]
         plan_perturb(plan, parents, rewind=[4], perturbations=["noise:1.0"])
         began = time.perf_counter()
-        outcome, _ = conduct(plan, Folder(target), Workforce(workers=workers, threads=1))
+        outcome, _ = run_experiment(plan, Folder(target), Workforce(workers=workers, threads=1))
         seconds = time.perf_counter() - began
         if len(outcome.done) != JOBS:
             raise RuntimeError(f"{len(outcome.done)} of {JOBS} jobs were done: {outcome.failed}")
         return seconds
 
-    return conducted
+    return measured
 
 
 def _bare(config: Config, updates: int, processes: int) -> Callable[[], float]:

@@ -28,7 +28,7 @@ from ckptlab.store.format.codecs import (
     verified,
 )
 from ckptlab.store.format.shard_buffer import Sheet
-from ckptlab.store.format.zarr_metadata import Document
+from ckptlab.store.format.zarr_metadata import ArrayMetadata
 
 CHUNKS_A_READ = 16
 """Chunks that are fetched at once where a shard is too large to be held whole."""
@@ -63,7 +63,7 @@ class Grid:
     fill: float
 
     @classmethod
-    def of(cls, document: Document) -> Grid:
+    def of(cls, document: ArrayMetadata) -> Grid:
         """Read the grid from an array's metadata; ValueError or KeyError if it is another kind."""
         sharding = document["codecs"][0]
         settings = sharding["configuration"]
@@ -122,7 +122,7 @@ class Grid:
                 yield shard_key(name, i, j), i, j
 
 
-def is_sharded(document: Document) -> bool:
+def is_sharded(document: ArrayMetadata) -> bool:
     """Say whether an array's metadata is of a large, sharded array."""
     return bool(document["codecs"][0]["name"] == "sharding_indexed")
 

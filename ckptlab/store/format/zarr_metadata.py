@@ -30,8 +30,6 @@ STEP_AXES: tuple[str, ...] = ("step", "anchor", "eval_step")
 ArrayMetadata = dict[str, Any]
 """The content of an array's ``zarr.json``."""
 
-Document = ArrayMetadata
-
 
 def sharded(
     rows: int, columns: int, names: tuple[str, str], codec: Codec, dtype: str

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ckptlab.cores import count_cores
 from ckptlab.errors import ConfigError
 from ckptlab.store.format.shards import CHUNKS_A_READ, Grid, is_sharded
-from ckptlab.store.format.zarr_metadata import Document
+from ckptlab.store.format.zarr_metadata import ArrayMetadata
 
 DEFAULT_MEMORY = 2**31
 
@@ -26,7 +26,7 @@ class Budget:
     bytes: int
 
 
-def share_memory(metadata: Mapping[str, Document], memory: int) -> Budget:
+def share_memory(metadata: Mapping[str, ArrayMetadata], memory: int) -> Budget:
     """Choose the largest stretches and most threads that fit; ConfigError if not one chunk does."""
     grids = [Grid.of(document) for document in metadata.values() if is_sharded(document)]
     chunk = max((math.prod(g.chunk) * g.dtype.itemsize for g in grids), default=0)

@@ -19,7 +19,7 @@ from ckptlab.store.format.constants import CONSTANTS, write_constants
 from ckptlab.store.format.digest import snapshot_digest
 from ckptlab.store.format.schema import SERIES
 from ckptlab.store.format.small_arrays import blank, chunk_length
-from ckptlab.store.format.zarr_metadata import Document, with_length
+from ckptlab.store.format.zarr_metadata import ArrayMetadata, with_length
 from ckptlab.store.maintain.budget import DEFAULT_MEMORY
 from ckptlab.store.maintain.findings import Finding, Repair, Report
 from ckptlab.store.maintain.verify import verify
@@ -139,7 +139,7 @@ def _cut(storage: Storage, writer: StoreWriter, kept: int, report: Report) -> Re
 
 
 def _rebuild_digests(
-    storage: Storage, metadata: Mapping[str, Document], key: str, kept: int
+    storage: Storage, metadata: Mapping[str, ArrayMetadata], key: str, kept: int
 ) -> None:
     """Compute a chunk of digests from the weights, as far as they stay."""
     document = metadata["digest"]

@@ -26,7 +26,7 @@ from ckptlab.store.format.constants import CONSTANTS, KEPT, check_constants, che
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.shards import Grid, Shard, is_sharded, shard_key
 from ckptlab.store.format.small_arrays import chunk_key, chunk_length, read_all, read_chunk
-from ckptlab.store.format.zarr_metadata import STEP_AXES, Document, root_metadata, with_length
+from ckptlab.store.format.zarr_metadata import STEP_AXES, ArrayMetadata, root_metadata, with_length
 from ckptlab.store.maintain.budget import DEFAULT_MEMORY, Budget, share_memory
 from ckptlab.store.maintain.findings import Finding, Report
 from ckptlab.store.read.array_reader import StoredArray
@@ -109,7 +109,7 @@ class _Checker:
         self,
         storage: Storage,
         attributes: dict[str, Any],
-        metadata: dict[str, Document],
+        metadata: dict[str, ArrayMetadata],
         budget: Budget,
     ) -> None:
         self._viewed = schema.committed_lengths(metadata)
@@ -128,7 +128,7 @@ class _Checker:
         self._listed = storage.list()
         self._axes: dict[str, npt.NDArray[np.int64] | None] = {}
 
-    def _committed(self, metadata: dict[str, Document]) -> dict[str, int]:
+    def _committed(self, metadata: dict[str, ArrayMetadata]) -> dict[str, int]:
         """As far as the markers go, or a power loss left it: where it would be taken up again."""
         if self._survived is not None:
             return self._survived
@@ -246,7 +246,7 @@ class _Checker:
         for name in self._metadata:
             self._try(name, f"{name}/{ROOT}", partial(self._document, name), rebuildable=True)
 
-    def _check_small(self, name: str, document: Document) -> None:
+    def _check_small(self, name: str, document: ArrayMetadata) -> None:
         length, axis = chunk_length(document), schema.SERIES[name].axis
         for position, key in enumerate(committed_keys(name, document)):
             span = self._span(axis, position * length, (position + 1) * length)
@@ -400,7 +400,7 @@ def _batched(items: list[range], size: int) -> Iterator[list[range]]:
         yield items[start : start + size]
 
 
-def _same_but_longer(name: str, own: object, document: Document) -> bool:
+def _same_but_longer(name: str, own: object, document: ArrayMetadata) -> bool:
     if not isinstance(own, dict) or not isinstance(own.get("shape"), list):
         return False
     shape, committed = own["shape"], document["shape"]

@@ -18,7 +18,7 @@ from ckptlab.errors import CorruptError, StoreError
 from ckptlab.store.backends.base import ROOT, MissingObjectError, Storage, oversized
 from ckptlab.store.backends.open import open_storage
 from ckptlab.store.format.shards import CHUNKS_A_READ, Grid, Shard, shard_key
-from ckptlab.store.format.zarr_metadata import Document
+from ckptlab.store.format.zarr_metadata import ArrayMetadata
 
 CHUNKS_A_THREAD = 4
 """Fewer chunks than this are not worth a thread of their own."""
@@ -39,7 +39,7 @@ class StoredArray:
     """
 
     def __init__(
-        self, path: str, name: str, document: Document, storage: Storage | None = None
+        self, path: str, name: str, document: ArrayMetadata, storage: Storage | None = None
     ) -> None:
         self.path = path
         self.name = name

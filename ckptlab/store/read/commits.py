@@ -16,7 +16,7 @@ from ckptlab.errors import CorruptError
 from ckptlab.store.backends.base import Storage
 from ckptlab.store.format.shards import Grid, is_sharded
 from ckptlab.store.format.small_arrays import chunk_key, chunk_length, read_chunk
-from ckptlab.store.format.zarr_metadata import STEP_AXES, Document
+from ckptlab.store.format.zarr_metadata import STEP_AXES, ArrayMetadata
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,7 +44,7 @@ class Markers:
 
 
 def read_markers(
-    storage: Storage, documents: Mapping[str, Document], *, ahead: bool = True
+    storage: Storage, documents: Mapping[str, ArrayMetadata], *, ahead: bool = True
 ) -> Markers:
     """Read what is committed, the view's and what was committed since.
 
@@ -86,7 +86,7 @@ def read_markers(
     return Markers(steps=steps, anchors=anchors, evaluations=evaluations)
 
 
-def committed_keys(name: str, document: Document) -> Iterator[str]:
+def committed_keys(name: str, document: ArrayMetadata) -> Iterator[str]:
     """Yield the files an array may have.
 
     Parameters
@@ -112,7 +112,7 @@ def committed_keys(name: str, document: Document) -> Iterator[str]:
         yield from (chunk_key(name, document, position) for position in range(max(chunks, 1)))
 
 
-def _leading(storage: Storage, axis: str, document: Document) -> list[int]:
+def _leading(storage: Storage, axis: str, document: ArrayMetadata) -> list[int]:
     """Return the entries of an axis that were written, at least the committed ones."""
     committed = int(document["shape"][-1])
     length = chunk_length(document)

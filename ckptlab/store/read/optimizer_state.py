@@ -14,7 +14,7 @@ from ckptlab.store.backends.base import Storage
 from ckptlab.store.format import schema
 from ckptlab.store.format.block import Anchor
 from ckptlab.store.format.shards import shard_key
-from ckptlab.store.format.zarr_metadata import Document
+from ckptlab.store.format.zarr_metadata import ArrayMetadata
 from ckptlab.store.read.array_reader import StoredArray
 
 MAX_HEADER_BYTES = 10**8
@@ -23,7 +23,7 @@ MAX_HEADER_BYTES = 10**8
 
 def read_anchor(
     storage: Storage,
-    metadata: Mapping[str, Document],
+    metadata: Mapping[str, ArrayMetadata],
     anchors: list[int],
     step: int,
 ) -> Anchor | None:
@@ -44,13 +44,13 @@ def read_anchor(
     return Anchor(step=step, states=states, row=row)
 
 
-def read_byte_row(storage: Storage, document: Document, column: int) -> bytes:
+def read_byte_row(storage: Storage, document: ArrayMetadata, column: int) -> bytes:
     """Read the byte row of one anchor, without length and padding; CorruptError if damaged."""
     row = _row_start(storage, document, column, lambda row: struct.unpack_from("<Q", row)[0])
     return row[8 : 8 + int(struct.unpack_from("<Q", row)[0])]
 
 
-def read_row_header(storage: Storage, document: Document, column: int) -> bytes:
+def read_row_header(storage: Storage, document: ArrayMetadata, column: int) -> bytes:
     """Read as much of an anchor's byte row as `present_states` needs; CorruptError if damaged."""
 
     def needed(row: bytearray) -> int:
@@ -61,7 +61,7 @@ def read_row_header(storage: Storage, document: Document, column: int) -> bytes:
 
 
 def _row_start(
-    storage: Storage, document: Document, column: int, needed: Callable[[bytearray], int]
+    storage: Storage, document: ArrayMetadata, column: int, needed: Callable[[bytearray], int]
 ) -> bytes:
     """Read a byte row from its start until it holds as many bytes as its start says it needs."""
     stored = StoredArray(storage.path, schema.OPTIMIZER_ROW, document, storage)
@@ -91,7 +91,7 @@ def present_states(row: bytes) -> tuple[str, ...] | None:
 
 
 def _stored_states(
-    storage: Storage, metadata: Mapping[str, Document], column: int
+    storage: Storage, metadata: Mapping[str, ArrayMetadata], column: int
 ) -> tuple[str, ...]:
     names = [n for n in metadata if n.startswith(schema.OPTIMIZER) and n != schema.OPTIMIZER_ROW]
     found = [name for name in names if storage.size(shard_key(name, 0, column))]

@@ -15,7 +15,7 @@ from typing import Any
 
 from ckptlab.store.format.shards import Grid, is_sharded, shard_key
 from ckptlab.store.format.small_arrays import chunk_key, chunk_length
-from ckptlab.store.format.zarr_metadata import STEP_AXES, Document, with_length
+from ckptlab.store.format.zarr_metadata import STEP_AXES, ArrayMetadata, with_length
 
 SYNCED = "synced"
 """Root attribute: ``boot`` and, for each step axis, how many entries were synced."""
@@ -94,7 +94,7 @@ def surviving_lengths(attributes: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def unsynced_keys(
-    documents: Mapping[str, Document], synced: Mapping[str, int], lengths: Mapping[str, int]
+    documents: Mapping[str, ArrayMetadata], synced: Mapping[str, int], lengths: Mapping[str, int]
 ) -> Iterator[str]:
     """Yield the files that hold what was committed and not synced.
 

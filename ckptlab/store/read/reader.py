@@ -25,7 +25,7 @@ from ckptlab.store.format.digest import snapshot_digest
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.shards import Grid, is_sharded, shard_key
 from ckptlab.store.format.small_arrays import read_all
-from ckptlab.store.format.zarr_metadata import Document, with_length
+from ckptlab.store.format.zarr_metadata import ArrayMetadata, with_length
 from ckptlab.store.read.array_reader import StoredArray, absolute
 from ckptlab.store.read.commits import committed_keys, read_markers
 from ckptlab.store.read.optimizer_state import read_anchor
@@ -125,7 +125,7 @@ class StoredRun:
     """
 
     def __init__(
-        self, storage: Storage, attributes: dict[str, Any], metadata: dict[str, Document]
+        self, storage: Storage, attributes: dict[str, Any], metadata: dict[str, ArrayMetadata]
     ) -> None:
         self.path = storage.path
         self.attributes = attributes
@@ -286,7 +286,7 @@ class StoredRun:
                 if not listed.get(key) and not self._storage.size(key):
                     raise CorruptError(f"{self.path}/{key} is missing or empty; run ckptlab verify")
 
-    def _required_keys(self, name: str, document: Document) -> Iterable[str]:
+    def _required_keys(self, name: str, document: ArrayMetadata) -> Iterable[str]:
         if not document["shape"][-1]:
             return ()
         if is_sharded(document):
@@ -301,6 +301,8 @@ class StoredRun:
         return committed_keys(name, document)
 
 
-def _reopened(path: str, attributes: dict[str, Any], metadata: dict[str, Document]) -> StoredRun:
+def _reopened(
+    path: str, attributes: dict[str, Any], metadata: dict[str, ArrayMetadata]
+) -> StoredRun:
     """Open a run in another process, as far as it was committed in the first."""
     return StoredRun(open_storage(path), attributes, metadata)

@@ -9,7 +9,12 @@ from ckptlab.errors import CorruptError, FormatVersionError, StoreError
 from ckptlab.store.backends.base import ROOT, MissingObjectError, Storage
 from ckptlab.store.format import schema
 from ckptlab.store.format.layout import Layout
-from ckptlab.store.format.zarr_metadata import STEP_AXES, Document, metadata_digest, with_length
+from ckptlab.store.format.zarr_metadata import (
+    STEP_AXES,
+    ArrayMetadata,
+    metadata_digest,
+    with_length,
+)
 from ckptlab.store.read.power_loss import surviving_lengths, synced_lengths
 
 STATES = ("recording", "complete", "interrupted")
@@ -17,7 +22,7 @@ BLOCKS = tuple(2**power for power in range(11))
 MAX_ROOT_BYTES = 2**26
 
 
-def read_root(storage: Storage) -> tuple[dict[str, Any], dict[str, Document]]:
+def read_root(storage: Storage) -> tuple[dict[str, Any], dict[str, ArrayMetadata]]:
     """Read and check the root metadata.
 
     Parameters
@@ -46,7 +51,7 @@ def read_root(storage: Storage) -> tuple[dict[str, Any], dict[str, Document]]:
 
 def check_root(
     storage: Storage, root: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Document]]:
+) -> tuple[dict[str, Any], dict[str, ArrayMetadata]]:
     """Check the root metadata.
 
     Parameters
@@ -123,7 +128,7 @@ def load_root(storage: Storage) -> dict[str, Any]:
     return root
 
 
-def _check_metadata(metadata: dict[str, Document], attributes: dict[str, Any]) -> None:
+def _check_metadata(metadata: dict[str, ArrayMetadata], attributes: dict[str, Any]) -> None:
     """Raise what the caller turns into CorruptError unless the arrays are as format 1 says."""
     layout = _check_attributes(attributes)
     expected = schema.array_metadata(
@@ -170,7 +175,7 @@ def _check_attributes(attributes: dict[str, Any]) -> Layout:
     return layout
 
 
-def _require_like(name: str, document: Document, expected: Document) -> None:
+def _require_like(name: str, document: ArrayMetadata, expected: ArrayMetadata) -> None:
     attributes, units = document["attributes"], expected["attributes"].get("units")
     if not set(attributes) <= {"long_name", "units"} or attributes.get("units") != units:
         # Others would have xarray change the values, such as scale_factor.
