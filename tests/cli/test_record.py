@@ -170,6 +170,8 @@ def test_a_download_that_fails_makes_no_folder(
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
+    # urllib keeps the proxies of its first request for good.
+    monkeypatch.setattr("urllib.request._opener", None)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("mnist", "cifar10", "svhn"):
         root = ["-S", f"data.name={name}", "-S", "data.root=~/some/data"]
@@ -187,9 +189,14 @@ def test_ctrl_c_names_the_command_that_goes_on(
     def interrupt(self: object, report: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
+    # A shell that starts the tests in the background has them ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr("ckptlab.train.trainer._REPORT_SECONDS", 0.0)
     monkeypatch.setattr("ckptlab.cli.progress.RecordProgress.__call__", interrupt)
-    code, out, err = run(capfd, "record", "-o", path, *SMALL)
+    try:
+        code, out, err = run(capfd, "record", "-o", path, *SMALL)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, out) == (130, "")
     assert err.strip().endswith(f"interrupted; go on with: ckptlab record --resume {path}")
     assert xr.open_zarr(path).attrs["state"] == "interrupted"

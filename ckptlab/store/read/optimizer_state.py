@@ -57,7 +57,9 @@ def read_row_header(storage: Storage, document: ArrayMetadata, column: int) -> b
         length, header = struct.unpack_from("<QQ", row)
         return int(min(length, header + 8, MAX_HEADER_BYTES))
 
-    return _row_start(storage, document, column, needed)[8:]
+    row = _row_start(storage, document, column, needed)
+    # Behind a short row lies padding.
+    return row[8 : 8 + int(struct.unpack_from("<Q", row)[0])]
 
 
 def _row_start(

@@ -42,6 +42,8 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch, name):
         # Nothing listens there, so every connection is refused at once.
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
+    # urllib keeps the proxies of its first request for good.
+    monkeypatch.setattr("urllib.request._opener", None)
     with pytest.raises(DataError, match=r"data\.root") as caught:
         load(name, str(tmp_path))
     assert "\n" not in str(caught.value)
