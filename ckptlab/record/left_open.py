@@ -9,7 +9,7 @@ _OPEN: dict[str, Callable[[], None]] = {}
 
 
 class LeftOpenError(Exception):
-    """What a recording is closed with that was left open: it is marked interrupted."""
+    """Closes a recording that nobody closed, which marks it as interrupted."""
 
 
 def remember(path: str, close: Callable[[], None]) -> None:
@@ -18,12 +18,12 @@ def remember(path: str, close: Callable[[], None]) -> None:
 
 
 def forget(path: str) -> None:
-    """Do not call it any more."""
+    """Drop the callback of a path: its recording was closed."""
     _OPEN.pop(path, None)
 
 
 def close_left_open(path: str) -> None:
-    """Close what this process left open at a path, as a notebook's cell does that runs again."""
+    """Close what this process left open at a path, such as when a notebook cell runs again."""
     if path in _OPEN:
         _OPEN[path]()
 

@@ -1,4 +1,4 @@
-"""Say how a recording is doing."""
+"""The counters of a recording: steps, bytes and time waited."""
 
 from __future__ import annotations
 

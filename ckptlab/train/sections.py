@@ -79,7 +79,7 @@ def _stretches(value: str) -> str:
 
 
 def _text(value: object) -> object:
-    """Take a bare number for the text it was written as."""
+    """Turn a bare number back into the text that was written."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

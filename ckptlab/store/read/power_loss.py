@@ -27,7 +27,7 @@ class PowerLossWarning(UserWarning):
 
 @functools.cache
 def boot_id() -> str | None:
-    """Return what is another after every boot of this machine; None where that is not known."""
+    """Return an id that changes at every boot of this machine; None where it is unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:  # no Linux
