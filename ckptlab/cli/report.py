@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 @click.option(
     "--kinds",
     metavar="KIND[,KIND...]|all",
-    help="Kinds of tensors: conv, linear, norm, bias, embedding, other, or all. "
-    "[default: conv,linear]",
+    help="Kinds of tensors: conv, linear, norm, bias, embedding, other, or all; or parts of the "
+    "network: attention, mlp, head. [default: conv,linear]",
 )
 @click.option(
     "--metric",

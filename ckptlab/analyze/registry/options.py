@@ -132,7 +132,8 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
                 name="kinds",
                 metavar="KIND[,KIND...]|all",
                 default="conv,linear",
-                help="Kinds of tensors: conv, linear, norm, bias, embedding, other, or all.",
+                help="Kinds of tensors: conv, linear, norm, bias, embedding, other, or all; or "
+                "parts of the network: attention, mlp, head.",
             ),
             Option(
                 name="mask",

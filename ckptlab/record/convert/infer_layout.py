@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 
 from ckptlab.errors import DataError
+from ckptlab.record.state.kinds import is_buffer, kind_of
 from ckptlab.record.state.model_tensors import (
     EXACT_IN_FLOAT32,
     OWN_DTYPE,
@@ -16,9 +16,7 @@ from ckptlab.record.state.model_tensors import (
 )
 from ckptlab.store.format.layout import Buffer, Layout, Tensor
 
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _FIX = "Convert it, or take it out of the checkpoints."
-_EMBEDDING = re.compile(r"embed|^wte$|^wpe$", re.IGNORECASE)
 
 
 def layout_of(state: Mapping[str, torch.Tensor]) -> Layout:
@@ -52,11 +50,11 @@ def layout_of(state: Mapping[str, torch.Tensor]) -> Layout:
         require_exact("tensor", name, tensor, EXACT_IN_FLOAT32 | OWN_DTYPE, _FIX)
         shape, dtype = tuple(tensor.shape), dtype_name(tensor)
         exact = tensor.dtype in EXACT_IN_FLOAT32
-        is_buffer = not exact or name.rpartition(".")[2] in _STATISTICS
-        array = "weights" if not is_buffer else "buffers" if exact else f"buffers_{dtype}"
+        kept_aside = not exact or is_buffer(name, state)
+        array = "weights" if not kept_aside else "buffers" if exact else f"buffers_{dtype}"
         offset = ends.get(array, 0)
         ends[array] = offset + tensor.numel()
-        if is_buffer:
+        if kept_aside:
             buffers.append(
                 Buffer(
                     name=name,
@@ -68,7 +66,8 @@ def layout_of(state: Mapping[str, torch.Tensor]) -> Layout:
                 )
             )
             continue
-        kind = kind_of(name, state)
+        kinds = [kind_of(each, state) for each in (name, *aliases)]
+        kind = "embedding" if "embedding" in kinds else kinds[0]  # and a head, where they are tied
         tensors.append(
             Tensor(
                 name=name,
@@ -85,36 +84,6 @@ def layout_of(state: Mapping[str, torch.Tensor]) -> Layout:
             "the first checkpoint holds no parameter of type float32, float16, bfloat16"
         )
     return Layout(tuple(tensors), tuple(buffers))
-
-
-def kind_of(name: str, state: Mapping[str, torch.Tensor]) -> str:
-    """Guess what a parameter is from its name, its shape and what lies beside it.
-
-    Parameters
-    ----------
-    name : str
-        Of the parameter.
-    state : mapping of str to Tensor
-        All tensors of the model.
-
-    Returns
-    -------
-    str
-        One of `KINDS`.
-    """
-    prefix, _, leaf = name.rpartition(".")
-    beside = f"{prefix}." if prefix else ""
-    weight = state.get(f"{beside}weight")
-    scales = weight is not None and weight.ndim == 1
-    if leaf in ("weight", "bias") and (scales or f"{beside}running_mean" in state):
-        return "norm"
-    if "bias" in leaf:
-        return "bias"
-    if "weight" not in leaf or state[name].ndim < 2:
-        return "other"
-    if state[name].ndim > 2:
-        return "conv"
-    return "embedding" if _EMBEDDING.search(prefix.rpartition(".")[2]) else "linear"
 
 
 def _identity(name: str, tensor: torch.Tensor) -> object:

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptlab.errors import LayoutError, StoreError, unknown_name
+from ckptlab.store.format.parts import PARTS, part_of, split_name
 
 KINDS: tuple[str, ...] = ("conv", "linear", "norm", "bias", "embedding", "other")
-"""Kinds of tensors; `all` selects every kind."""
+"""Kinds of tensors; `all` selects every kind, and `PARTS` some of the default kinds."""
 
 DEFAULT_KINDS: tuple[str, ...] = ("conv", "linear")
 """The kinds pooled unless told otherwise: the weights that pruning acts on."""
@@ -70,7 +71,12 @@ class Tensor(Row):
     @property
     def layer(self) -> str:
         """Name of the module that owns it; its own name at the root."""
-        return self.name.rpartition(".")[0] or self.name
+        return split_name(self.name)[0] or self.name
+
+    @property
+    def part(self) -> str:
+        """The part of the network it is a weight of, one of `PARTS`; empty where none is told."""
+        return part_of(self.name) if self.kind in DEFAULT_KINDS else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,16 +179,19 @@ class Layout:
         return None
 
     def select(self, kinds: Sequence[str] = DEFAULT_KINDS) -> npt.NDArray[np.bool_]:
-        """Return which tensors are of the given kinds, shape (tensors,).
+        """Return which tensors are of the given kinds or parts, shape (tensors,).
 
         UnknownNameError if a kind does not exist, LayoutError if no tensor is of these kinds.
         """
         for kind in kinds:
-            if kind not in (*KINDS, "all"):
-                raise unknown_name("kind", kind, (*KINDS, "all"))
-        chosen = np.array([t.kind in kinds or "all" in kinds for t in self.tensors], bool)
+            if kind not in (*KINDS, *PARTS, "all"):
+                raise unknown_name("kind", kind, (*KINDS, *PARTS, "all"))
+        chosen = np.array(
+            ["all" in kinds or t.kind in kinds or t.part in kinds for t in self.tensors], bool
+        )
         if not chosen.any():
-            present = ", ".join(sorted({t.kind for t in self.tensors})) or "none"
+            found = {name for t in self.tensors for name in (t.kind, t.part) if name}
+            present = ", ".join(sorted(found)) or "none"
             raise LayoutError(
                 f"kinds {','.join(kinds)!r} select no tensor of this model; present: {present}. "
                 "Use one of these, or kinds=all."
