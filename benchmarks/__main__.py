@@ -20,6 +20,7 @@ BENCHMARKS = (
     "jobs",
     "report",
     "report_ablations",
+    "commits",
 )
 
 
@@ -29,11 +30,16 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], default=list(BENCHMARKS))
     parser.add_argument("--images", help="an image folder of 32x32 images (train/, test/)")
     parser.add_argument("--recorded", help="a run of ResNet-20 on them, to read")
-    parser.add_argument("--only", default="", help="recording: cases whose titles hold this")
+    parser.add_argument("--only", default="", help="cases whose titles hold this")
+    parser.add_argument("--base", default="HEAD~", help="commits: the commit to compare with")
     parser.add_argument("--quick", action="store_true", help="few repetitions: does it run?")
     given = parser.parse_args()
     options = Options(
-        images=given.images, recorded=given.recorded, quick=given.quick, only=given.only
+        images=given.images,
+        recorded=given.recorded,
+        quick=given.quick,
+        only=given.only,
+        base=given.base,
     )
     for name in given.names:
         module = import_module(f"benchmarks.{name}")

@@ -29,13 +29,16 @@ class Options:
     quick : bool
         Few repetitions: does it run?
     only : str
-        Of the cases of `recording`, those whose titles hold it.
+        Of the cases of a benchmark, those whose titles hold it.
+    base : str
+        The commit that `commits` compares with.
     """
 
     images: str | None
     recorded: str | None
     quick: bool
     only: str = ""
+    base: str = "HEAD~"
 
     @property
     def data(self) -> list[str]:

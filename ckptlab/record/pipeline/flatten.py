@@ -18,8 +18,6 @@ import torch
 from numba import types
 from numba.extending import intrinsic
 
-from ckptlab.store.format.streaming_copy import WORD, gather_at
-
 
 class Flattener:
     """Copy `tensors`, one after the other in C order, into a row.
@@ -35,7 +33,6 @@ class Flattener:
         self._on_cpu = all(t.device.type == "cpu" for t in tensors)
         self._pointers: list[int] | None = None
         self._flat: list[npt.NDArray[Any]] = []
-        self._addresses = self._words = np.empty(0, np.uintp)
 
     def copy(self, row: torch.Tensor, views: list[torch.Tensor]) -> None:
         """Copy into `row`, of which `views` are the stretches in the tensors' shapes."""
@@ -44,11 +41,7 @@ class Flattener:
             if self._on_move is not None:
                 self._on_move()
             self._pointers, self._flat = pointers, self._flatten(row.dtype)
-            self._addresses = np.array(pointers, np.uintp)
-            self._words = np.array([part.nbytes // WORD for part in self._flat], np.uintp)
-        if self._flat and row.element_size() % WORD == 0:
-            gather_at(np.uintp(row.data_ptr()), self._addresses, self._words)
-        elif self._flat:
+        if self._flat:
             np.concatenate(self._flat, out=row.numpy())
         else:
             torch._foreach_copy_(views, self.tensors, non_blocking=True)

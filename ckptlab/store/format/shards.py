@@ -33,7 +33,6 @@ from ckptlab.store.format.zarr_metadata import ArrayMetadata
 CHUNKS_A_READ = 16
 """Chunks that are fetched at once where a shard is too large to be held whole."""
 
-Copy = Callable[[npt.NDArray[Any], npt.NDArray[Any]], None]
 EncodeMap = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
 
@@ -162,13 +161,13 @@ def encode_shard(
     sheet = sheet or Sheet()
     run, count = map_chunks or map, grid.chunks_per_shard
 
-    def fill(c: int, chunk: npt.NDArray[Any], copy: Copy = np.copyto) -> None:
+    def fill(c: int, chunk: npt.NDArray[Any]) -> None:
         """Copy the inner chunk at `c` to `chunk`, shape (steps, param)."""
         start = i * grid.shard[0] + c * grid.chunk[0]
         part = rows[:, start : start + grid.chunk[0]]
         if part.shape != chunk.shape:
             chunk.fill(grid.fill)
-        copy(chunk[: part.shape[0], : part.shape[1]], part)
+        chunk[: part.shape[0], : part.shape[1]] = part
 
     def compress(c: int) -> tuple[bytes, bytes]:
         # One chunk at a time, so that the transposed copy is still in cache when compressed.
@@ -185,12 +184,9 @@ def encode_shard(
             whole[place.stop - 4 : place.stop] = check
         return whole
 
-    # Here, so that reading needs no compiler.
-    from ckptlab.store.format.streaming_copy import copy_rows
-
     def lay(c: int) -> None:
         stretch = np.frombuffer(whole[places[c]], np.uint8)
-        fill(c, stretch[:-4].view(grid.dtype).reshape(grid.chunk[::-1]), copy_rows)
+        fill(c, stretch[:-4].view(grid.dtype).reshape(grid.chunk[::-1]))
         stretch[-4:] = np.frombuffer(checksum(stretch[:-4]), np.uint8)
 
     whole, places = _room(sheet, [math.prod(grid.chunk) * grid.dtype.itemsize + 4] * count)
