@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ckptlab.experiments.operations.registry import perturbation
     from ckptlab.experiments.plans.study_file import study_kind
     from ckptlab.plugins import load_plugin
+    from ckptlab.record.convert.readers.registry import reader
     from ckptlab.record.recorder import Recorder
     from ckptlab.registry import allow
     from ckptlab.run import Run, open_run
@@ -41,6 +42,7 @@ __all__ = [
     "optimizer",
     "perturbation",
     "pruning",
+    "reader",
     "record_branch",
     "record_training",
     "schedule",
@@ -60,6 +62,7 @@ _LAZY = {
     "open_runs": "ckptlab.runs",
     "perturbation": "ckptlab.experiments.operations.registry",
     "pruning": "ckptlab.experiments.operations.criteria",
+    "reader": "ckptlab.record.convert.readers.registry",
     "study_kind": "ckptlab.experiments.plans.study_file",
     **dict.fromkeys(("record_branch", "record_training", "write_report"), "ckptlab.shortcuts"),
     **dict.fromkeys(

@@ -1,46 +1,39 @@
-"""A folder of checkpoints made into a run."""
+"""A series of checkpoints made into a run, or added to one."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ckptlab.cores import count_cores
 from ckptlab.errors import DataError, StoreError
-from ckptlab.record.convert.checkpoint_files import SUFFIXES, read_checkpoint
+from ckptlab.record.convert.assemble_rows import array_types, lazy_rows
+from ckptlab.record.convert.find_checkpoints import Checkpoint, Choice, Series, find_checkpoints
 from ckptlab.record.convert.infer_layout import layout_of
+from ckptlab.record.convert.tensors import LazyTensor
 from ckptlab.record.environment import describe_environment
 from ckptlab.record.memory import parse_memory
-from ckptlab.record.pipeline.buffers import block_size
-from ckptlab.record.state.model_tensors import dtype_name
+from ckptlab.record.pipeline.buffers import MAX_BLOCK, block_size
 from ckptlab.store.backends.base import Storage
 from ckptlab.store.backends.open import open_storage
 from ckptlab.store.format.block import Block
 from ckptlab.store.format.codecs import require_public
 from ckptlab.store.format.layout import Layout
-from ckptlab.store.format.shards import EncodeMap
+from ckptlab.store.write.target import is_free
 from ckptlab.store.write.writer import StoreWriter
 
-_STEPS = [
-    # Not the ends of other words: deep2_500.pt is of step 500.
-    *(
-        re.compile(rf"(?<![a-z])(?:{words})[-_=. ]?(\d+)", re.IGNORECASE)
-        for words in ("(?:global|time)?steps?", "iter(?:ation)?", "ep(?:och)?")
-    ),
-    re.compile(r"(\d+)(?!.*\d)"),
-]
-_MAX_DIGITS = 15  # what a float64 axis holds
+STRETCH = 2**21
+"""Parameters of a shard: as many of each step of a block are in memory."""
+
+MAX_NOTES = 100
+"""Lines about what was chosen and left out that the run keeps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,98 +44,37 @@ class Imported:
     ----------
     path : str
         Of the run.
-    steps : int
-        How many checkpoints.
-    first, last : int
-        Their steps.
+    steps, new : int
+        How many checkpoints the run holds, and how many of them came now.
+    first, last : int, optional
+        The first and last step of the run.
     parameters : int
         Of the model.
+    notes : list of str
+        What was chosen, skipped and left out, a line each.
     """
 
     path: str
     steps: int
-    first: int
-    last: int
+    new: int
+    first: int | None
+    last: int | None
     parameters: int
-
-
-def step_of(path: Path) -> int:
-    """Read the step from a file's name: behind ``step``, ``iter`` or ``epoch``, or its last number.
-
-    Parameters
-    ----------
-    path : Path
-        Such as ``step_000500.pt``, ``net-epoch3-acc0.91.pth`` or ``500.safetensors``.
-
-    Returns
-    -------
-    int
-        The step, or the epoch where only that is there.
-
-    Raises
-    ------
-    DataError
-        If there is no number in it, or one that no training reaches.
-    """
-    for pattern in _STEPS:
-        if found := pattern.search(path.stem):
-            if len(found[1].lstrip("0")) > _MAX_DIGITS:
-                raise DataError(
-                    f"{path}: {found[1]:.40} is no step; at most {_MAX_DIGITS} digits are"
-                )
-            return int(found[1])
-    raise DataError(f"{path} has no number in its name; call it by its step, like step_500.pt")
-
-
-def find_checkpoints(folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
-    """List the checkpoints in a folder, by step.
-
-    Parameters
-    ----------
-    folder : str or path-like
-        Its files that end in `SUFFIXES`; folders within it are passed over.
-
-    Returns
-    -------
-    list of (int, Path)
-        Step and file, in the order of the steps.
-
-    Raises
-    ------
-    DataError
-        If there are none, one has no step, two have the same, or the folder cannot be read.
-    """
-    try:
-        if not Path(folder).is_dir():
-            raise DataError(f"{os.fspath(folder)} is no folder; give one that holds checkpoints")
-        named = [path for path in Path(folder).iterdir() if path.suffix in SUFFIXES]
-        files = [path for path in named if not path.is_dir()]
-        for path in files:
-            if not path.is_file():  # a pipe would be waited for
-                raise DataError(f"{path} is no file that can be read; move it elsewhere")
-    except OSError as error:
-        raise DataError(f"{os.fspath(folder)} cannot be read: {error.strerror}") from error
-    if not files:
-        raise DataError(f"{os.fspath(folder)} holds no file that ends in {', '.join(SUFFIXES)}")
-    found = sorted((step_of(path), path) for path in files)
-    for (step, path), (following, other) in itertools.pairwise(found):
-        if step == following:
-            raise DataError(
-                f"{path.name} and {other.name} both count as step {step}; rename one, or move it"
-            )
-    return found
+    notes: list[str] = field(default_factory=list)
 
 
 def import_checkpoints(
     folder: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
+    choice: Choice | None = None,
+    follow: bool = False,
     codec: str = "dense",
     memory: int | str = "1GiB",
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
-    """Make a run of a folder of checkpoints.
+    """Make a run of a folder of checkpoints, or add what is new to it.
 
     Parameters
     ----------
@@ -150,10 +82,14 @@ def import_checkpoints(
         See `find_checkpoints`.
     output : str or path-like
         Local path or URL of the run.
+    choice : Choice, optional
+        Which checkpoints and which of their tensors, and how steps are read.
+    follow : bool
+        Add the checkpoints of later steps to the run at `output`, if there is one.
     codec : str
         Public codec name.
     memory : int or str
-        Upper bound for what is held, beside one checkpoint; sets the steps of a block.
+        Upper bound for what is held; sets the steps of a block.
     overwrite : bool
         Whether a run at `output` may be replaced.
     progress : callable, optional
@@ -162,70 +98,230 @@ def import_checkpoints(
     Returns
     -------
     Imported
-        What was taken over. Losses, gradients and optimizers are not: NaN, or left out.
+        What was taken over. Losses and gradients are not: NaN, or left out.
 
     Raises
     ------
     DataError
-        If a file cannot be read, or differs from the first in its tensors; the run then holds
-        those before it.
+        If there are no checkpoints, one cannot be read, or they are not of one model.
     UnsupportedTensorError
         If a tensor cannot be stored exactly.
     StoreError
         If the path is taken, or cannot be written.
     """
     require_public(codec)
-    files = find_checkpoints(folder)
-    layout = layout_of(read_checkpoint(files[0][1]))
-    sizes = {"weights": layout.parameters, **layout.buffer_sizes}
-    types = {name: np.dtype(name.partition("_")[2] or "float32") for name in sizes}
-    step_bytes = sum(sizes[name] * types[name].itemsize for name in sizes)
-    storage = open_storage(output)
-    whole = 1 << (len(files) - 1).bit_length()  # a block of more steps would be padded
-    writer = StoreWriter.create(
-        storage,
-        layout,
-        block=min(block_size(step_bytes, parse_memory(memory)), whole),
+    series = find_checkpoints(folder, choice)
+    return import_series(
+        series,
+        output,
+        source=Path(folder).absolute().name,
+        follow=follow,
         codec=codec,
-        attributes={
-            "imported": {"folder": Path(folder).absolute().name, "files": len(files)},
-            "start_step": files[0][0],
-            **describe_environment(torch.device("cpu")),
-        },
-        capacity=len(files),
+        memory=memory,
         overwrite=overwrite,
+        progress=progress,
     )
+
+
+def import_series(
+    series: Series,
+    output: str | os.PathLike[str],
+    *,
+    source: str,
+    follow: bool = False,
+    codec: str = "dense",
+    memory: int | str = "1GiB",
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Imported:
+    """Write checkpoints that were found to a run; see `import_checkpoints`.
+
+    `source` is what the run says it was made of. A block that is not full is written again with
+    what is added to it, so that checkpoints may come one by one.
+    """
+    storage = open_storage(output)
+    notes = list(series.notes)
+    if follow and not overwrite and not is_free(storage):
+        writer, checkpoints = _continue(storage, series.checkpoints, notes)
+    else:
+        checkpoints = series.checkpoints
+        writer = _create(storage, series, source, codec, parse_memory(memory), overwrite, follow)
+    if not checkpoints:
+        writer.abandon()
+        return _imported(writer, output, notes, 0)
+    _note(writer, source, notes, len(writer.steps) + len(checkpoints))
     try:
         with ThreadPoolExecutor(count_cores(), "ckptlab-encode") as pool:
-            for start in range(0, len(files), writer.block):
-                part = files[start : start + writer.block]
-                rows = {
-                    name: np.empty((len(part), size), types[name])
-                    for name, size in sizes.items()
-                    if size
-                }
-                filled = 0
-                try:
-                    for slot, (_, path) in enumerate(part):
-                        _fill(rows, slot, layout, path)
-                        filled += 1
-                        if progress is not None:
-                            progress(start + filled, len(files))
-                finally:
-                    _write(writer, start, rows, [step for step, _ in part[:filled]], pool.map)
+            _write(writer, checkpoints, pool, progress)
         writer.finish("complete")
     except BaseException:
         writer.abandon()
         with contextlib.suppress(StoreError):
             _close(storage)
         raise
+    return _imported(writer, output, notes, len(checkpoints))
+
+
+def _imported(
+    writer: StoreWriter, output: str | os.PathLike[str], notes: list[str], new: int
+) -> Imported:
+    steps = writer.steps
     return Imported(
         path=os.fspath(output),
-        steps=len(files),
-        first=files[0][0],
-        last=files[-1][0],
-        parameters=layout.parameters,
+        steps=len(steps),
+        new=new,
+        first=steps[0] if steps else None,
+        last=steps[-1] if steps else None,
+        parameters=writer.layout.parameters,
+        notes=notes,
     )
+
+
+def choose_block(layout: Layout, steps: int, memory: int, *, ranged: bool) -> int:
+    """Return how many steps a block holds.
+
+    Of files that are read by ranges, a stretch of each step is in memory at once, else all of it.
+    """
+    arrays = array_types(layout).values()
+    stored = sum(size * dtype.itemsize for size, dtype in arrays)
+    held = sum(min(size, STRETCH if ranged else size) * dtype.itemsize for size, dtype in arrays)
+    whole = 1 << (steps - 1).bit_length()  # a block of more steps would be padded
+    return min(block_size(stored, memory, held=held), whole)
+
+
+def _create(
+    storage: Storage,
+    series: Series,
+    source: str,
+    codec: str,
+    memory: int,
+    overwrite: bool,
+    follow: bool,
+) -> StoreWriter:
+    first = series.checkpoints[0]
+    content, weights = first.open()
+    layout = layout_of(weights.tensors)
+    steps = len(series.checkpoints)
+    # A series that grows will fill its blocks.
+    block = choose_block(layout, MAX_BLOCK if follow else steps, memory, ranged=content.ranged)
+    attributes = {
+        "imported": {"folder": source, "files": steps},
+        "start_step": first.step,
+        **describe_environment(torch.device("cpu")),
+    }
+    return StoreWriter.create(
+        storage,
+        layout,
+        block=block,
+        codec=codec,
+        attributes=attributes,
+        capacity=steps,
+        overwrite=overwrite,
+    )
+
+
+def _continue(
+    storage: Storage, checkpoints: Sequence[Checkpoint], notes: list[str]
+) -> tuple[StoreWriter, list[Checkpoint]]:
+    """Resume the run that a series was imported to; return what is new."""
+    writer = StoreWriter.resume(storage)
+    try:
+        _require_imported(writer, storage.path)
+        last = writer.steps[-1] if writer.steps else -1
+        known = set(writer.steps)
+        notes += [
+            f"left out step {c.step} ({c.path.name}): it came after step {last} was imported; "
+            "import anew with --overwrite"
+            for c in checkpoints
+            if c.step < last and c.step not in known
+        ]
+        new = [checkpoint for checkpoint in checkpoints if checkpoint.step > last]
+        if new:
+            _require_layout(writer.layout, new[0].open()[1].tensors, str(new[0].path))
+    except BaseException:
+        writer.abandon()
+        raise
+    return writer, new
+
+
+def _require_imported(writer: StoreWriter, path: str) -> None:
+    if "imported" not in writer.attributes:
+        raise DataError(
+            f"{path} was recorded, not imported; --follow adds to a run that import made. Give "
+            "another --output"
+        )
+
+
+def _require_layout(layout: Layout, tensors: dict[str, LazyTensor], label: str) -> None:
+    found = layout_of({name: tensors[name] for name in _in_order(layout, tensors)})
+    if different := layout.difference(found):
+        name, ours, theirs = different
+        raise DataError(
+            f"{label}: tensor {name!r} is {theirs}, in the run {ours}; all must be of one model. "
+            "Import it to another --output"
+        )
+
+
+def _in_order(layout: Layout, tensors: dict[str, LazyTensor]) -> list[str]:
+    known = [name for row in layout.rows for name in (row.name, *row.aliases) if name in tensors]
+    return [*dict.fromkeys(known), *(name for name in tensors if name not in known)]
+
+
+def _note(writer: StoreWriter, source: str, notes: list[str], steps: int) -> None:
+    earlier = writer.attributes["imported"]
+    kept = list(dict.fromkeys([*earlier.get("notes", []), *notes]))[:MAX_NOTES]
+    writer.set_attributes(
+        imported={"folder": source, "files": steps, **({"notes": kept} if kept else {})}
+    )
+
+
+def _write(
+    writer: StoreWriter,
+    checkpoints: Sequence[Checkpoint],
+    pool: ThreadPoolExecutor,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Write checkpoints block by block; of a block with a bad one, those before it."""
+    done, total = 0, len(checkpoints)
+    while done < total:
+        room = writer.block - len(writer.steps) % writer.block
+        part = checkpoints[done : done + room]
+
+        def show(share: float, done: int = done, count: int = len(part)) -> None:
+            if progress is not None:
+                progress(done + int(share * count), total)
+
+        try:
+            _write_block(writer, part, pool, show)
+        except DataError as error:
+            names = [str(checkpoint.path) for checkpoint in part]
+            if error.file in names[1:]:
+                _write_block(writer, part[: names.index(error.file)], pool, show)
+            raise
+        done += len(part)
+
+
+def _write_block(
+    writer: StoreWriter,
+    part: Sequence[Checkpoint],
+    pool: ThreadPoolExecutor,
+    show: Callable[[float], None],
+) -> None:
+    """Write a block again with checkpoints added to it, or a new one."""
+    start = len(writer.steps) - len(writer.steps) % writer.block
+    earlier = writer.stored() if len(writer.steps) > start else None
+    known = {name for row in writer.layout.rows for name in (row.name, *row.aliases)}
+    states = [(str(checkpoint.path), checkpoint.open()[1].tensors) for checkpoint in part]
+    for label, state in states:
+        if odd := min(state.keys() ^ known, default=None):
+            raise DataError(
+                f"{label} and the run differ in tensor {odd!r}; all must be of one model",
+                file=label,
+            )
+    rows = lazy_rows(writer.layout, states, earlier, start, show)
+    steps = np.array([*writer.steps[start:], *(c.step for c in part)], np.int64)
+    block = Block(start=start, rows={}, lazy=rows, series={"step": steps})
+    writer.write_block(block, map_chunks=pool.map)
 
 
 def _close(storage: Storage) -> None:
@@ -236,51 +332,3 @@ def _close(storage: Storage) -> None:
     else:
         storage.clear()
         writer.abandon()
-
-
-def _write(
-    writer: StoreWriter,
-    start: int,
-    rows: dict[str, npt.NDArray[Any]],
-    steps: list[int],
-    map_chunks: EncodeMap,
-) -> None:
-    if steps:
-        cut = {name: values[: len(steps)] for name, values in rows.items()}
-        series = {"step": np.array(steps, np.int64)}
-        block = Block(start=start, rows=cut, series=series)
-        writer.write_block(block, map_chunks=map_chunks)
-
-
-def _fill(rows: dict[str, npt.NDArray[Any]], slot: int, layout: Layout, path: Path) -> None:
-    state = read_checkpoint(path)
-    known = {name for row in layout.rows for name in (row.name, *row.aliases)}
-    if state.keys() != known:
-        odd = min(state.keys() ^ known)
-        which = "has a tensor {!r} that the first has not" if odd in state else "lacks tensor {!r}"
-        raise DataError(f"{path} {which.format(odd)}; all must be of one model")
-    for row in layout.rows:
-        tensor = state[row.name]
-        form = tuple(tensor.shape), dtype_name(tensor)
-        if form != (row.shape, row.dtype):
-            raise DataError(
-                f"{path}: tensor {row.name!r} is {form[1]} of shape {form[0]}, in the first it is "
-                f"{row.dtype} of shape {row.shape}; all must be of one model"
-            )
-        for alias in row.aliases:
-            if _bits(state[alias]) != _bits(tensor):
-                raise DataError(
-                    f"{path}: tensors {row.name!r} and {alias!r} differ and are one in the first; "
-                    "all must be of one model"
-                )
-        if row.size:
-            array = getattr(row, "array", "weights")
-            values = tensor.detach().resolve_neg().reshape(-1)
-            # numpy knows no bfloat16; of a float16 that is no number, torch would change the bits.
-            exact = values.float() if values.dtype == torch.bfloat16 else values
-            rows[array][slot, row.stretch] = exact.numpy()
-
-
-def _bits(tensor: torch.Tensor) -> tuple[object, ...]:
-    values = tensor.detach().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
-    return tuple(tensor.shape), tensor.dtype, values.numpy().tobytes()

@@ -6,31 +6,30 @@ from collections.abc import Mapping
 
 import torch
 
-from ckptlab.errors import DataError
+from ckptlab.errors import DataError, UnsupportedTensorError
+from ckptlab.record.convert.readers.pickles import lazy_tensor
+from ckptlab.record.convert.tensors import LazyTensor
 from ckptlab.record.state.kinds import is_buffer, kind_of
-from ckptlab.record.state.model_tensors import (
-    EXACT_IN_FLOAT32,
-    OWN_DTYPE,
-    dtype_name,
-    require_exact,
-)
-from ckptlab.store.format.layout import Buffer, Layout, Tensor
+from ckptlab.store.format.layout import BUFFER_DTYPES, PARAMETER_DTYPES, Buffer, Layout, Tensor
 
 _FIX = "Convert it, or take it out of the checkpoints."
+_SINGLE = ("float32", "float16", "bfloat16")  # what float32 holds exactly
 
 
-def layout_of(state: Mapping[str, torch.Tensor]) -> Layout:
+def layout_of(state: Mapping[str, torch.Tensor | LazyTensor]) -> Layout:
     """Describe the tensors of a state dict.
 
     Parameters
     ----------
-    state : mapping of str to Tensor
+    state : mapping of str to Tensor or LazyTensor
         By name, in the order of the model. Tensors that are one in memory are tied.
 
     Returns
     -------
     Layout
         Batch norm's statistics, and what float32 cannot hold, are buffers; the rest parameters.
+        In a model of float64, its tensors are both: a parameter, rounded to float32 to be
+        measured, and a buffer of the same name, exact.
 
     Raises
     ------
@@ -39,55 +38,62 @@ def layout_of(state: Mapping[str, torch.Tensor]) -> Layout:
     DataError
         If there is no parameter.
     """
-    tied: dict[object, list[str]] = {}
-    for name, tensor in state.items():
-        tied.setdefault(_identity(name, tensor), []).append(name)
-    tensors: list[Tensor] = []
+    tensors = {n: lazy_tensor(t) if isinstance(t, torch.Tensor) else t for n, t in state.items()}
+    kept_aside = {name for name in tensors if is_buffer(name, tensors)}
+    types = {t.dtype for name, t in tensors.items() if name not in kept_aside and t.size}
+    accepted = {*PARAMETER_DTYPES} - ({"float64"} if types & {*_SINGLE} else set())
+    rows: list[Tensor] = []
     buffers: list[Buffer] = []
     ends: dict[str, int] = {}
-    for name, *aliases in tied.values():
-        tensor = state[name]
-        require_exact("tensor", name, tensor, EXACT_IN_FLOAT32 | OWN_DTYPE, _FIX)
-        shape, dtype = tuple(tensor.shape), dtype_name(tensor)
-        exact = tensor.dtype in EXACT_IN_FLOAT32
-        kept_aside = not exact or is_buffer(name, state)
-        array = "weights" if not kept_aside else "buffers" if exact else f"buffers_{dtype}"
-        offset = ends.get(array, 0)
-        ends[array] = offset + tensor.numel()
-        if kept_aside:
-            buffers.append(
-                Buffer(
+    for name, *aliases in _tied(tensors):
+        tensor = tensors[name]
+        _require_storable(name, tensor)
+        parameter = name not in kept_aside and tensor.dtype in accepted
+        shape, dtype, tied = tensor.shape, tensor.dtype, tuple(aliases)
+        if parameter:
+            kinds = [kind_of(each, tensors) for each in (name, *aliases)]
+            # And a head, where they are tied.
+            kind = "embedding" if "embedding" in kinds else kinds[0]
+            rows.append(
+                Tensor(
                     name=name,
                     shape=shape,
-                    offset=offset,
+                    offset=ends.get("weights", 0),
                     dtype=dtype,
-                    array=array,
-                    aliases=tuple(aliases),
+                    kind=kind,
+                    prunable=kind in ("conv", "linear"),
+                    aliases=tied,
                 )
             )
-            continue
-        kinds = [kind_of(each, state) for each in (name, *aliases)]
-        kind = "embedding" if "embedding" in kinds else kinds[0]  # and a head, where they are tied
-        tensors.append(
-            Tensor(
-                name=name,
-                shape=shape,
-                offset=offset,
-                dtype=dtype,
-                kind=kind,
-                prunable=kind in ("conv", "linear"),
-                aliases=tuple(aliases),
+            ends["weights"] = ends.get("weights", 0) + tensor.size
+        if not parameter or dtype == "float64":
+            array = "buffers" if dtype in _SINGLE else f"buffers_{dtype}"
+            at = ends.get(array, 0)
+            ends[array] = at + tensor.size
+            buffers.append(
+                Buffer(name=name, shape=shape, offset=at, dtype=dtype, array=array, aliases=tied)
             )
-        )
     if not ends.get("weights"):
         raise DataError(
-            "the first checkpoint holds no parameter of type float32, float16, bfloat16"
+            f"the first checkpoint holds no parameter of type {', '.join(PARAMETER_DTYPES)}"
         )
-    return Layout(tuple(tensors), tuple(buffers))
+    return Layout(tuple(rows), tuple(buffers))
 
 
-def _identity(name: str, tensor: torch.Tensor) -> object:
-    """Return what tied tensors have in common."""
-    if not tensor.numel() or tensor.layout != torch.strided:
-        return name
-    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+def _tied(tensors: Mapping[str, LazyTensor]) -> list[list[str]]:
+    """Group the names of each tensor."""
+    groups: dict[object, list[str]] = {}
+    for name, tensor in tensors.items():
+        identity = id(tensor) if tensor.identity is None else tensor.identity
+        groups.setdefault(identity, []).append(name)
+    return [*groups.values()]
+
+
+def _require_storable(name: str, tensor: LazyTensor) -> None:
+    accepted = {*PARAMETER_DTYPES, *BUFFER_DTYPES}
+    if tensor.flaw or tensor.dtype not in accepted:
+        said = f"{tensor.dtype}, {tensor.flaw}" if tensor.flaw else tensor.dtype
+        raise UnsupportedTensorError(
+            f"tensor {name!r} ({said}) cannot be stored exactly; accepted: dense "
+            f"{', '.join(sorted(accepted))}. {_FIX}"
+        )

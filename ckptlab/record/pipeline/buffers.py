@@ -46,24 +46,28 @@ def bytes_per_step(layout: Layout, *, gradients: bool) -> int:
     return total
 
 
-def block_size(step_bytes: int, memory: int, steps: int | None = None) -> int:
+def block_size(
+    step_bytes: int, memory: int, steps: int | None = None, *, held: int | None = None
+) -> int:
     """Return how many steps a block holds: a power of two, usually 32.
 
     More in a long recording of a tiny model, so that it has few files; `steps` is how many are
     planned. Fewer of a large model: reading one snapshot decodes its whole block. `memory` is for
-    three blocks, two buffers and the one being compressed; ConfigError names the bytes needed.
+    three blocks, two buffers and the one being compressed, of which `held` bytes of a step are in
+    memory at once, by default all; ConfigError names the bytes needed.
     """
+    held = step_bytes if held is None else held
     block, planned = USUAL_BLOCK, OPEN_ENDED_STEPS if steps is None else steps
     while block < MAX_BLOCK and planned > MANY_BLOCKS * block and 2 * block * step_bytes <= QUICK:
         block *= 2
     while block > MIN_BLOCK and block * step_bytes > SLOW:
         block //= 2
-    while block >= 1 and 3 * block * step_bytes > memory:
+    while block >= 1 and 3 * block * held > memory:
         block //= 2
     if block < 1:
         raise ConfigError(
-            f"memory {memory:,} bytes is too little: one step is {step_bytes:,} bytes and three "
-            f"are held. Give at least {3 * step_bytes:,} (record.memory)."
+            f"memory {memory:,} bytes is too little: one step is {held:,} bytes and three "
+            f"are held. Give at least {3 * held:,} (record.memory)."
         )
     return block
 

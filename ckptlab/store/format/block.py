@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ckptlab.store.format.digest import SnapshotDigest
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,11 +34,38 @@ class Evaluation:
     accuracy: float
 
 
+class LazyRows:
+    """The rows of a large array, shape (steps, param), read a stretch of the parameters at a time.
+
+    `read(start, stop)` returns shape (steps, stop - start); each stretch is read once, in order.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], itemsize: int, read: Callable[[int, int], npt.NDArray[Any]]
+    ) -> None:
+        self.shape = shape
+        self.nbytes = shape[0] * shape[1] * itemsize
+        self._read = read
+        self._digests = [SnapshotDigest() for _ in range(shape[0])]
+
+    def stretch(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read the next stretch."""
+        found = self._read(start, min(stop, self.shape[1]))
+        for digest, row in zip(self._digests, found, strict=True):
+            digest.update(row)
+        return found
+
+    def digests(self) -> list[int]:
+        """Return the digest of each row, once all is read."""
+        return [digest.value for digest in self._digests]
+
+
 @dataclass(kw_only=True, slots=True)
 class Block:
     """Recorded steps from the start of a block of the store on, `start` among all recorded ones.
 
-    `rows` holds large arrays by name, shape (steps, param) or (steps, buffer); `series` arrays over
+    `rows` holds large arrays by name, shape (steps, param) or (steps, buffer), `lazy` those
+    that are read while they are written; `series` arrays over
     steps, shape (steps,) or (tensor, steps), ``step`` among them. Series that are left out are
     stored as their fill value. `anchor` is None where the optimizer's state at the last step is not
     known exactly. `evaluations` are those since the previous block.
@@ -44,6 +74,7 @@ class Block:
     start: int
     rows: dict[str, npt.NDArray[Any]]
     series: dict[str, npt.NDArray[Any]]
+    lazy: dict[str, LazyRows] = field(default_factory=dict)
     anchor: Anchor | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
 

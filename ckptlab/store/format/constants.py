@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xxhash
+import zstandard
 
 from ckptlab.errors import CorruptError, StoreError
 from ckptlab.store.backends.base import Storage
 from ckptlab.store.format.codecs import CODECS, checksummed, verified
 from ckptlab.store.format.layout import Layout
-from ckptlab.store.format.zstd_stream import read_stretches
+from ckptlab.store.format.zstd_stream import STRETCH, read_stretches
 
 NAMES = "tensor/c/0"
 INDEX = "tensor_index/c/0"
@@ -30,7 +31,7 @@ CONSTANTS: tuple[str, ...] = ("tensor", "tensor_index")
 def write_constants(storage: Storage, layout: Layout) -> None:
     """Write both arrays' only chunk."""
     storage.put(NAMES, [checksummed(_names(layout))])
-    storage.put(INDEX, [CODECS["zstd"].encode(_index(layout))])
+    storage.put(INDEX, [_index(layout)])
 
 
 def check_constants(storage: Storage, layout: Layout, key: str) -> None:
@@ -139,5 +140,12 @@ def _names(layout: Layout) -> bytes:
     return struct.pack("<I", len(names)) + b"".join(parts)
 
 
-def _index(layout: Layout) -> npt.NDArray[np.int32]:
-    return layout.tensor_index().astype("<i4")
+def _index(layout: Layout) -> bytes:
+    """Encode the index of each parameter's tensor, in stretches: it has four bytes a parameter."""
+    stream = zstandard.ZstdCompressor(level=1).compressobj(size=4 * layout.parameters)
+    parts = [
+        stream.compress(np.full(min(left, STRETCH), index, "<i4").tobytes())
+        for index, tensor in enumerate(layout.tensors)
+        for left in range(tensor.size, 0, -STRETCH)
+    ]
+    return checksummed(b"".join((*parts, stream.flush())))

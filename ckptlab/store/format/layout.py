@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,8 +20,9 @@ KINDS: tuple[str, ...] = ("conv", "linear", "norm", "bias", "embedding", "other"
 DEFAULT_KINDS: tuple[str, ...] = ("conv", "linear")
 """The kinds pooled unless told otherwise: the weights that pruning acts on."""
 
-PARAMETER_DTYPES: tuple[str, ...] = ("float32", "float16", "bfloat16")
-"""Accepted types of parameters: float32 holds each exactly."""
+PARAMETER_DTYPES: tuple[str, ...] = ("float32", "float16", "bfloat16", "float64")
+"""Accepted types of parameters. float32 holds each exactly but float64, which is rounded, and whose
+exact values are a buffer of the same name."""
 
 BUFFER_DTYPES: tuple[str, ...] = ("float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 """Types of buffers that are stored in an array of their own."""
@@ -220,7 +221,7 @@ class Layout:
             )
             buffers = tuple(
                 Buffer(
-                    **_common(row, (*PARAMETER_DTYPES, *BUFFER_DTYPES)),
+                    **_common(row, {*PARAMETER_DTYPES, *BUFFER_DTYPES}),
                     array=_one_of(row["array"], [_buffer_array(row["dtype"])]),
                 )
                 for row in attributes["buffers"]
@@ -258,7 +259,7 @@ def _to_json(row: Row, columns: tuple[str, ...]) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 
-def _common(row: Mapping[str, Any], dtypes: Sequence[str]) -> dict[str, Any]:
+def _common(row: Mapping[str, Any], dtypes: Collection[str]) -> dict[str, Any]:
     return {
         "name": _text(row["name"]),
         "shape": _shape(row["shape"]),
@@ -274,9 +275,9 @@ def _text(value: object) -> str:
     return value
 
 
-def _one_of(value: object, accepted: Sequence[str]) -> str:
+def _one_of(value: object, accepted: Collection[str]) -> str:
     if value not in accepted:
-        raise ValueError(f"expected one of {', '.join(accepted)}, got {value!r:.80}")
+        raise ValueError(f"expected one of {', '.join(sorted(accepted))}, got {value!r:.80}")
     return _text(value)
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ckptlab.store.backends.base import Storage
 from ckptlab.store.format import schema
-from ckptlab.store.format.block import Anchor, Block, Evaluation
+from ckptlab.store.format.block import Anchor, Block, Evaluation, LazyRows
 from ckptlab.store.format.digest import snapshot_digest
 from ckptlab.store.format.schema import SERIES
 from ckptlab.store.format.shard_buffer import Sheet
@@ -72,16 +72,18 @@ class BlockWriter:
         it. `map_chunks` is like `map` and encodes the chunks of a shard, on several cores if it
         likes. `encoded` is called once the large arrays are encoded: nearly all of the work.
         """
-        *others, largest = sorted(block.rows, key=lambda name: block.rows[name].nbytes)
+        rows: dict[str, npt.NDArray[Any] | LazyRows] = {**block.rows, **block.lazy}
+        *others, largest = sorted(rows, key=lambda name: rows[name].nbytes)
         for name in others:
-            self._write_shards(name, block.rows[name], column, map_chunks)
-        self._write_shards(largest, block.rows[largest], column, map_chunks, encoded)
+            self._write_shards(name, rows[name], column, map_chunks)
+        self._write_shards(largest, rows[largest], column, map_chunks, encoded)
         objects: Objects = {}
         for name, array in self._small.items():
             if SERIES[name].axis == "step" and name not in ("step", "digest"):
                 values = block.series.get(name, array.blank(block.count))
                 objects |= array.changed(block.start, values)
-        digests = [snapshot_digest(row) for row in block.rows["weights"]]
+        lazy = block.lazy.get("weights")
+        digests = lazy.digests() if lazy else [snapshot_digest(r) for r in block.rows["weights"]]
         objects |= self._small["digest"].changed(block.start, np.array(digests, "<u8"))
         objects |= self._evaluation_chunks(evaluations, block.evaluations)
         if block.anchor is not None:
@@ -106,7 +108,7 @@ class BlockWriter:
     def _write_shards(
         self,
         name: str,
-        rows: npt.NDArray[Any],
+        rows: npt.NDArray[Any] | LazyRows,
         column: int,
         map_chunks: EncodeMap | None,
         encoded: Callable[[], None] | None = None,
@@ -115,7 +117,11 @@ class BlockWriter:
         grid = Grid.of(self._metadata[name])
         for i in range(grid.shard_grid[0]):
             key = shard_key(name, i, column)
-            data = encode_shard(rows, grid, i, map_chunks, self._sheet)
+            if isinstance(rows, LazyRows):
+                part = rows.stretch(i * grid.shard[0], (i + 1) * grid.shard[0])
+                data = encode_shard(part, grid, 0, map_chunks, self._sheet)
+            else:
+                data = encode_shard(rows, grid, i, map_chunks, self._sheet)
             if encoded is not None and i == grid.shard_grid[0] - 1:
                 encoded()
             self._storage.put(key, [data])

@@ -14,8 +14,9 @@ from ckptlab.errors import (
     UnsupportedTensorError,
     WriteError,
 )
-from ckptlab.record.convert.checkpoint_files import read_checkpoint, write_checkpoint
-from ckptlab.record.convert.import_checkpoints import find_checkpoints, import_checkpoints, step_of
+from ckptlab.record.convert.checkpoint_files import write_checkpoint
+from ckptlab.record.convert.find_checkpoints import find_checkpoints
+from ckptlab.record.convert.import_checkpoints import import_checkpoints
 from ckptlab.record.convert.infer_layout import layout_of
 from ckptlab.record.state.model_tensors import capture
 from ckptlab.run import open_run
@@ -39,13 +40,6 @@ def walk(model, steps):
         yield step, {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def same(a, b):
-    assert list(a) == list(b)
-    for name in a:
-        assert a[name].dtype == b[name].dtype
-        assert torch.equal(a[name], b[name]), name
-
-
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
 def test_every_bit_of_a_folder_of_checkpoints_comes_back(tmp_path, suffix):
     model = Everything().eval()
@@ -60,7 +54,8 @@ def test_every_bit_of_a_folder_of_checkpoints_comes_back(tmp_path, suffix):
         tmp_path / "old", tmp_path / "run", progress=lambda *count: seen.append(count)
     )
     assert (done.steps, done.first, done.last) == (5, 0, 1000)
-    assert seen == [(i, 5) for i in range(1, 6)]
+    assert seen == sorted(seen)
+    assert seen[-1] == (5, 5)
     run = open_run(tmp_path / "run")
     assert run.state == "complete"
     assert run.steps.tolist() == list(states)
@@ -92,40 +87,6 @@ def test_transformers_are_told_apart_too():
     layout = layout_of(model.state_dict())
     assert {t.name: t.kind for t in layout.tensors} == expected
     assert layout["wte.weight"].aliases == ("head.weight",)
-
-
-@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
-def test_what_lies_beside_the_model_is_left_out_and_prefixes_of_wrappers_go(tmp_path, key):
-    model = nn.Linear(3, 2)
-    wrapped = {f"module._orig_mod.{name}": value for name, value in model.state_dict().items()}
-    optimizer = torch.optim.Adam(model.parameters())
-    content = {key: wrapped, "optimizer": optimizer.state_dict(), "step": torch.tensor(3)}
-    torch.save(content, tmp_path / "a.pt")
-    same(read_checkpoint(tmp_path / "a.pt"), dict(model.state_dict()))
-
-
-@pytest.mark.parametrize(
-    ("name", "step"),
-    [
-        ("500.pt", 500),
-        ("step_000500.pt", 500),
-        ("resnet20-500.safetensors", 500),
-        ("Epoch3_step=40_acc0.91.pth", 40),
-        ("checkpoint-epoch12-loss0.5.pt", 12),
-        ("iter30-loss7.pt", 30),
-        ("model.ep4.best2.pt", 4),
-        ("deep2_500.pt", 500),
-        ("global_step7_rep3.pt", 7),
-    ],
-)
-def test_the_step_is_read_from_the_name(tmp_path, name, step):
-    assert step_of(tmp_path / "9" / name) == step
-
-
-def test_layers_of_files_without_an_order_are_counted(tmp_path):
-    names = [f"layers.{i}.weight" for i in (0, 2, 10, 11)]
-    save_file({name: torch.ones(2, 2) for name in names}, tmp_path / "1.safetensors")
-    assert list(read_checkpoint(tmp_path / "1.safetensors")) == names
 
 
 class Evil:
@@ -166,8 +127,9 @@ LOOP["model"] = LOOP
     ("contents", "said"),
     [
         ({}, "holds no file that ends in .safetensors, .pt, .pth"),
-        ({"best": ONE}, r"best\.pt has no number in its name"),
-        ({"a5": ONE, "b05": ONE}, r"a5\.pt and b05\.pt both count as step 5"),
+        ({"best": ONE}, r"best\.pt has no step in its name"),
+        ({"a5": ONE, "a05": ONE}, r"a05\.pt and a5\.pt both count as step 5"),
+        ({"a5": ONE, "b05": ONE}, r"holds 2 series: 'a', 'b'; take one with --pattern"),
         ({"a1": b"nonsense"}, r"a1\.pt"),
         ({"a1": b""}, r"a1\.pt"),
         ({"a1": {"epoch": 3}}, r"a1\.pt holds no tensors by name"),
@@ -197,21 +159,18 @@ def test_no_folder_and_types_that_cannot_be_stored(tmp_path):
 @pytest.mark.parametrize(
     ("odd", "said"),
     [
-        ({"weight": torch.ones(3, 3)}, r"'weight' is float32 of shape \(3, 3\), in the first"),
+        ({"weight": torch.ones(3, 3)}, r"'weight' is float32 of shape \(3, 3\), there float32"),
         ({"weight": torch.ones(3, 2).half()}, r"'weight' is float16 of shape \(3, 2\)"),
-        ({"other": torch.ones(3, 2)}, "a3.*(has a tensor|lacks tensor)"),
-        ({**ONE, "more": torch.ones(1)}, "has a tensor 'more' that the first has not"),
+        ({"other": torch.ones(3, 2)}, "a3.*lacks tensor"),
+        ({**ONE, "more": torch.ones(1)}, r"a1\.pt lacks tensor 'more'"),
         (b"cut off", r"a3\.pt"),
     ],
 )
-def test_a_file_that_differs_ends_it_and_what_came_before_is_kept(tmp_path, odd, said):
+def test_a_file_that_differs_is_named_before_anything_is_written(tmp_path, odd, said):
     folder = fill(tmp_path / "old", a1=ONE, a2=ONE, a3=odd, a4=ONE)
     with pytest.raises(DataError, match=said):
         import_checkpoints(folder, tmp_path / "run")
-    run = open_run(tmp_path / "run")
-    assert run.steps.tolist() == [1, 2]
-    assert run.state == "interrupted"
-    assert verify(tmp_path / "run", deep=True).ok
+    assert not (tmp_path / "run").exists()
 
 
 def test_more_checkpoints_than_a_block_holds(tmp_path):
@@ -239,7 +198,8 @@ def test_a_checkpoint_is_written_whole_and_loads_into_the_model(tmp_path, suffix
     with pytest.raises(RunExistsError, match="--overwrite"):
         write_checkpoint(state, path)
     write_checkpoint({"a": torch.ones(1)}, path, overwrite=True)
-    assert list(read_checkpoint(path)) == ["a"]
+    written = load_file(path) if suffix == ".safetensors" else torch.load(path)
+    assert list(written) == ["a"]
 
 
 def test_checkpoints_that_cannot_be_written(tmp_path):
