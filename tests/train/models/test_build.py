@@ -118,3 +118,18 @@ def test_networks_that_do_not_fit_are_refused_in_one_line():
 def test_examples_belong_to_their_family(family):
     for name in family.examples:
         assert find_model(name)[0] is family
+
+
+@pytest.mark.parametrize(("capability", "hooked"), [("AVX2", 1), ("AVX512", 0)])
+def test_narrow_strided_convolutions_are_kept_from_a_fault_of_torch(
+    monkeypatch, capability, hooked
+):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    model = build_model(ModelConfig(name="resnet8", width=4), shape(), 0)
+    narrow = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m._forward_pre_hooks]
+    assert len(narrow) == hooked
+    for module in narrow:
+        seen = []
+        module.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        module(torch.randn(2, 4, 8, 8).to(memory_format=torch.channels_last))
+        assert seen[0].is_contiguous()
