@@ -1,0 +1,1 @@
+"""Callbacks that record a training which another library runs, one module a library."""
