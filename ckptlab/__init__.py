@@ -15,6 +15,7 @@ from ckptlab.extras import explained
 
 if TYPE_CHECKING:
     from ckptlab.analyze.registry.metrics import metric
+    from ckptlab.analyze.trackers import tracker
     from ckptlab.experiments.operations.criteria import pruning
     from ckptlab.experiments.operations.registry import perturbation
     from ckptlab.experiments.plans.study_file import study_kind
@@ -48,6 +49,7 @@ __all__ = [
     "schedule",
     "study_kind",
     "task",
+    "tracker",
     "write_report",
 ]
 
@@ -63,6 +65,7 @@ _LAZY = {
     "perturbation": "ckptlab.experiments.operations.registry",
     "pruning": "ckptlab.experiments.operations.criteria",
     "reader": "ckptlab.record.convert.readers.registry",
+    "tracker": "ckptlab.analyze.trackers",
     "study_kind": "ckptlab.experiments.plans.study_file",
     **dict.fromkeys(("record_branch", "record_training", "write_report"), "ckptlab.shortcuts"),
     **dict.fromkeys(

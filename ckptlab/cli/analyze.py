@@ -84,7 +84,7 @@ def metric_command(metric: Metric) -> click.Command:
         help=f"{metric.summary}\n\nReference: {metric.reference}.",
         short_help=metric.summary,
     )
-    for decorate in (_output, _plot, _overwrite, data_root_option, json_option):
+    for decorate in (_output, _plot, _to, _overwrite, data_root_option, json_option):
         command = decorate(command)
     return command
 
@@ -93,6 +93,11 @@ _output = click.option(
     "-o", "output", metavar="FILE", help="Write the result: .nc, .zarr, .csv (long) or .parquet."
 )
 _plot = click.option("--plot", metavar="FILE", help="Draw a figure: .html (offline), .png or .svg.")
+_to = click.option(
+    "--to",
+    metavar="NAME[=PLACE]",
+    help="Send the numbers to a tracker: wandb=PROJECT, tensorboard=FOLDER, mlflow=EXPERIMENT.",
+)
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 
 
@@ -123,6 +128,7 @@ def _measure(
     *,
     output: str | None,
     plot: str | None,
+    to: str | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -139,6 +145,10 @@ def _measure(
         from ckptlab.report.plotly_figures import require_format
 
         require_format(plot)
+    if to is not None:
+        from ckptlab.analyze.trackers import find_tracker, send
+
+        tracker, place = find_tracker(to)
     with metric_progress(metric.name), _spoken_in_flags(metric):
         result = _open(runs).analyze(metric, **options)
     written = []
@@ -148,6 +158,8 @@ def _measure(
         from ckptlab.report.plotly_figures import figure, write_figure
 
         written.append(write_figure(figure(result, metric), plot))
+    if to is not None:
+        written += send(result, tracker, place)
     if as_json:
         print_json(result.to_dict())
     else:
