@@ -22,6 +22,12 @@ EXTRAS: dict[str, str] = {
     "curvlinops": "curvature",
     "huggingface_hub": "hub",
     "matplotlib": "notebook",
+    "lightning": "lightning",
+    "pytorch_lightning": "lightning",
+    "transformers": "transformers",
+    "wandb": "wandb",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
 }
 """Which extra of the package brings which module."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, SupportsFloat
 
@@ -13,8 +14,44 @@ import numpy as np
 import torch
 
 from ckptlab.errors import ConfigError, unknown_name
-from ckptlab.record.defaults import ARRAYS
+from ckptlab.record.defaults import ARRAYS, AUTO
 from ckptlab.record.schedule import Schedule, parse_schedule
+from ckptlab.store.format.codecs import require_public
+from ckptlab.store.format.schema import is_scalar_name
+
+Optimizers = (
+    torch.optim.Optimizer
+    | Sequence[torch.optim.Optimizer]
+    | Mapping[str, torch.optim.Optimizer]
+    | None
+)
+"""What trains a model, as users give it."""
+
+
+def check_codec(codec: str) -> None:
+    """Raise UnknownNameError unless it is a codec that users choose, or ``auto``."""
+    if codec != AUTO:
+        require_public(codec)
+
+
+def check_resume(resume: Any, at: Any, *, overwrite: bool) -> bool | str:
+    """Return whether a run is resumed, ``auto`` where that depends on what is there."""
+    if resume not in (True, False, "auto"):
+        raise ConfigError(f"resume={resume!r} is not accepted; accepted: True, False, 'auto'")
+    if resume and overwrite:
+        raise ConfigError(f"resume={resume!r} goes on with the run that overwrite=True replaces")
+    if at is not None and not resume:
+        raise ConfigError(f"at={at!r} is a step of a run that is resumed; give resume=True, too")
+    if at is not None:
+        check_count("at", at)
+    return resume if resume == "auto" else bool(resume)
+
+
+def check_ranks(ranks: object) -> str:
+    """Return which of several processes record: ``first`` or ``each``."""
+    if ranks not in ("first", "each"):
+        raise ConfigError(f"ranks={ranks!r} is not accepted; accepted: 'first', 'each'")
+    return str(ranks)
 
 
 def check_path(path: Any) -> Any:
@@ -73,25 +110,76 @@ def check_count(name: str, value: object, *, least: int = 0) -> int:
     return int(value)  # type: ignore[call-overload, no-any-return]
 
 
-def check_optimizer(optimizer: Any, model: torch.nn.Module) -> torch.optim.Optimizer | None:
-    """Return the optimizer inside wrappers such as Accelerate's, if it trains the model."""
+def check_optimizers(given: Any, model: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimizers by name, without wrappers such as Accelerate's.
+
+    One alone has an empty name, those of a list have their positions.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, list | tuple | Mapping):
+        return {"": _check_optimizer(given, model)}
+    named = given if isinstance(given, Mapping) else dict(enumerate(given))
+    found = {
+        _check_name(name): _check_optimizer(optimizer, model, str(name))
+        for name, optimizer in named.items()
+    }
+    if not found or len({id(optimizer) for optimizer in found.values()}) < len(found):
+        raise ConfigError(
+            f"optimizer={{{', '.join(found)}}} names no optimizer, or one twice; accepted: one "
+            "optimizer, or several different ones in a list or dict"
+        )
+    return found
+
+
+def _check_name(name: object) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,50}", str(name)):
+        return str(name)
+    raise ConfigError(
+        f"optimizer {name!r} has a name that is not accepted; accepted: letters, digits, _ and -"
+    )
+
+
+def _check_optimizer(optimizer: Any, model: torch.nn.Module, name: str = "") -> Any:
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
-    if optimizer is None:
-        return None
+    called = f"optimizer {name!r}" if name else "optimizer"
     if not isinstance(optimizer, torch.optim.Optimizer):
-        several = isinstance(optimizer, list | tuple | dict)
         raise ConfigError(
-            f"optimizer is a {type(optimizer).__name__}; accepted: one torch.optim.Optimizer or "
-            + ("None (record one of them, or the weights alone)" if several else "None")
+            f"{called} is a {type(optimizer).__name__}; accepted: a torch.optim.Optimizer, a list "
+            "or dict of them, or None"
+        )
+    if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+        raise ConfigError(
+            f"{called} is a ZeroRedundancyOptimizer, of whose state each rank holds a part; give "
+            "None (weights only, no resume), or use an optimizer that is not sharded"
         )
     own = {id(parameter) for parameter in model.parameters()}
     if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
         raise ConfigError(
-            f"the {type(optimizer).__name__} trains no parameter of the model; give the optimizer "
-            "that was made with model.parameters()"
+            f"the {type(optimizer).__name__}{f' ({name})' if name else ''} trains no parameter of "
+            "the model; give the optimizer that was made with model.parameters()"
+            + (", and a model that holds all networks, such as nn.ModuleDict" if name else "")
         )
     return optimizer
+
+
+def check_scalars(values: Mapping[str, object]) -> dict[str, Any]:
+    """Return the numbers that a loop logs, by name; None stands for one that is not there."""
+    for name, value in values.items():
+        # Checked once a name: what is known was accepted.
+        if name not in _scalar_names:
+            if not is_scalar_name(name):
+                raise ConfigError(
+                    f"{name!r} is not accepted as the name of a number to log; accepted: up to 100 "
+                    "letters, digits, _, - and . that are not the name of a recorded array"
+                )
+            _scalar_names.add(name)
+        check_number(name, value)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+_scalar_names: set[str] = set()
 
 
 def check_number(name: str, value: object) -> None:

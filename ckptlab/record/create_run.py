@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ckptlab.record.defaults import AUTO, CODEC
 from ckptlab.record.environment import describe_environment
 from ckptlab.record.pipeline.buffers import block_size, bytes_per_step
 from ckptlab.record.schedule import Schedule
@@ -43,7 +44,7 @@ def create_run(
         storage,
         captured.layout,
         block=block_size(step_bytes, memory, planned),
-        codec=codec,
+        codec=CODEC if codec == AUTO else codec,
         attributes={**attributes, **describe_environment(captured.device)},
         optional=gradients,
         mask=mask,

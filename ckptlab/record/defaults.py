@@ -7,6 +7,9 @@ ARRAYS: tuple[str, ...] = ("weights", "gradients")
 
 STEPS = "0:"
 CODEC = "dense"
+AUTO = "auto"
+"""Stands for the densest codec that keeps up with the training."""
+
 MEMORY = "1GiB"
 FLUSH_SECONDS = 60.0
 SYNC_SECONDS = 10.0

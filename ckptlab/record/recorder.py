@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckptlab.errors import CkptlabError, RecordingError
+from ckptlab.errors import RecordingError
 from ckptlab.record import arguments, defaults
-from ckptlab.record.create_run import create_run
-from ckptlab.record.distributed import rank, ranks
+from ckptlab.record.distributed import Peers, rank
+from ckptlab.record.distributed import ranks as count_ranks
 from ckptlab.record.left_open import LeftOpenError, close_left_open, forget, remember
 from ckptlab.record.memory import parse_memory
-from ckptlab.record.pipeline.step_capture import StepCapture, StepInfo
-from ckptlab.record.restore import restore, restore_beside
-from ckptlab.record.signals import Interrupts
-from ckptlab.record.state.model_tensors import capture, warn_of_extra_state
+from ckptlab.record.opening import Opening
+from ckptlab.record.session import Session
+from ckptlab.record.state.model_tensors import capture
+from ckptlab.record.state.training import Training
 from ckptlab.record.stats import RecorderStats
-from ckptlab.record.update_watch import Number, UpdateWatch
+from ckptlab.record.update_watch import Number
 from ckptlab.store.backends.base import Storage
 from ckptlab.store.backends.open import open_storage
 from ckptlab.store.format.block import Evaluation
-from ckptlab.store.format.codecs import require_public
-from ckptlab.store.write.writer import StoreWriter
 
 
 class Recorder:
@@ -44,16 +41,18 @@ class Recorder:
     path : str, path-like or Storage
         Where the run is written: a local path or a URL such as ``s3://bucket/run.zarr``.
     model : Module
-        Any module; compiled and DistributedDataParallel ones are unwrapped, and of several ranks
-        only the first writes.
-    optimizer : Optimizer, optional
-        The one that trains the model; stored after every block, so that training can resume.
+        Any module; compiled and DistributedDataParallel ones are unwrapped. Several networks are
+        one module: ``nn.ModuleDict({"generator": g, "discriminator": d})``.
+    optimizer : Optimizer, or list or dict of str to Optimizer, optional
+        What trains the model; stored after every block, so that training can resume. Of several,
+        a step counts once, whichever of them it updates.
     steps : str
         Which steps: ``"0:2000, 2000:20000:100"``, ``"log:20"``. The last state is always recorded.
     arrays : str or sequence of str
         Large arrays: ``weights``, which always are recorded, and optionally ``gradients``.
     codec : str
-        ``dense``, ``fast`` or ``raw`` (not compressed): the smaller, the more it costs.
+        ``dense``, ``fast`` or ``raw`` (not compressed): the smaller, the more it costs. ``auto`` is
+        the densest that keeps up with the first steps.
     memory : int or str
         Upper bound for the buffers; sets the steps of a block.
     flush_seconds : float
@@ -67,8 +66,12 @@ class Recorder:
         How long to retry an object store that stops answering; full buffers then stop training.
     include, exclude : str or sequence of str, optional
         Patterns of the names to record.
-    resume : bool
-        Continue the run at `path`, with its block, codec and arrays: restores model and optimizer.
+    resume : bool or "auto"
+        Continue the run at `path`, with its block, codec and arrays: restores model, optimizers and
+        attached state. ``auto`` begins a new run where there is none.
+    at : int, optional
+        With `resume`: the step that the model is at already, restored by other means, such as a
+        trainer's checkpoint. Nothing is restored, and steps recorded after it are dropped.
     overwrite : bool
         Replace the run at `path`.
     total_steps : int, optional
@@ -77,6 +80,9 @@ class Recorder:
         Lets `steps` use ``ep``.
     start : int
         Updates the model has had when recording begins.
+    ranks : str
+        Of several processes: ``first`` records the one network that all train, by the first of
+        them; with ``each``, every process that opens a recorder records alone, to its own path.
     mask : ndarray of bool, shape (param,), optional
         Which weights a sparse training keeps. It is stored, not applied.
     config, seeds, attributes : mapping, namespace or dataclass, optional
@@ -111,7 +117,7 @@ class Recorder:
         self,
         path: str | os.PathLike[str] | Storage,
         model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: arguments.Optimizers = None,
         *,
         steps: str = defaults.STEPS,
         arrays: str | Sequence[str] = ("weights",),
@@ -123,59 +129,67 @@ class Recorder:
         outage_seconds: float = defaults.OUTAGE_SECONDS,
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
-        resume: bool = False,
+        resume: bool | Literal["auto"] = False,
+        at: int | None = None,
         overwrite: bool = False,
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
         start: int = 0,
+        ranks: Literal["first", "each"] = "first",
         mask: npt.NDArray[np.bool_] | None = None,
         config: Any = None,
         seeds: Any = None,
         attributes: Any = None,
     ) -> None:
-        require_public(codec)
+        arguments.check_codec(codec)
+        self._alone = arguments.check_ranks(ranks) == "each" or count_ranks() == 1
+        self._writes = self._alone or rank() == 0  # the others restore and count
         self.step_number = self._start = arguments.check_count("start", start)
         self._schedule = arguments.check_steps(steps, steps_per_epoch)
         self._flush_seconds = arguments.check_seconds("flush_seconds", flush_seconds)
-        seconds = arguments.check_seconds("sync_seconds", sync_seconds)
-        # What is synced must be the same to every rank, on whichever host: everything.
-        self._sync_seconds = seconds if ranks() == 1 else 0.0
+        sync = arguments.check_seconds("sync_seconds", sync_seconds)
         if total_steps is not None:
             total_steps = arguments.check_count("total_steps", total_steps)
-        self._total_steps = total_steps
         outage = arguments.check_seconds("outage_seconds", outage_seconds)
-        self._storage = open_storage(arguments.check_path(path), fsync=fsync, outage_seconds=outage)
-        self.path = self._storage.path
+        storage = open_storage(arguments.check_path(path), fsync=fsync, outage_seconds=outage)
+        self.path = storage.path
         names = arguments.check_names("include", include), arguments.check_names("exclude", exclude)
         # Again on opening: a model that is moved to a device until then has other buffers.
         self._capture = partial(capture, model, include=names[0], exclude=names[1])
         self._captured = self._capture()
-        self._optimizer = arguments.check_optimizer(optimizer, model)
-        self._resume = resume
-        config = arguments.plain_mapping("config", config)
-        self._plan = {"config": config, "total_steps": total_steps}
-        self._settings: dict[str, Any] = {
-            "arrays": arguments.check_arrays(arrays),
-            "codec": codec,
-            "memory": parse_memory(memory),
-            "mask": mask,
-            "overwrite": overwrite,
-            "sync_seconds": self._sync_seconds,
-            "total_steps": total_steps,
-            "attributes": {
-                **arguments.plain_mapping("attributes", attributes),
-                **self._plan,
-                "seeds": arguments.plain_mapping("seeds", seeds),
-                "schedule": self._schedule.text,
-                "steps_per_epoch": steps_per_epoch,
-                "start_step": self._start,
-            },
+        self._training = Training(arguments.check_optimizers(optimizer, model))
+        plan = {"config": arguments.plain_mapping("config", config), "total_steps": total_steps}
+        attributes = {
+            **arguments.plain_mapping("attributes", attributes),
+            **plan,
+            "seeds": arguments.plain_mapping("seeds", seeds),
+            "schedule": self._schedule.text,
+            "steps_per_epoch": steps_per_epoch,
+            "start_step": self._start,
         }
+        self._opening = Opening(
+            storage=storage,
+            schedule=self._schedule,
+            start=self._start,
+            resume=arguments.check_resume(resume, at, overwrite=overwrite),
+            at=at,
+            # What is synced must be the same to every rank, on whichever host: everything.
+            sync_seconds=sync if self._alone else 0.0,
+            plan=plan,
+            create={
+                "arrays": arguments.check_arrays(arrays),
+                "codec": codec,
+                "memory": parse_memory(memory),
+                "mask": mask,
+                "overwrite": overwrite,
+                "total_steps": total_steps,
+                "attributes": attributes,
+            },
+        )
         self._pid = os.getpid()
-        self._writes = rank() == 0  # the others restore and count
-        self._interrupts = Interrupts()
-        self._watch = UpdateWatch(self._is_due)
-        self._info = StepInfo()
+        self._peers: Peers | None = None
+        self._session: Session | None = None
+        self._logged: dict[str, Number] = {}
         self._state = "new"
 
     def __enter__(self) -> Self:
@@ -191,16 +205,8 @@ class Recorder:
         self._state = "closed"
         forget(self.path)
         # A forked child that leaves this block did not open it.
-        if not self._writes or os.getpid() != self._pid:
-            return
-        try:
-            # Signals are still held back: the first must not tear what is being written.
-            self._close(error)
-        finally:
-            self._interrupts.remove()
-            self._watch.remove()
-        if not self._interrupts.acted:
-            self._interrupts.act()
+        if self._session is not None and os.getpid() == self._pid:
+            self._session.end(error)
 
     def open(self) -> Self:
         """Begin to record without a `with` block, as in a notebook, and return the recorder.
@@ -225,25 +231,66 @@ class Recorder:
     @property
     def stats(self) -> RecorderStats:
         """Steps, bytes and waiting so far."""
-        if not self._writes or self._state == "new":
-            return RecorderStats(0, 0, 0, 0, 0.0)
-        committed = len(self._writer.steps)
-        raw = 4 * self._captured.layout.parameters * committed
-        stored = self._writer.weight_bytes
-        steps = self._steps
-        return RecorderStats(steps.recorded, committed, raw, stored, steps.stall_seconds)
+        return RecorderStats(0, 0, 0, 0, 0.0) if self._session is None else self._session.stats()
 
     @property
     def evaluated(self) -> set[int]:
         """Steps for which an evaluation is stored or about to be."""
-        return self._steps.evaluated if self._writes else set()
+        return set() if self._session is None else self._session.steps.evaluated
+
+    @property
+    def updated(self) -> bool:
+        """Whether an optimizer has updated the model since the last `step`."""
+        return self._session is not None and self._session.watch.ahead
+
+    def attach(self, **objects: Any) -> None:
+        """Store the state of further objects with the optimizers', and restore it on resuming.
+
+        Call `step` after whatever changes their state in an iteration, such as a scheduler.
+
+        Parameters
+        ----------
+        **objects : object
+            Schedulers, scalers, samplers and the like: anything with ``state_dict`` and
+            ``load_state_dict``; random generators; and ``rng=True`` for the global random numbers
+            of Python, NumPy, and torch on CPU and CUDA. If the run is resumed, they are set to what
+            it holds: on opening, or now if it is open.
+
+        Raises
+        ------
+        ConfigError
+            If an object has no state.
+        UnsupportedTensorError
+            If its state holds what is neither number, text nor tensor.
+        """
+        if objects.get("rng") and not self._writes:
+            # What the first rank draws is not what this one does.
+            objects = {key: value for key, value in objects.items() if key != "rng"}
+        self._training.attached.add(objects)
+
+    def log(self, **scalars: Number | None) -> None:
+        """Note numbers of the update that the next `step` counts, each an array of its own.
+
+        Parameters
+        ----------
+        **scalars : float or Tensor
+            By name; tensors of one element are copied without waiting for the device.
+        """
+        self._logged |= arguments.check_scalars(scalars)
+
+    def flush(self) -> None:
+        """Commit what is recorded so far, and wait until it survives a power loss."""
+        self._require_open()
+        if self._session is not None:
+            self._session.flush()
 
     def begin_update(self) -> None:
         """Note that an update begins, of which the optimizer's hooks do not tell in a CUDA graph.
 
         An exception before the next `step` then leaves out the state that it may have torn.
         """
-        self._watch.updating = True
+        if self._session is not None:
+            self._session.watch.updating = True
 
     def step(
         self,
@@ -252,6 +299,7 @@ class Recorder:
         accuracy: Number | None = None,
         lr: Number | None = None,
         skipped: bool | torch.Tensor | None = None,
+        **scalars: Number | None,
     ) -> None:
         """Note that one update was done; record it if the schedule says so.
 
@@ -265,6 +313,8 @@ class Recorder:
             Learning rate of the update; by default that of the optimizer's group 0 when it stepped.
         skipped : bool or Tensor, optional
             Whether an AMP scaler skipped the update; by default found out from the optimizer.
+        **scalars : float or Tensor, optional
+            Further numbers of the update, as `log` takes them.
 
         Raises
         ------
@@ -279,23 +329,13 @@ class Recorder:
         arguments.check_number("loss", loss)
         arguments.check_number("accuracy", accuracy)
         arguments.check_number("lr", lr)
+        self.log(**scalars)
+        logged, self._logged = self._logged, {}
         self.step_number += 1
-        if not self._writes:
-            return
-        self._steps.check()
-        seen = self._watch.finish_step()
-        self._info = StepInfo(
-            _detach(loss),
-            _detach(accuracy),
-            seen.lr if lr is None else _detach(lr),
-            seen.skipped if skipped is None else skipped,
-        )
-        if self.step_number in self._schedule:
-            self._steps.record(self.step_number, self._info, taken=seen.single)
-        else:
-            self._steps.flush_if_late()
-        if self._interrupts.pending is not None:
-            self._interrupts.act()
+        if self._peers is not None:
+            self._peers.compare(self._captured.parameters)
+        if self._session is not None:
+            self._session.step(loss, accuracy, lr, skipped, logged)
 
     def evaluate(self, *, loss: Number | None = None, accuracy: Number | None = None) -> None:
         """Add an evaluation on the test set at the current step, in one call or in several.
@@ -306,95 +346,40 @@ class Recorder:
             Mean loss; fraction of examples classified correctly.
         """
         self._require_open()
-        if self._writes:
-            arguments.check_number("loss", loss)
-            arguments.check_number("accuracy", accuracy)
+        arguments.check_number("loss", loss)
+        arguments.check_number("accuracy", accuracy)
+        if self._session is not None:
             numbers = [float("nan") if v is None else float(v) for v in (loss, accuracy)]
             evaluation = Evaluation(step=self.step_number, loss=numbers[0], accuracy=numbers[1])
-            self._steps.evaluate(evaluation)
+            self._session.steps.evaluate(evaluation)
 
     def _open(self, *, hold_signals: bool) -> None:
         if self._state != "new":
             raise RecordingError("this recorder was used already; make a new one")
         close_left_open(self.path)
-        self._captured = self._capture()
-        if self._writes:
-            self._open_writer(hold_signals=hold_signals)
-        elif self._resume:
-            self.step_number = restore_beside(self._storage, self._captured, self._optimizer)
-        self._state = "open"
-
-    def _open_writer(self, *, hold_signals: bool) -> None:
-        captured = self._captured
-        self._writer = writer = (
-            StoreWriter.resume(self._storage, sync_seconds=self._sync_seconds)
-            if self._resume
-            else create_run(self._storage, captured, self._schedule, **self._settings)
-        )
-        try:
-            warn_of_extra_state(captured.model)
-            if self._resume:
-                self._start, self.step_number = restore(
-                    writer, captured, self._optimizer, self._schedule, self._plan
-                )
-            self._steps = StepCapture(
-                writer, captured, self._optimizer, flush_seconds=self._flush_seconds
-            )
-        except BaseException:
-            writer.abandon()
-            raise
-        self._watch.attach(self._optimizer, self._steps.take_gradients)
-        if hold_signals:
-            self._interrupts.install()
-        first = self._steps.last_step < 0 and self.step_number == self._start
-        if first and self._start in self._schedule:
-            try:
-                self._steps.record(self._start, self._info)
-            except BaseException as error:
-                self.__exit__(type(error), error, None)
-                raise
-
-    def _is_due(self) -> bool:
-        """Return whether the update that begins is recorded."""
-        step = self.step_number + 1
-        return step in self._schedule or step == self._total_steps
-
-    def _close(self, error: BaseException | None) -> None:
-        try:
-            lost = self._steps.finish(self.step_number, self._info, exact=self._is_exact(error))
-            self._steps.close()
-            self._steps.check()
-            self._writer.finish("complete" if error is None and lost is None else "interrupted")
-        except BaseException as failure:
-            self._steps.close()
-            self._writer.abandon()
-            if failure is error:
-                return
-            if error is None or isinstance(failure, CkptlabError):
-                raise
-            if not isinstance(failure, Exception):
-                raise
-            # Such as a lost device: what the loop failed of says more.
-            warnings.warn(f"the last steps could not be recorded: {failure}", stacklevel=3)
+        captured = self._captured = self._capture()
+        if self._alone:
+            found = self._opening.finds_run()
+        else:
+            self._peers = Peers()
+            found = self._opening.meet(self._peers, captured, first=self._writes)
+        if not self._writes:
+            self.step_number = self._opening.open_beside(captured, self._training, found=found)
+            self._state = "open"
             return
-        if lost is not None and not isinstance(error, RecordingError):
-            raise lost
-
-    def _is_exact(self, error: BaseException | None) -> bool:
-        """Return whether model and optimizer are in the state after the counted updates."""
-        if self._watch.ahead or isinstance(error, RecordingError):
-            return False
-        if error is None or self._interrupts.acted:
-            return True
-        # A forward pass since the last update may have changed buffers that are not recorded yet.
-        whole = self._steps.last_step == self.step_number or not self._captured.buffers
-        return self._watch.attached and whole
+        self._session = session = Session(
+            self._opening, captured, self._training, found=found, flush_seconds=self._flush_seconds
+        )
+        self.step_number = session.step_number
+        if hold_signals:
+            session.interrupts.install()
+        try:
+            session.begin()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        self._state = "open"
 
     def _require_open(self) -> None:
         if self._state != "open":
             raise RecordingError("the recorder records inside its `with` block, or after open()")
-
-
-def _detach(value: Number | None) -> Number | None:
-    """Let go of the graph that a loss holds."""
-    return value.detach() if isinstance(value, torch.Tensor) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,9 +13,8 @@ from ckptlab.errors import ConfigError, LayoutError, RecordingError
 from ckptlab.record.pipeline.buffers import HOST_SERIES, BlockBuffer
 from ckptlab.record.schedule import Schedule
 from ckptlab.record.state.model_tensors import Capture
-from ckptlab.record.state.optimizer import read_row, restore_state
+from ckptlab.record.state.training import Training
 from ckptlab.store.backends.base import Storage
-from ckptlab.store.format.block import Anchor
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.read.power_loss import surviving_lengths
 from ckptlab.store.read.reader import open_latest, read_root
@@ -49,13 +47,13 @@ def require_same_layout(stored: Layout, given: Layout) -> None:
 def restore(
     writer: StoreWriter,
     captured: Capture,
-    optimizer: torch.optim.Optimizer | None,
+    training: Training,
     schedule: Schedule,
     plan: Mapping[str, Any],
 ) -> tuple[int, int]:
-    """Set model, optimizer and writer to the last anchor; return the run's first step and its step.
+    """Set model, optimizers, attached state and writer to the last anchor.
 
-    What `plan` sets replaces the run's attributes.
+    Return the run's first step and its step. What `plan` sets replaces the run's attributes.
     """
     require_resumable(writer, captured, schedule)
     start = step = int(writer.attributes.get("start_step", 0))
@@ -64,7 +62,7 @@ def restore(
         step = writer.anchors[-1]
         stored = writer.stored()
         load_model(captured, lambda name: stored.snapshot(step, name))
-        _restore_optimizer(optimizer, captured, stored.anchor(step))
+        training.restore(captured, stored.anchor(step))
         # A last state outside the schedule would not be there had the run gone on.
         kept = writer.steps.index(step) + (step in schedule)
     writer.set_attributes(**{key: value for key, value in plan.items() if value})
@@ -73,10 +71,43 @@ def restore(
     return start, step
 
 
-def restore_beside(
-    storage: Storage, captured: Capture, optimizer: torch.optim.Optimizer | None
+def go_on_at(
+    writer: StoreWriter, captured: Capture, step: int, schedule: Schedule, plan: Mapping[str, Any]
 ) -> int:
-    """Set model and optimizer to the last anchor on a rank that does not write; return its step.
+    """Cut the run after `step`, at which the model is already; return the run's first step.
+
+    Raises ConfigError if the run does not reach the step, or holds another state there.
+    """
+    require_resumable(writer, captured, schedule)
+    start = int(writer.attributes.get("start_step", 0))
+    kept = [recorded for recorded in writer.steps if recorded <= step and recorded in schedule]
+    wanted = schedule.steps(step + 1)
+    wanted = wanted[wanted >= start]
+    if step < start or len(kept) < len(wanted):
+        end = f"ends at step {kept[-1]}" if kept else "holds no step before"
+        raise ConfigError(
+            f"at={step}: the run begins at step {start} and {end}, so that steps would be missing; "
+            "begin from an earlier checkpoint, or record to another path with start=",
+            parameter="at",
+        )
+    if step in writer.steps:
+        recorded = captured.layout.split({"weights": writer.stored().snapshot(step)})
+        for tensor, parameter in zip(captured.layout.tensors, captured.parameters, strict=True):
+            if not np.array_equal(
+                recorded[tensor.name], parameter.detach().float().cpu().numpy(), equal_nan=True
+            ):
+                raise ConfigError(
+                    f"at={step}: parameter {tensor.name!r} is not what the run recorded at that "
+                    "step; load the checkpoint of that step first, or record to another path",
+                    parameter="at",
+                )
+    writer.set_attributes(**{key: value for key, value in plan.items() if value})
+    writer.cut(len(kept), later=True)
+    return start
+
+
+def restore_beside(storage: Storage, captured: Capture, training: Training) -> int:
+    """Set model and optimizers to the last anchor on a rank that does not write; return its step.
 
     Raises RecordingError where the first rank, which resumes the run, may go by more than this one
     sees.
@@ -93,28 +124,8 @@ def restore_beside(
         return int(stored.attributes.get("start_step", 0))
     step = int(stored.anchors[-1])
     load_model(captured, lambda name: stored.snapshot(step, name))
-    _restore_optimizer(optimizer, captured, stored.anchor(step))
+    training.restore(captured, stored.anchor(step))
     return step
-
-
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer | None, captured: Capture, anchor: Anchor | None
-) -> None:
-    """Set the optimizer to an anchor; its state must neither be dropped nor made up."""
-    if anchor is None:
-        return
-    stored = bool(anchor.row and read_row(anchor.row)[0])
-    if stored and optimizer is None:
-        raise ConfigError(
-            "the run holds the state of its optimizer, which would be lost; give the optimizer "
-            "it was recorded with"
-        )
-    if optimizer is not None and not stored:
-        warnings.warn(
-            "the run was recorded without its optimizer, which starts without a state",
-            stacklevel=6,
-        )
-    restore_state(optimizer, captured, anchor)
 
 
 @torch.no_grad()
@@ -135,6 +146,8 @@ def refill(buffer: BlockBuffer, writer: StoreWriter) -> None:
     if not buffer.count:
         return
     stored = writer.stored()
+    for name in writer.scalars:
+        buffer.add_scalar(name)
     for name, rows in buffer.device_rows.items():
         if name in buffer.views:
             values = stored.array(name).read_block(buffer.start // writer.block)

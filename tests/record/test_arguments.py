@@ -30,6 +30,12 @@ from tests.record.loops import everything, record, run, small
         ({"sync_seconds": "10"}, "sync_seconds='10' is not accepted"),
         ({"arrays": "gradient"}, "Did you mean 'gradients'"),
         ({"include": 3}, r'include=3 is not accepted; accepted: strings such as \["layer1'),
+        ({"codec": "zip"}, "codec 'zip'"),
+        ({"resume": "yes"}, "resume='yes' is not accepted; accepted: True, False, 'auto'"),
+        ({"resume": True, "overwrite": True}, "goes on with the run that overwrite=True replaces"),
+        ({"at": 3}, "at=3 is a step of a run that is resumed; give resume=True"),
+        ({"resume": True, "at": -1}, "at=-1 is not accepted"),
+        ({"ranks": "all"}, "ranks='all' is not accepted; accepted: 'first', 'each'"),
         ({"config": 3}, "config is a int; accepted: a mapping, a namespace or a dataclass"),
     ],
 )
@@ -61,12 +67,21 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, kind):
     assert not (tmp_path / "~").exists()
 
 
-def test_a_list_of_optimizers_is_refused_before_an_update(tmp_path):
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        (lambda o: small, "optimizer is a function; accepted: a torch.optim.Optimizer, a list"),
+        (lambda o: [], "names no optimizer, or one twice"),
+        (lambda o: [o, o], "names no optimizer, or one twice"),
+        (lambda o: {"a b": o}, "optimizer 'a b' has a name that is not accepted"),
+        (lambda o: {"a": 3}, "optimizer 'a' is a int"),
+        (lambda o: [o, small()[1]], r"the SGD \(1\) trains no parameter.*nn.ModuleDict"),
+    ],
+)
+def test_optimizers_are_checked_before_an_update(tmp_path, wrong, problem):
     model, optimizer = small()
-    with pytest.raises(ConfigError, match=r"optimizer is a list; accepted: one torch.optim"):
-        record(tmp_path / "run", model, [optimizer])
-    with pytest.raises(ConfigError, match=r"optimizer is a function"):
-        record(tmp_path / "run", model, small)
+    with pytest.raises(ConfigError, match=problem):
+        record(tmp_path / "run", model, wrong(optimizer))
 
 
 def test_an_optimizer_of_another_model_is_refused(tmp_path):

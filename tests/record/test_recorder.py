@@ -448,7 +448,7 @@ def test_buffers_a_forward_pass_moved_are_not_recorded_as_the_last_state(tmp_pat
 
 def as_after_a_signal(recorder):
     """A signal comes at the end of a step, when nothing has moved since; so does this."""
-    recorder._interrupts.acted = True
+    recorder._session.interrupts.acted = True
 
 
 @pytest.mark.parametrize("steps", ["0:", "0:40:3", "log:5", "2:7,10:12"])

@@ -57,7 +57,7 @@ def test_a_rate_that_is_a_tensor_is_that_of_the_update():
     rate = torch.tensor(0.5)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     watch = UpdateWatch(lambda: False)
-    watch.attach(optimizer, lambda: None)
+    watch.attach({"": optimizer}, lambda _: None)
     model(torch.randn(8, 3)).sum().backward()
     optimizer.step()
     rate.fill_(0.1)  # a scheduler moves on in place

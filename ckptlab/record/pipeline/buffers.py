@@ -79,6 +79,8 @@ class BlockBuffer:
         device = captured.device
         layout = captured.layout
         self._device = device
+        self._block = block
+        self.scalars: list[str] = []
         self._cuda = device.type == "cuda"
         sizes = {"weights": (layout.parameters, torch.float32)}
         if gradients:
@@ -114,6 +116,15 @@ class BlockBuffer:
             self.views["gradients"] = self._views("gradients", shapes)
         for array, live in captured.buffers.items():
             self.views[array] = self._views(array, [tensor.shape for tensor in live])
+
+    def add_scalar(self, name: str) -> None:
+        """Make room for a number that the training loop logs, NaN until it does."""
+        rows = torch.full((self._block, 1), torch.nan, dtype=torch.float64, device=self._device)
+        self.device_rows[name] = rows
+        if self._cuda:
+            self._host[name] = torch.full_like(rows, torch.nan, device="cpu").pin_memory()
+        self.rows[name] = rows.unbind()
+        self.scalars.append(name)
 
     def _items(self) -> Any:
         return self.device_rows.items()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ckptlab.record.pipeline.buffers import BY_TENSOR, BlockBuffer
 from ckptlab.record.pipeline.flatten import norms_at
 
 
@@ -71,6 +72,50 @@ class GradientNorms:
             index = torch.tensor(present, device=self._sizes.device)
             self._chosen[present] = index, self._sizes[index]
         return self._chosen[present]
+
+
+class Gradients:
+    """Record gradients and their norms: of all parameters, or of those that one optimizer trains.
+
+    The norms of one alone are those of all, also where it trains some.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[torch.nn.Parameter],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+    ) -> None:
+        self._parameters = parameters
+        self._all = GradientNorms(parameters)
+        self._parts: dict[str, tuple[list[int], torch.Tensor, GradientNorms]] = {}
+        for name, optimizer in optimizers.items() if len(optimizers) > 1 else ():
+            trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            own = [i for i, parameter in enumerate(parameters) if id(parameter) in trained]
+            index = torch.tensor(own, device=parameters[0].device)
+            self._parts[name] = own, index, GradientNorms([parameters[i] for i in own])
+
+    def record(self, buffer: BlockBuffer, slot: int, optimizer: str | None = None) -> bool:
+        """Write those of all, or of one of several optimizers; return whether there are any."""
+        norm, mean = (buffer.rows[name][slot] for name in BY_TENSOR)
+        places = buffer.views["gradients"][slot] if "gradients" in buffer.views else None
+        if optimizer not in self._parts:
+            if places is not None:
+                write_gradients(self._parameters, places)
+            return self._all.write(norm, mean)
+        own, index, norms = self._parts[optimizer]
+        parts = torch.empty((2, len(own)), device=index.device)
+        found = norms.write(*parts)
+        norm.index_copy_(0, index, parts[0])
+        mean.index_copy_(0, index, parts[1])
+        if places is not None:
+            write_gradients([self._parameters[i] for i in own], [places[i] for i in own])
+        return found
+
+    def leave_out(self, buffer: BlockBuffer, slot: int) -> None:
+        """Write NaN, of which the gradients of each optimizer may then replace its own."""
+        for name in (*BY_TENSOR, "gradients"):
+            if name in buffer.rows:
+                buffer.rows[name][slot].fill_(torch.nan)
 
 
 def write_gradients(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,16 +13,13 @@ import torch
 from ckptlab.cores import count_cores
 from ckptlab.errors import CkptlabError, RecordingError, UnsupportedTensorError
 from ckptlab.record.pipeline.buffers import BlockBuffer
+from ckptlab.record.pipeline.calibrate import choose_codec
 from ckptlab.record.pipeline.flatten import Flattener
-from ckptlab.record.pipeline.gradients import (
-    GradientNorms,
-    write_gradients,
-    writes_into_gradients,
-)
+from ckptlab.record.pipeline.gradients import Gradients, writes_into_gradients
 from ckptlab.record.pipeline.writer_thread import Commit, WriterThread
 from ckptlab.record.restore import refill
 from ckptlab.record.state.model_tensors import Capture
-from ckptlab.record.state.optimizer import copy_state
+from ckptlab.record.state.training import Training
 from ckptlab.record.update_watch import Number
 from ckptlab.store.format.block import Evaluation
 from ckptlab.store.format.codecs import CODECS
@@ -39,6 +37,7 @@ class StepInfo:
     accuracy: Number | None = None
     lr: Number | None = None
     skipped: bool | torch.Tensor = False
+    scalars: Mapping[str, Number | None] = field(default_factory=dict)
 
 
 class StepCapture:
@@ -60,9 +59,10 @@ class StepCapture:
         self,
         writer: StoreWriter,
         captured: Capture,
-        optimizer: torch.optim.Optimizer | None,
+        training: Training,
         *,
         flush_seconds: float,
+        choose_codec: bool = False,
     ) -> None:
         cuda = captured.device.type == "cuda"
         self._start = int(writer.attributes.get("start_step", 0))
@@ -72,8 +72,9 @@ class StepCapture:
         self.stall_seconds = 0.0
         self._writer = writer
         self._captured = captured
-        self._optimizer = optimizer
+        self._training = training
         self._flush_seconds = flush_seconds
+        self._codec_is_open = choose_codec
         self._evaluations: list[Evaluation] = []
         self._stall = 0.0
         self._base_time = _last_time(writer)
@@ -81,7 +82,7 @@ class StepCapture:
         self._side = torch.cuda.Stream(captured.device) if cuda else None
         # Without compression there is nothing to give way with: it must be done before the next.
         self._gives_way = not cuda and not CODECS[writer.attributes["codec"]].by_step
-        self._norms = GradientNorms(captured.parameters)
+        self._gradients = Gradients(captured.parameters, training.optimizers)
         self._flatteners = {"weights": Flattener(captured.parameters, captured.require_forms)}
         self._flatteners |= {array: Flattener(live) for array, live in captured.buffers.items()}
         self._taken = False
@@ -123,10 +124,12 @@ class StepCapture:
             self._evaluations.append(evaluation)
 
     @torch.no_grad()
-    def take_gradients(self) -> None:
-        """Copy the gradients into the next row, before the optimizer writes into them."""
+    def take_gradients(self, optimizer: str) -> None:
+        """Copy an optimizer's gradients into the next row, before it writes into them."""
         buffer = self._buffer or self._next_buffer()
-        self._record_gradients(buffer, buffer.count)
+        if len(self._training.optimizers) > 1 and not self._taken:
+            self._gradients.leave_out(buffer, buffer.count)
+        self._record_gradients(buffer, buffer.count, optimizer)
         self._taken = True
 
     @torch.no_grad()
@@ -147,16 +150,20 @@ class StepCapture:
         for array, flattener in self._flatteners.items():
             flattener.copy(rows[array][slot], buffer.views[array][slot])
         if step == self._start:  # before any update, there is no gradient of one
-            self._leave_gradients_out(buffer, slot)
+            self._gradients.leave_out(buffer, slot)
         elif not (taken and self._taken):
-            if final and writes_into_gradients(self._optimizer):
-                self._leave_gradients_out(buffer, slot)
+            if final and any(map(writes_into_gradients, self._training.optimizers.values())):
+                self._gradients.leave_out(buffer, slot)
             else:
                 self._record_gradients(buffer, slot)
         self._taken = False
         _put(rows["loss"][slot], info.loss)
         _put(rows["batch_accuracy"][slot], info.accuracy)
         _put(rows["lr"][slot], info.lr)
+        for name in info.scalars.keys() - rows.keys():
+            buffer.add_scalar(name)
+        for name in buffer.scalars:
+            _put(rows[name][slot], info.scalars.get(name))
         now = time.perf_counter()
         buffer.series["step"][slot] = step
         buffer.series["wall_time"][slot] = self._base_time + now - self._clock
@@ -212,26 +219,27 @@ class StepCapture:
             return error
         return None
 
+    def drain(self, *, exact: bool) -> None:
+        """Flush, and wait until everything handed over is committed and synced."""
+        self.flush(exact=exact)
+        last = Commit(None, 0, None, [], last=False)
+        self._thread.put(last)
+        self._waited(self._thread.wait_encoded(last))
+
     def close(self) -> None:
         """Wait until everything handed over is committed, or has failed."""
         self._thread.close()
 
-    def _leave_gradients_out(self, buffer: BlockBuffer, slot: int) -> None:
-        for name in ("gradient_norm", "gradient_mean_abs", "gradients"):
-            if name in buffer.rows:
-                buffer.rows[name][slot].fill_(torch.nan)
-
-    def _record_gradients(self, buffer: BlockBuffer, slot: int) -> None:
-        rows = buffer.rows
-        found = self._norms.write(rows["gradient_norm"][slot], rows["gradient_mean_abs"][slot])
+    def _record_gradients(
+        self, buffer: BlockBuffer, slot: int, optimizer: str | None = None
+    ) -> None:
+        found = self._gradients.record(buffer, slot, optimizer)
         if (not found or self._thread.zeroed) and not self._warned:
             self._warned = True
             warnings.warn(
                 "no gradient was there to record: call recorder.step() before zero_grad()",
                 stacklevel=5,
             )
-        if "gradients" in buffer.views:
-            write_gradients(self._captured.parameters, buffer.views["gradients"][slot])
 
     def _next_buffer(self) -> BlockBuffer:
         buffer, waited = self._thread.take()
@@ -243,8 +251,25 @@ class StepCapture:
         self._block_began = time.perf_counter()
         return buffer
 
+    def _choose_codec(self, buffer: BlockBuffer) -> None:
+        """Choose by the time between the first recorded steps, before any of them is written."""
+        self._codec_is_open = False
+        seconds = np.diff(buffer.series["wall_time"][: buffer.count])
+        if not len(seconds):
+            return
+        spare = max(count_cores() - torch.get_num_threads(), 0)
+        codec = choose_codec(
+            self._captured.layout.parameters,
+            float(np.median(seconds)),
+            threads=spare if self._side is None else encoding_threads(),
+        )
+        self._writer.set_codec(codec)
+        self._gives_way &= not CODECS[codec].by_step
+
     def _submit(self, buffer: BlockBuffer, *, exact: bool = True) -> Commit:
-        state = copy_state(self._optimizer, self._captured, self.last_step) if exact else None
+        if self._codec_is_open:
+            self._choose_codec(buffer)
+        state = self._training.copy(self._captured, self.last_step) if exact else None
         buffer.send(buffer.count, self._side)
         full = buffer.count == self._writer.block
         evaluations, self._evaluations = self._evaluations, []

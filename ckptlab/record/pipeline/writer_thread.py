@@ -141,11 +141,14 @@ class WriterThread:
 
     def _commit(self, commit: Commit) -> None:
         if commit.buffer is None:
-            self._writer.write_evaluations(commit.evaluations)
+            if commit.evaluations:
+                self._writer.write_evaluations(commit.evaluations)
+            self._writer.sync()
+            commit.encoded.set()
             return
         buffer, count = commit.buffer, commit.count
         rows = {name: buffer.host(name, count) for name in buffer.views}
-        series = {name: buffer.host(name, count)[:, 0] for name in SCALARS}
+        series = {name: buffer.host(name, count)[:, 0] for name in (*SCALARS, *buffer.scalars)}
         series |= {name: np.ascontiguousarray(buffer.host(name, count).T) for name in BY_TENSOR}
         for slot, skipped in list(buffer.skips.items()):
             buffer.series["skipped"][slot] = bool(skipped)

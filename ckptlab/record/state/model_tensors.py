@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from ckptlab.errors import ConfigError, RecordingError, UnsupportedTensorError
 from ckptlab.record.state.kinds import parameter_kinds
+from ckptlab.record.state.sharding import require_whole
 from ckptlab.store.format.layout import Buffer, Layout, Tensor
 
 EXACT_IN_FLOAT32 = {torch.float32, torch.float16, torch.bfloat16}
@@ -205,8 +206,9 @@ def capture(
         If a parameter or buffer cannot be stored exactly.
     ConfigError
         If nothing is left to record, a shape is not known yet, or parameters lie on several
-        devices.
+        devices or are sharded between processes.
     """
+    require_whole(model)
     bare = unwrap(model)
 
     def wanted(name: str) -> bool:

@@ -1,7 +1,7 @@
-"""Turn an optimizer's state into arrays and one byte row, and back, exactly.
+"""Turn the state of optimizers and of what a user attached into arrays and one byte row, and back.
 
 Parameter-shaped states become vectors over the parameters; everything else (step counts, odd
-shapes, hyperparameters) goes into safetensors with a JSON header.
+shapes, hyperparameters) goes into safetensors with a JSON header. It comes back exactly.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from ckptlab.errors import CorruptError, LayoutError, UnsupportedTensorError
+from ckptlab.errors import CorruptError, LayoutError
+from ckptlab.record.state.attached import Attached
 from ckptlab.record.state.model_tensors import Capture
+from ckptlab.record.state.packing import pack, unpack
 from ckptlab.store.format.block import Anchor
 from ckptlab.store.format.schema import OPTIMIZER, is_optimizer_name
 
@@ -57,43 +59,88 @@ class OptimizerState:
         return Anchor(step=self.step, states=states, row=row)
 
 
+Optimizers = Mapping[str, torch.optim.Optimizer]
+"""By name; one alone has an empty name."""
+
+
+def named(optimizer: torch.optim.Optimizer | None) -> Optimizers:
+    """Return one optimizer, or none, by name."""
+    return {} if optimizer is None else {"": optimizer}
+
+
 def copy_state(
     optimizer: torch.optim.Optimizer | None, captured: Capture, step: int
 ) -> OptimizerState:
-    """Copy an optimizer's state, as it is after `step`, without waiting for the device."""
+    """Copy one optimizer's state, as `copy_states` does."""
+    return copy_states(named(optimizer), captured, step)
+
+
+def copy_states(
+    optimizers: Optimizers, captured: Capture, step: int, attached: Attached | None = None
+) -> OptimizerState:
+    """Copy the states, as they are after `step`, without waiting for the device."""
     result = OptimizerState(step)
-    if optimizer is None:
-        return result
     present: dict[str, list[str]] = {}
+    headers = {
+        name: _copy_one(optimizer, captured, result, present, _section(name))
+        for name, optimizer in optimizers.items()
+    }
+    if "" in headers:
+        result.header = headers[""]
+    elif headers:
+        # Readers find the arrays of an anchor by `present`, whoever wrote into them.
+        result.header = {"present": present, "optimizers": headers}
+    if attached is not None and (states := attached.copy(result.odd)):
+        result.header = {**result.header, "attached": states}
+    if captured.device.type == "cuda" and result.header:
+        result.copied = torch.cuda.Event()
+        result.copied.record(torch.cuda.current_stream(captured.device))
+    return result
+
+
+def _section(name: str) -> str:
+    return f"optimizer/{name}/" if name else ""
+
+
+def _copy_one(
+    optimizer: torch.optim.Optimizer,
+    captured: Capture,
+    result: OptimizerState,
+    present: dict[str, list[str]],
+    section: str,
+) -> dict[str, Any]:
+    """Copy one optimizer's state into `result`; return its header.
+
+    `present` is added to: a state that another optimizer has put into an array stays odd.
+    """
+    own: dict[str, list[str]] = {}
     dtypes: dict[str, dict[str, str]] = {}
     plain: dict[str, dict[str, Any]] = {}
     for tensor, parameter in zip(captured.layout.tensors, captured.parameters, strict=True):
         for key, value in optimizer.state.get(parameter, {}).items():
-            name = f"state/{tensor.name}/{key}"
+            name = f"{section}state/{tensor.name}/{key}"
             if not isinstance(value, torch.Tensor) or "/" in key:
                 plain.setdefault(tensor.name, {})[key] = pack(value, name, result.odd)
-            elif _is_vector(value, parameter, key):
+            elif _is_vector(value, parameter, key) and tensor.name not in present.get(key, ()):
                 vector = result.vectors.get(key)
                 if vector is None:
                     size, device = captured.layout.parameters, parameter.device
                     vector = torch.full((size,), torch.nan, device=device)
                     result.vectors[key] = vector
                 vector[tensor.stretch].view(parameter.shape).copy_(value)
-                present.setdefault(key, []).append(tensor.name)
+                own.setdefault(key, []).append(tensor.name)
                 if value.dtype is not torch.float32:
                     dtypes.setdefault(key, {})[tensor.name] = str(value.dtype)[6:]
             else:
                 result.odd[name] = value.detach().clone()
-    groups = _copy_groups(optimizer, result.odd)
-    result.header = {"present": present, "dtypes": dtypes, "plain": plain, "groups": groups}
-    if captured.device.type == "cuda":
-        result.copied = torch.cuda.Event()
-        result.copied.record(torch.cuda.current_stream(captured.device))
-    return result
+    for key, names in own.items():
+        present.setdefault(key, []).extend(names)
+    groups = _copy_groups(optimizer, result.odd, section)
+    return {"present": own, "dtypes": dtypes, "plain": plain, "groups": groups}
 
 
 def _copy_groups(
-    optimizer: torch.optim.Optimizer, odd: dict[str, torch.Tensor]
+    optimizer: torch.optim.Optimizer, odd: dict[str, torch.Tensor], section: str
 ) -> list[dict[str, Any]]:
     """Return the hyperparameters that JSON holds; those that are tensors go to `odd`."""
     groups = []
@@ -101,7 +148,7 @@ def _copy_groups(
         options = {}
         for key, value in group.items():
             if isinstance(value, torch.Tensor):
-                odd[f"group/{index}/{key}"] = value.detach().clone()
+                odd[f"{section}group/{index}/{key}"] = value.detach().clone()
             elif key != "params" and _is_json(value):
                 options[key] = value
         groups.append(options)
@@ -111,15 +158,45 @@ def _copy_groups(
 def restore_state(
     optimizer: torch.optim.Optimizer | None, captured: Capture, anchor: Anchor
 ) -> None:
-    """Set an optimizer to the state of an anchor; LayoutError unless it is one of its kind.
+    """Set one optimizer to the state of an anchor, as `restore_states` does."""
+    restore_states(named(optimizer), captured, anchor)
+
+
+def recorded_optimizers(header: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the headers of the optimizers that an anchor's header holds, by name."""
+    several: dict[str, dict[str, Any]] = header.get("optimizers", {})
+    return {"": dict(header)} if "groups" in header else several
+
+
+def restore_states(optimizers: Optimizers, captured: Capture, anchor: Anchor) -> None:
+    """Set optimizers to the states of an anchor; LayoutError unless they are of their kinds.
 
     No optimizer, and an anchor of none, are left alone.
     """
-    if optimizer is None or not anchor.row:
+    if not optimizers or not anchor.row:
         return
     header, odd = read_row(anchor.row)
-    if not header:
+    headers = recorded_optimizers(header)
+    if not headers:
         return
+    if headers.keys() != optimizers.keys():
+        recorded, given = (", ".join(names) or "one alone" for names in (headers, optimizers))
+        raise LayoutError(
+            f"the run was recorded with the optimizers {recorded}; given: {given}. Give them as "
+            "they were recorded, by the same names"
+        )
+    for name, optimizer in optimizers.items():
+        _restore_one(optimizer, captured, anchor, headers[name], odd, _section(name))
+
+
+def _restore_one(
+    optimizer: torch.optim.Optimizer,
+    captured: Capture,
+    anchor: Anchor,
+    header: Mapping[str, Any],
+    odd: Mapping[str, torch.Tensor],
+    section: str,
+) -> None:
     by_parameter = dict(zip(captured.parameters, captured.layout.tensors, strict=True))
     groups = header["groups"]
     if len(groups) != len(optimizer.param_groups):
@@ -127,6 +204,7 @@ def restore_state(
             f"the optimizer has {len(optimizer.param_groups)} parameter groups, "
             f"the recording {len(groups)}; build it as it was recorded"
         )
+    odd = {n.removeprefix(section): tensor for n, tensor in odd.items() if n.startswith(section)}
     _require_same_kind(optimizer, groups, odd)
     state: dict[int, dict[str, Any]] = {}
     packed = []
@@ -217,43 +295,6 @@ def _values_of(
             dtype = header["dtypes"].get(key, {}).get(name, "float32")
             values[key] = vector.to(getattr(torch, dtype))
     return values
-
-
-def pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """Make JSON of a state that is not a tensor; tensors within it are copied to `tensors`.
-
-    Accepts numbers, text, None, and lists, tuples and dicts of these and of tensors, which are
-    named after their place in `name`. Anything but a number, text or None becomes an object whose
-    one key names its type. Raises UnsupportedTensorError for anything else.
-    """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, torch.Tensor):
-        tensors[name] = value.detach().clone()
-        return {"tensor": name}
-    if isinstance(value, list | tuple):
-        items = [pack(item, f"{name}/{index}", tensors) for index, item in enumerate(value)]
-        return {"list" if isinstance(value, list) else "tuple": items}
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: pack(v, f"{name}/{key}", tensors) for key, v in value.items()}}
-    raise UnsupportedTensorError(
-        f"the optimizer's {name!r} is a {type(value).__name__}, which cannot be stored; accepted: "
-        "tensors, numbers, text, None, and lists, tuples and dicts of these. Record without the "
-        "optimizer (weights only, no resume)."
-    )
-
-
-def unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """Undo `pack`."""
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {key: unpack(item, tensors) for key, item in content.items()}
-    items = [unpack(item, tensors) for item in content]
-    return items if kind == "list" else tuple(items)
 
 
 def _is_vector(value: torch.Tensor, parameter: torch.Tensor, key: str) -> bool:

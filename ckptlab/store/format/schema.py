@@ -110,6 +110,33 @@ def series_metadata(series: Series, layout: Layout) -> ArrayMetadata:
     )
 
 
+_TAKEN = re.compile(r"(weights|gradients|mask|tensor|tensor_index|param|byte)\Z|buffer|optimizer_")
+
+
+def is_scalar_name(name: str) -> bool:
+    """Return whether a training loop may log a number under a name, as an array of its own."""
+    # It becomes the name of a folder, which some file systems find in any case.
+    taken = name.lower() in SERIES or _TAKEN.match(name.lower()) is not None
+    return not taken and re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,99}", name) is not None
+
+
+def scalar_metadata() -> ArrayMetadata:
+    """Return the metadata of an array of numbers that the training loop logged."""
+    attributes = {"long_name": "number that the training loop logged", "units": "1"}
+    return zarr_metadata.small(["step"], "float64", "NaN", attributes=attributes)
+
+
+def axis(metadata: ArrayMetadata) -> str:
+    """Return the last dimension of an array, along which it may grow."""
+    return str(metadata["dimension_names"][-1])
+
+
+def is_small(metadata: ArrayMetadata) -> bool:
+    """Return whether an array is a small one along a step axis."""
+    sharded = metadata["codecs"][0]["name"] == "sharding_indexed"
+    return axis(metadata) in zarr_metadata.STEP_AXES and not sharded
+
+
 def array_metadata(
     layout: Layout, *, block: int, codec: str, optional: Iterable[str] = (), masked: bool = False
 ) -> dict[str, ArrayMetadata]:

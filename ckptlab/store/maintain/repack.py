@@ -166,7 +166,7 @@ def _copy(
     )
     try:
         with ThreadPoolExecutor(threads or count_cores(), "ckptlab-encode") as pool:
-            small = {name: source.small(name) for name in schema.SERIES if name in source.metadata}
+            small = {n: source.small(n) for n, m in source.metadata.items() if schema.is_small(m)}
             for start in range(0, len(source.steps), block):
                 _copy_block(source, small, writer, start, pool.map)
                 if progress is not None:
@@ -201,7 +201,7 @@ def _copy_block(
     series = {
         name: values[..., start:stop]
         for name, values in small.items()
-        if schema.SERIES[name].axis == "step"
+        if schema.axis(source.metadata[name]) == "step"
     }
     _require_digests(source, steps, rows["weights"], series["digest"])
     within = [int(a) for a in source.anchors if steps[0] <= a <= steps[-1]]

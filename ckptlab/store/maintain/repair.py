@@ -17,7 +17,7 @@ from ckptlab.store.backends.open import open_storage
 from ckptlab.store.format.codecs import checksummed
 from ckptlab.store.format.constants import CONSTANTS, write_constants
 from ckptlab.store.format.digest import snapshot_digest
-from ckptlab.store.format.schema import SERIES
+from ckptlab.store.format.schema import is_small
 from ckptlab.store.format.small_arrays import blank, chunk_length
 from ckptlab.store.format.zarr_metadata import ArrayMetadata, with_length
 from ckptlab.store.maintain.budget import DEFAULT_MEMORY
@@ -165,7 +165,7 @@ def _changed(storage: Storage, writer: StoreWriter, kept: int) -> Iterable[str]:
     yield ROOT
     for name, document in metadata.items():
         stays = list(committed_keys(name, with_length(document, lengths)))
-        if name in SERIES:
+        if is_small(document):
             del stays[-1]  # its entries past the cut go when it is next written
         yield f"{name}/{ROOT}"
         yield from (key for key in committed_keys(name, document) if key not in stays)

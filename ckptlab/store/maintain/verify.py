@@ -154,7 +154,7 @@ class _Checker:
                 schema.MASK, KEPT, partial(check_mask, self._storage, layout, self._attributes)
             )
         for name, document in self._metadata.items():
-            if name in schema.SERIES and name not in STEP_AXES:
+            if schema.is_small(document) and name not in STEP_AXES:
                 self._check_small(name, document)
             elif is_sharded(document) and not name.startswith(schema.OPTIMIZER):
                 self._check_large(name)
@@ -247,7 +247,7 @@ class _Checker:
             self._try(name, f"{name}/{ROOT}", partial(self._document, name), rebuildable=True)
 
     def _check_small(self, name: str, document: ArrayMetadata) -> None:
-        length, axis = chunk_length(document), schema.SERIES[name].axis
+        length, axis = chunk_length(document), schema.axis(document)
         for position, key in enumerate(committed_keys(name, document)):
             span = self._span(axis, position * length, (position + 1) * length)
             digest = name == "digest"  # which follows from the weights
@@ -256,7 +256,7 @@ class _Checker:
     def _check_chunk(
         self, name: str, key: str, span: tuple[int, int] | None = None, **kind: bool
     ) -> None:
-        if self._lengths[schema.SERIES[name].axis]:
+        if self._lengths[schema.axis(self._metadata[name])]:
             position = int(key.rpartition("/")[2])
             self._try(name, key, partial(self._chunk, name, position), span, **kind)
         else:

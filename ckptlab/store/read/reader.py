@@ -165,8 +165,9 @@ class StoredRun:
 
     def small(self, name: str) -> npt.NDArray[Any]:
         """Read a whole small array, such as ``loss`` (step) or ``gradient_norm`` (tensor, step)."""
-        if name not in schema.SERIES or name not in self.metadata:
-            raise unknown_name("array", name, [n for n in schema.SERIES if n in self.metadata])
+        small = [n for n, document in self.metadata.items() if schema.is_small(document)]
+        if name not in small:
+            raise unknown_name("array", name, small)
         document = self.metadata[name]
         return read_all(self._storage, name, document, document["shape"][-1])
 

@@ -147,6 +147,8 @@ def _check_metadata(metadata: dict[str, ArrayMetadata], attributes: dict[str, An
             like = schema.optimizer_row_metadata(document["shape"][0])
         elif schema.is_optimizer_name(name):
             like = schema.optimizer_metadata(layout.parameters, attributes["codec"])
+        elif schema.is_scalar_name(name):
+            like = schema.scalar_metadata()
         else:
             raise ValueError(f"array {name!r:.80} is not of format {schema.FORMAT}")
         _require_like(name, document, like)

@@ -16,7 +16,6 @@ from ckptlab.store.backends.base import Storage
 from ckptlab.store.format import schema
 from ckptlab.store.format.block import Anchor, Block, Evaluation, LazyRows
 from ckptlab.store.format.digest import snapshot_digest
-from ckptlab.store.format.schema import SERIES
 from ckptlab.store.format.shard_buffer import Sheet
 from ckptlab.store.format.shards import EncodeMap, Grid, encode_shard, shard_key
 from ckptlab.store.format.small_arrays import GrowingArray
@@ -43,11 +42,16 @@ class BlockWriter:
     def open(self, lengths: Mapping[str, int]) -> None:
         """Continue after these lengths of the step axes; what lies past them is forgotten."""
         self._small = {
-            name: GrowingArray(self._storage, name, self._metadata[name], lengths[series.axis])
-            for name, series in SERIES.items()
-            if name in self._metadata
+            name: GrowingArray(self._storage, name, metadata, lengths[schema.axis(metadata)])
+            for name, metadata in self._metadata.items()
+            if schema.is_small(metadata)
         }
         self.measure(lengths["step"])
+
+    def add_scalar(self, name: str, steps: int) -> None:
+        """Begin an array of numbers that were not logged at the first `steps` steps."""
+        array = self._small[name] = GrowingArray(self._storage, name, self._metadata[name])
+        array.write(0, array.blank(steps))
 
     def measure(self, steps: int) -> None:
         """Look up the sizes of the files of `weights` that hold the first `steps` steps."""
@@ -79,7 +83,7 @@ class BlockWriter:
         self._write_shards(largest, rows[largest], column, map_chunks, encoded)
         objects: Objects = {}
         for name, array in self._small.items():
-            if SERIES[name].axis == "step" and name not in ("step", "digest"):
+            if schema.axis(self._metadata[name]) == "step" and name not in ("step", "digest"):
                 values = block.series.get(name, array.blank(block.count))
                 objects |= array.changed(block.start, values)
         lazy = block.lazy.get("weights")

@@ -98,9 +98,13 @@ class MetadataWriter:
             for name, meta in found.items()
             if name not in self.arrays or self.arrays[name]["shape"][0] < meta["shape"][0]
         }
-        self.arrays |= added
-        self.write_arrays(added)
+        self.add(added)
         return bool(added)
+
+    def add(self, arrays: Mapping[str, ArrayMetadata]) -> None:
+        """Write the metadata of arrays that appear while a run is recorded, or grow wider."""
+        self.arrays |= arrays
+        self.write_arrays(arrays)
 
     def look_up_capacity(self, lengths: Mapping[str, int]) -> None:
         """Find out what was allocated before, at least these lengths."""

@@ -156,6 +156,12 @@ class StoreWriter:
         return tuple(self._metadata.arrays)
 
     @property
+    def scalars(self) -> tuple[str, ...]:
+        """Names of the arrays of numbers that the training loop logged."""
+        arrays = self._metadata.arrays.items()
+        return tuple(n for n, meta in arrays if schema.is_small(meta) and n not in schema.SERIES)
+
+    @property
     def unsynced(self) -> bool:
         """Whether something committed waits to be synced."""
         return self._in_groups() and self._synced != self._lengths()
@@ -242,6 +248,21 @@ class StoreWriter:
         if self.unsynced:
             self._lock.check()
             self._publish_synced()
+
+    def set_codec(self, codec: str) -> None:
+        """Change the codec of a run of no steps."""
+        arrays = self._metadata.arrays
+        chosen = schema.array_metadata(
+            self.layout,
+            block=self.block,
+            codec=codec,
+            optional=[name for name in ("gradients",) if name in arrays],
+            masked=schema.MASK in arrays,
+        )
+        self.set_attributes(codec=codec)
+        self._metadata.add({n: meta for n, meta in chosen.items() if meta != arrays.get(n)})
+        # Whoever resumes after the first marker but before the view must know of it.
+        self._publish_synced()
 
     def set_attributes(self, **changes: Any) -> None:
         """Change root attributes; they are written with the next commit."""
@@ -333,8 +354,14 @@ class StoreWriter:
         self._metadata.grow("step", block.stop)
         self._metadata.grow("anchor", len(self.anchors) + (block.anchor is not None))
         self._metadata.grow("eval_step", len(self.evaluations) + len(block.evaluations))
-        parameters = self.layout.parameters
-        if block.anchor is not None and self._metadata.add_states(block.anchor, parameters):
+        new = [name for name in block.series if name not in self._metadata.arrays]
+        self._metadata.add({name: schema.scalar_metadata() for name in new})
+        for name in new:
+            self._blocks.add_scalar(name, len(self.steps))
+        added = bool(new)
+        if block.anchor is not None:
+            added |= self._metadata.add_states(block.anchor, self.layout.parameters)
+        if added:
             # Whoever resumes after the marker but before the view must know of them.
             self._publish_synced()
 

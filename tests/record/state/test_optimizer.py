@@ -10,7 +10,8 @@ from torch import nn
 
 from ckptlab.errors import CorruptError, LayoutError, UnsupportedTensorError
 from ckptlab.record.state.model_tensors import capture
-from ckptlab.record.state.optimizer import copy_state, pack, read_row, restore_state, unpack
+from ckptlab.record.state.optimizer import copy_state, read_row, restore_state
+from ckptlab.record.state.packing import pack, unpack
 from ckptlab.store.read.optimizer_state import present_states
 from tests.record.loops import Everything, everything, same_state, small, update
 

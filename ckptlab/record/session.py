@@ -1,0 +1,152 @@
+"""A recording in progress, on the process that writes it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ckptlab.errors import CkptlabError, RecordingError
+from ckptlab.record import defaults
+from ckptlab.record.opening import Opening
+from ckptlab.record.pipeline.step_capture import StepCapture, StepInfo
+from ckptlab.record.signals import Interrupts
+from ckptlab.record.state.model_tensors import Capture
+from ckptlab.record.state.training import Training
+from ckptlab.record.stats import RecorderStats
+from ckptlab.record.update_watch import Number, UpdateWatch
+
+
+class Session:
+    """Records the steps of one training loop, from opening a run to leaving it.
+
+    `step_number` counts the updates; `found` tells whether there is a run to resume.
+    """
+
+    def __init__(
+        self,
+        opening: Opening,
+        captured: Capture,
+        training: Training,
+        *,
+        found: bool,
+        flush_seconds: float,
+    ) -> None:
+        self._opening = opening
+        self._captured = captured
+        self._training = training
+        opened = opening.open_writer(captured, training, found=found)
+        self._writer, self._start, self.step_number = opened
+        try:
+            self.steps = StepCapture(
+                self._writer,
+                captured,
+                training,
+                flush_seconds=flush_seconds,
+                choose_codec=opening.create["codec"] == defaults.AUTO and not found,
+            )
+        except BaseException:
+            self._writer.abandon()
+            raise
+        self.interrupts = Interrupts()
+        self.watch = UpdateWatch(self._is_due)
+        self.watch.attach(training.optimizers, self.steps.take_gradients)
+        self._info = StepInfo()
+
+    def begin(self) -> None:
+        """Record the first state of a new run."""
+        first = self.steps.last_step < 0 and self.step_number == self._start
+        if first and self._start in self._opening.schedule:
+            self.steps.record(self._start, self._info)
+
+    def step(
+        self,
+        loss: Number | None,
+        accuracy: Number | None,
+        lr: Number | None,
+        skipped: bool | torch.Tensor | None,
+        scalars: Mapping[str, Number],
+    ) -> None:
+        """Count an update, and record it if the schedule says so; see `Recorder.step`."""
+        self.step_number += 1
+        self.steps.check()
+        seen = self.watch.finish_step()
+        self._training.attached.warn_of_missing()
+        self._info = StepInfo(
+            _detach(loss),
+            _detach(accuracy),
+            seen.lr if lr is None else _detach(lr),
+            seen.skipped if skipped is None else skipped,
+            {**seen.scalars, **{name: _detach(value) for name, value in scalars.items()}},
+        )
+        if self.step_number in self._opening.schedule:
+            self.steps.record(self.step_number, self._info, taken=seen.taken)
+        else:
+            self.steps.flush_if_late()
+        if self.interrupts.pending is not None:
+            self.interrupts.act()
+
+    def flush(self) -> None:
+        """Commit what is recorded so far, and wait until it survives a power loss."""
+        self.steps.drain(exact=self._is_exact(None))
+
+    def end(self, error: BaseException | None) -> None:
+        """Commit what is left; the run is complete unless an error ends it."""
+        try:
+            # Signals are still held back: the first must not tear what is being written.
+            self._close(error)
+        finally:
+            self.interrupts.remove()
+            self.watch.remove()
+        if not self.interrupts.acted:
+            self.interrupts.act()
+
+    def stats(self) -> RecorderStats:
+        """Count steps, bytes and waiting so far."""
+        committed = len(self._writer.steps)
+        raw = 4 * self._captured.layout.parameters * committed
+        stored, stalled = self._writer.weight_bytes, self.steps.stall_seconds
+        return RecorderStats(self.steps.recorded, committed, raw, stored, stalled)
+
+    def _is_due(self) -> bool:
+        """Return whether the update that begins is recorded."""
+        step = self.step_number + 1
+        return step in self._opening.schedule or step == self._opening.create["total_steps"]
+
+    def _close(self, error: BaseException | None) -> None:
+        try:
+            lost = self.steps.finish(self.step_number, self._info, exact=self._is_exact(error))
+            self.steps.close()
+            self.steps.check()
+            self._writer.finish("complete" if error is None and lost is None else "interrupted")
+        except BaseException as failure:
+            self.steps.close()
+            self._writer.abandon()
+            if failure is error:
+                return
+            if error is None or isinstance(failure, CkptlabError):
+                raise
+            if not isinstance(failure, Exception):
+                raise
+            # Such as a lost device: what the loop failed of says more.
+            warnings.warn(f"the last steps could not be recorded: {failure}", stacklevel=4)
+            return
+        if lost is not None and not isinstance(error, RecordingError):
+            raise lost
+
+    def _is_exact(self, error: BaseException | None) -> bool:
+        """Return whether model and optimizer are in the state after the counted updates."""
+        if self.watch.ahead or isinstance(error, RecordingError):
+            return False
+        if error is None or self.interrupts.acted:
+            return True
+        # A forward pass since the last update may have changed buffers that are not recorded yet.
+        whole = self.steps.last_step == self.step_number or not self._captured.buffers
+        return self.watch.attached and whole
+
+
+def _detach(value: Any) -> Any:
+    """Let go of the graph that a loss holds."""
+    return value.detach() if isinstance(value, torch.Tensor) else value
