@@ -238,6 +238,7 @@ def _continue(
         new = [checkpoint for checkpoint in checkpoints if checkpoint.step > last]
         if new:
             _require_layout(writer.layout, new[0].open()[1].tensors, str(new[0].path))
+            writer.cut(len(writer.steps))
     except BaseException:
         writer.abandon()
         raise

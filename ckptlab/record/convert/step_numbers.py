@@ -25,15 +25,21 @@ _WORDS = (
 _EPOCH = re.compile(rf"(?<![a-z])(?:ep(?:och)?|e){_GAP}(\d+)", re.IGNORECASE)
 _OTHER = re.compile(r"(?<![a-z])(val|valid|validation|eval|test|best)[-_.]?$", re.IGNORECASE)
 _STEPS = tuple(
-    re.compile(rf"(?<![a-z])(?:{words}){_GAP}{_NUMBER}(?![-_]?\d)", re.IGNORECASE)
+    re.compile(
+        # In checkpoint_1_5000 the first is the epoch.
+        rf"(?<![a-z])(?:{words}){_GAP}{_NUMBER}" + r"(?![-_]?\d)" * words.startswith("checkpoint"),
+        re.IGNORECASE,
+    )
     for words in _WORDS
 )
 _LAST = re.compile(r"(?<![\d.])(\d+)(?![\d.]*\d)(?!.*\d)")
-_NO_STEP = re.compile(
-    # Numbers of something else: seeds, ranks, versions, sizes, metrics, dates and times.
-    r"\d{4}-\d\d-\d\d(?:[T_ -]?\d\d[:.-]\d\d(?:[:.-]\d\d)?)?|\b\d{8}[-_T]\d{4,6}\b"
+_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[T_ -]?\d\d[:.-]\d\d(?:[:.-]\d\d)?)?|(?<!\d)\d{8}[-_T]\d{4,6}(?!\d)"
     r"|\d\d[:-]\d\d[:-]\d\d"
-    r"|(?<![a-z])(?:seed|rank|run|rep|replicate|fold|gpu|v|version|best|top|lr|bs|tokens?"
+)
+_NO_STEP = re.compile(
+    # Numbers of something else: seeds, ranks, versions, sizes, metrics.
+    r"(?<![a-z])(?:seed|rank|run|rep|replicate|fold|gpu|v|version|best|top|lr|bs|tokens?"
     r"|(?:val|train|test|eval)?[-_]?(?:acc(?:uracy)?|loss|auc|f1|bleu|wer|ppl|psnr|map|iou|metric"
     r"|score))[-_=. ]?\d+(?:\.\d+)?[a-z]*"
     r"|\d+\.\d+|\d+(?:\.\d+)?(?:BT?|[bB]it|px|hz)(?![a-z])|(?<=[a-zA-Z]{5})\d+(?=[-_.])",
@@ -87,7 +93,10 @@ def step_in_name(name: str, expression: str | None = None) -> NamedStep | None:
     if found:
         number = _checked(found[1], name)
         return NamedStep(number, _series(name[: found.start()]), number, is_epoch=True)
-    last = _LAST.search(_NO_STEP.sub(lambda m: "#" * len(m[0]), name))
+    rest = name
+    for other in (_TIME, _NO_STEP):
+        rest = other.sub(lambda m: "#" * len(m[0]), rest)
+    last = _LAST.search(rest)
     return NamedStep(_checked(last[1], name), _series(name[: last.start()])) if last else None
 
 

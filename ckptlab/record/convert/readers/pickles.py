@@ -7,10 +7,10 @@ Torch's own restricted unpickler does it. Classes that checkpoints often hold be
 from __future__ import annotations
 
 import argparse
-import collections
 import re
 import warnings
 import zipfile
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -65,14 +65,19 @@ class TorchFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.mapped = _require_plain_zip(path)
+        records = _records(path)
+        self.mapped = records is not None
         self._values = load(path, mapped=self.mapped)
         self._touched = 0
+        self._storages: dict[int, int] = {}
+        self._tree = _lazy(self._values, (), self._tensor)
+        # Mapped, a tensor that is longer than its record would go on with other bytes of the file.
+        if records is not None and Counter(self._storages.values()) - Counter(records):
+            raise DataError(f"{path} is damaged: a tensor is longer than what is stored of it")
 
     def tree(self) -> Mapping[str, Any]:
         """Return what it holds, with lazy tensors."""
-        found = _lazy(self._values, (), self._tensor)
-        return found if isinstance(found, Mapping) else {}
+        return self._tree if isinstance(self._tree, Mapping) else {}
 
     def _tensor(self, tensor: torch.Tensor, place: tuple[Any, ...]) -> LazyTensor:
         def elements(start: int, stop: int) -> Array:
@@ -85,6 +90,9 @@ class TorchFile:
             self._touched += (stop - start) * found.element_size()
             return _elements(found, start, stop)
 
+        if tensor.layout == torch.strided and not tensor.is_meta and tensor.numel():
+            storage = tensor.untyped_storage()
+            self._storages[storage.data_ptr()] = storage.nbytes()
         return lazy_tensor(tensor, elements)
 
 
@@ -186,7 +194,7 @@ def _plain() -> tuple[Any, ...]:
         for core in ("core", "_core")
     ]
     types = {type(np.dtype(name)) for name in (*NUMPY.values(), "S1", "U1")}
-    return (*functions, np.ndarray, np.dtype, *types, collections.defaultdict, list, dict, int)
+    return (*functions, np.ndarray, np.dtype, *types, defaultdict, list, dict, int)
 
 
 def _stand_ins(names: Iterable[str]) -> Iterator[tuple[type, str]]:
@@ -195,8 +203,11 @@ def _stand_ins(names: Iterable[str]) -> Iterator[tuple[type, str]]:
     yield type("Namespace", (StandIn,), {}), f"{argparse.__name__}.Namespace"
 
 
-def _require_plain_zip(path: Path) -> bool:
-    """Return whether it is a zip as torch writes it; DataError if it is another kind of zip."""
+def _records(path: Path) -> list[int] | None:
+    """Return the sizes of the records in a zip as torch writes it; None if it is no zip.
+
+    DataError if it is another kind of zip.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -204,7 +215,7 @@ def _require_plain_zip(path: Path) -> bool:
         if not size:
             raise DataError(f"{path} is empty", problem=UNFINISHED)
         if start != b"PK\x03\x04":
-            return False
+            return None
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except OSError as error:
@@ -221,4 +232,4 @@ def _require_plain_zip(path: Path) -> bool:
     packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if packed or sum(entry.file_size for entry in entries) > size:
         raise DataError(f"{path} is a compressed zip, which torch.save does not write")
-    return True
+    return [entry.file_size for entry in entries]
