@@ -22,12 +22,19 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         versions[package] = metadata.version(package)
     # The distribution's version lacks the build (2.9.0+cu128), on which the last bits depend.
     versions["torch"] = str(torch.__version__)
+    if (cudnn := cudnn_version(device)) is not None:
+        versions["cudnn"] = cudnn
     return {
         "versions": versions,
         "device": {"type": device.type, "model": device_model(device)},
         "threads": torch.get_num_threads(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def cudnn_version(device: torch.device) -> str | None:
+    """Return the version of the library that convolves on a GPU, on which the last bits depend."""
+    return str(torch.backends.cudnn.version()) if device.type == "cuda" else None
 
 
 def device_model(device: torch.device) -> str:

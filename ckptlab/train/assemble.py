@@ -111,6 +111,7 @@ def assemble(
     reseed = draws_randomness(model, shape, _smallest_batch(shape, order.batch_size))
     model.to(device)
     optimizer = build_optimizer(config.optim, model)
+    built_in = not isinstance(config.optim, OtherOptimConfig)
     update = TrainingStep(
         model=model,
         optimizer=optimizer,
@@ -121,11 +122,12 @@ def assemble(
         autocast=torch.bfloat16 if config.train.precision == "bf16" else None,
         reseed=reseed,
         sparsity=None if mask is None else Sparsity(model, mask),
+        # As a graph has it, so that both round it alike.
+        device_rate=torch.zeros((), device=device) if device.type == "cuda" and built_in else None,
     )
     # Draws of the network itself, such as dropout's, are seeded by the host for each update.
     # An optimizer of a user may wait for the host, which a graph cannot.
-    graphed = config.train.graph and device.type == "cuda" and not reseed
-    graphed = graphed and not isinstance(config.optim, OtherOptimConfig)
+    graphed = config.train.graph and device.type == "cuda" and not reseed and built_in
     return Training(
         config=config,
         device=device,

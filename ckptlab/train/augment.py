@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from ckptlab.train.counter_rng import Counter, derived_seed, integers
+from ckptlab.train.counter_rng import Counter, Draw, Drawn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,29 +25,54 @@ class Augmentation:
     crop: int
     seed: int
 
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """What is drawn for each sample at each step."""
+        mirrored = (self.mirrored,) if self.flip else ()
+        return (*mirrored, self.row, self.column) if self.crop else mirrored
+
+    @property
+    def mirrored(self) -> Draw:
+        """Whether a sample is mirrored."""
+        return Draw(self.seed, "flip", 2)
+
+    @property
+    def row(self) -> Draw:
+        """The first row of its crop."""
+        return Draw(self.seed, "crop row", 2 * self.crop + 1)
+
+    @property
+    def column(self) -> Draw:
+        """The first column of its crop."""
+        return Draw(self.seed, "crop column", 2 * self.crop + 1)
+
 
 def augment(
-    images: torch.Tensor, index: torch.Tensor, step: Counter, augmentation: Augmentation
+    images: torch.Tensor,
+    index: torch.Tensor,
+    step: Counter,
+    augmentation: Augmentation,
+    drawn: Drawn | None = None,
 ) -> torch.Tensor:
     """Crop a batch at random, then mirror at random.
 
     `images` are uint8 of shape (batch, height, width, channels), `index` the numbers of the
-    samples, int64 of shape (batch,), and `step` the step before the update.
+    samples, int64 of shape (batch,), and `step` the step before the update; what is not `drawn` yet
+    is drawn now.
     """
-    crop, seed = augmentation.crop, augmentation.seed
+    crop, drawn = augmentation.crop, drawn or {}
     if not crop and not augmentation.flip:
         return images
     batch, height, width, channels = images.shape
     rows = torch.arange(height, device=images.device).expand(batch, height)
     columns = torch.arange(width, device=images.device).expand(batch, width)
     if augmentation.flip:
-        mirrored = integers(derived_seed(seed, "flip", step), index, 2).bool()
+        mirrored = augmentation.mirrored.of(drawn, step, index).bool()
         columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
     if crop:
         images = functional.pad(images, (0, 0, crop, crop, crop, crop))
-        rows = rows + integers(derived_seed(seed, "crop row", step), index, 2 * crop + 1)[:, None]
-        shift = integers(derived_seed(seed, "crop column", step), index, 2 * crop + 1)
-        columns = columns + shift[:, None]
+        rows = rows + augmentation.row.of(drawn, step, index)[:, None]
+        columns = columns + augmentation.column.of(drawn, step, index)[:, None]
     # One gather of whole pixels does both.
     first = torch.arange(batch, device=images.device)[:, None] * images.shape[1]
     pixels = ((first + rows) * images.shape[2])[:, :, None] + columns[:, None, :]

@@ -14,6 +14,8 @@ Steele, Lea & Flood (2014), Fast Splittable Pseudorandom Number Generators, OOPS
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import overload
 
 import torch
@@ -64,6 +66,27 @@ def bits(key: Key, index: torch.Tensor) -> torch.Tensor:
 def integers(key: Key, index: torch.Tensor, high: int) -> torch.Tensor:
     """Draw whole numbers in [0, high), evenly to one part in 2**31 / high, for each of `index`."""
     return (_shifted(bits(key, index), 33) * high) >> 31
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A whole number in [0, `high`) for every step and sample, of one seed and stream."""
+
+    seed: int
+    stream: str
+    high: int
+
+    def __call__(self, step: Counter, index: torch.Tensor) -> torch.Tensor:
+        """Draw for samples, each at `step` or at its own if that has the shape of `index`."""
+        return integers(derived_seed(self.seed, self.stream, step), index, self.high)
+
+    def of(self, drawn: Drawn, step: Counter, index: torch.Tensor) -> torch.Tensor:
+        """Return what was drawn before, or else draw it."""
+        return drawn[self] if self in drawn else self(step, index)
+
+
+Drawn = Mapping[Draw, torch.Tensor]
+"""Numbers that were drawn before for the samples of a batch."""
 
 
 def uniform(key: Key, index: torch.Tensor) -> torch.Tensor:

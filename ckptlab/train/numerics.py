@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,6 +19,8 @@ from ckptlab.train.sections import TrainConfig
 
 def resolve_device(config: TrainConfig) -> torch.device:
     """Return the CPU or the current CUDA device; ConfigError if CUDA is asked for and absent."""
+    # CUDA reads it when it starts: streams beyond the 8 connections it has else wait for others.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
         raise ConfigError("train.device='cuda': there is no CUDA device; use cpu or auto.")
@@ -45,12 +48,37 @@ def numerics(config: TrainConfig, device: torch.device) -> Iterator[None]:
             # Filling new memory with NaN finds bugs in kernels, and costs time at every step.
             fill=False,
             benchmark=False,
-            matmul_tf32=config.precision == "tf32",
-            cudnn_tf32=config.precision == "tf32",
+            tf32=(config.precision == "tf32",) * len(_TF32),
         ).write()
         yield
     finally:
         before.write()
+
+
+class _Tf32(NamedTuple):
+    """Whether some kernels may round to TF32: `allow_tf32` of `flags`, and its newer spelling.
+
+    torch refuses to read the older one where the newer was set.
+    """
+
+    flags: Any
+    precision: Any
+
+    def read(self) -> bool | str:
+        try:
+            return bool(self.flags.allow_tf32)
+        except RuntimeError:
+            return str(self.precision.fp32_precision)
+
+    def write(self, value: bool | str) -> None:
+        if isinstance(value, str):
+            self.precision.fp32_precision = value
+        else:
+            self.flags.allow_tf32 = value
+
+
+_CUDA, _CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
+_TF32 = _Tf32(_CUDA, _CUDA), _Tf32(_CUDNN, getattr(_CUDNN, "conv", None))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +89,7 @@ class _Switches:
     determinism: int
     fill: bool
     benchmark: bool
-    matmul_tf32: bool
-    cudnn_tf32: bool
+    tf32: tuple[bool | str, ...]
 
     @classmethod
     def read(cls) -> _Switches:
@@ -72,8 +99,7 @@ class _Switches:
             # The module makes this a property at run time, which type checkers cannot see.
             fill=torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
             benchmark=torch.backends.cudnn.benchmark,
-            matmul_tf32=torch.backends.cuda.matmul.allow_tf32,
-            cudnn_tf32=torch.backends.cudnn.allow_tf32,
+            tf32=tuple(switch.read() for switch in _TF32),
         )
 
     def write(self) -> None:
@@ -82,5 +108,5 @@ class _Switches:
         torch.set_deterministic_debug_mode(self.determinism)
         torch.utils.deterministic.fill_uninitialized_memory = self.fill  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = self.benchmark
-        torch.backends.cuda.matmul.allow_tf32 = self.matmul_tf32
-        torch.backends.cudnn.allow_tf32 = self.cudnn_tf32
+        for switch, value in zip(_TF32, self.tf32, strict=True):
+            switch.write(value)

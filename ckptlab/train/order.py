@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from ckptlab.train.counter_rng import derived_seed, permutation
+from ckptlab.train.counter_rng import Draw, derived_seed, permutation
 
 
 class Order:
@@ -24,7 +24,7 @@ class Order:
         self.seed = seed
         self.device = torch.device(device)
         self._epoch = -1
-        self._permutation = torch.empty(0, dtype=torch.int64)
+        self._tables: dict[tuple[Draw, ...], torch.Tensor] = {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -33,10 +33,25 @@ class Order:
 
     def batch_at(self, step: int) -> torch.Tensor:
         """Return the indices, int64 of shape (batch,), that the update from `step` sees."""
+        return self.drawn_at(step, ())[0]
+
+    def drawn_at(self, step: int, draws: tuple[Draw, ...]) -> torch.Tensor:
+        """Return the indices, and below them what is drawn for each, in the order of `draws`.
+
+        int64 of shape (1 + draws, batch). A whole epoch is drawn at once: one draw of one batch is
+        some forty small kernels.
+        """
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            key = derived_seed(self.seed, "order", epoch)
-            self._permutation = permutation(key, self.samples, self.device)
-            self._epoch = epoch
+            self._tables, self._epoch = {}, epoch
+        if draws not in self._tables:
+            self._tables[draws] = self._draw(epoch, draws)
         start = position * self.batch_size
-        return self._permutation[start : start + self.batch_size]
+        return self._tables[draws][:, start : start + self.batch_size]
+
+    def _draw(self, epoch: int, draws: tuple[Draw, ...]) -> torch.Tensor:
+        key = derived_seed(self.seed, "order", epoch)
+        index = permutation(key, self.samples, self.device)
+        position = torch.arange(self.samples, device=self.device) // self.batch_size
+        steps = position + epoch * self.steps_per_epoch
+        return torch.stack([index, *(draw(steps, index) for draw in draws)])

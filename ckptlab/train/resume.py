@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ckptlab.errors import ConfigError
-from ckptlab.record.environment import device_model
+from ckptlab.record.environment import cudnn_version, device_model
 from ckptlab.record.schedule import parse_step
 from ckptlab.store.read.reader import open_store
 from ckptlab.train.config import Config, as_written, change, load_config, parse_config
@@ -183,11 +183,11 @@ def as_before(attributes: Mapping[str, Any], config: Config) -> Config:
 
 def require_same_machine(attributes: Mapping[str, Any], device: torch.device) -> None:
     """Raise ConfigError unless torch and the device give the same numbers as where a run began."""
+    versions = attributes.get("versions", {})
     here = {"torch": str(torch.__version__), "device": device_model(device)}
-    there = {
-        "torch": attributes.get("versions", {}).get("torch"),
-        "device": attributes.get("device", {}).get("model"),
-    }
+    there = {"torch": versions.get("torch"), "device": attributes.get("device", {}).get("model")}
+    if "cudnn" in versions:  # which older runs do not name
+        here["cuDNN"], there["cuDNN"] = str(cudnn_version(device)), versions["cudnn"]
     for what, value in here.items():
         if value != there[what]:
             raise ConfigError(

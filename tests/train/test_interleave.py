@@ -52,6 +52,29 @@ def test_each_trains_as_it_would_alone(tmp_path, device):
         assert same(tmp_path / f"together-{i}.zarr", tmp_path / f"alone-{i}.zarr")
 
 
+@pytest.mark.parametrize(
+    ("device", "batch", "rounds"),
+    [("cpu", 32, 1), pytest.param("cuda", 512, 3, marks=[pytest.mark.gpu, needs_cuda])],
+)
+def test_matrix_products_at_once_do_not_write_into_one_workspace(tmp_path, device, batch, rounds):
+    """Products that cuBLAS splits need scratch memory, which graphs at once must not share."""
+    common = ["model.name=mlp", "model.width=none", f"train.batch_size={batch}"]
+    common += [f"data.samples={4 * batch}", "eval.steps=none"]
+    seeds = range(8)
+    many = [
+        config_of(*common, f"train.steps={4 + seed}", f"train.seed={seed}", device=device)
+        for seed in seeds
+    ]
+    for i, config in enumerate(many):
+        train(config, str(tmp_path / f"alone-{i}.zarr"))
+    for turn in range(rounds):
+        paths = [str(tmp_path / f"together-{turn}-{i}.zarr") for i in range(8)]
+        requests = [prepare(c, path) for c, path in zip(many, paths, strict=True)]
+        assert train_together(requests) == [None] * 8
+        for i, path in enumerate(paths):
+            assert same(path, tmp_path / f"alone-{i}.zarr")
+
+
 def test_one_that_fails_leaves_the_others_alone(tmp_path):
     (tmp_path / "taken.zarr").mkdir()
     (tmp_path / "taken.zarr" / "file").write_text("not a run")

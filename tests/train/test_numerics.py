@@ -36,3 +36,20 @@ def test_threads_and_determinism_are_left_where_asked():
     before = switches()
     with numerics(TrainConfig(deterministic=False), torch.device("cpu")):
         assert switches()[:2] == (before[0], False)
+
+
+def test_precision_that_was_set_by_its_newer_name_is_put_back():
+    """torch then refuses to read the older name."""
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("this torch has the older name alone")
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"
+        with pytest.raises(RuntimeError, match="allow_tf32"):
+            _ = matmul.allow_tf32
+        with numerics(TrainConfig(precision="fp32"), torch.device("cpu")):
+            assert matmul.fp32_precision != "tf32"
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before

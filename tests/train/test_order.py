@@ -1,7 +1,9 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckptlab.train.counter_rng import Draw, derived_seed, integers
 from ckptlab.train.order import Order
 
 sizes = {"samples": st.integers(1, 60), "batch_size": st.integers(1, 70)}
@@ -35,3 +37,14 @@ def test_seeds_and_epochs_give_other_orders():
     a, b = (Order(samples=100, batch_size=100, seed=seed) for seed in (0, 1))
     assert not torch.equal(a.batch_at(0), b.batch_at(0))
     assert not torch.equal(a.batch_at(0), a.batch_at(1))
+
+
+@pytest.mark.parametrize("samples", [100, 96])
+def test_an_epoch_at_once_has_the_draws_of_each_step_and_sample(samples):
+    draws = (Draw(7, "flip", 2), Draw(7, "crop row", 9))
+    order = Order(samples=samples, batch_size=32, seed=3)
+    for step in [0, 1, 3, 4, 9, 2]:
+        found = order.drawn_at(step, draws)
+        index = order.batch_at(step)
+        alone = [integers(derived_seed(7, draw.stream, step), index, draw.high) for draw in draws]
+        assert torch.equal(found, torch.stack([index, *alone]))

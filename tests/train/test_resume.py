@@ -7,13 +7,19 @@ from PIL import Image
 
 import ckptlab
 from ckptlab.errors import ConfigError, DataError
+from ckptlab.record.environment import device_model
 from ckptlab.store.backends.open import open_storage
 from ckptlab.store.read.reader import open_store
 from ckptlab.store.write.writer import StoreWriter
 from ckptlab.train.branch import branch_config
 from ckptlab.train.config import load_config
 from ckptlab.train.data_root import VARIABLE
-from ckptlab.train.resume import has_settings, resume_config, stored_config
+from ckptlab.train.resume import (
+    has_settings,
+    require_same_machine,
+    resume_config,
+    stored_config,
+)
 from ckptlab.train.trainer import train
 from tests.trained import train_tiny
 
@@ -177,3 +183,17 @@ def test_what_a_run_names_is_neither_made_nor_downloaded(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="nothing is downloaded"):
         ckptlab.open_run(path).analyze("evaluation", steps="12")
     assert not root.parent.exists()
+
+
+def test_another_cudnn_gives_other_bits(monkeypatch):
+    """Whose convolutions differ in the last bits; runs on a CPU and older ones name none."""
+    device = torch.device("cpu")
+    versions = {"torch": str(torch.__version__)}
+    recorded = {"versions": versions, "device": {"model": device_model(device)}}
+    require_same_machine(recorded, device)
+    recorded["versions"] = versions | {"cudnn": "92400"}
+    monkeypatch.setattr("ckptlab.train.resume.cudnn_version", lambda device: "92400")
+    require_same_machine(recorded, device)
+    monkeypatch.setattr("ckptlab.train.resume.cudnn_version", lambda device: "91900")
+    with pytest.raises(ConfigError, match=r"cuDNN '92400', here it is '91900'"):
+        require_same_machine(recorded, device)

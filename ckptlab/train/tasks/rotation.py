@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from ckptlab.train.counter_rng import Counter, Key, derived_seed, integers
+from ckptlab.train.counter_rng import Counter, Draw, derived_seed, integers
 from ckptlab.train.data import Data
 from ckptlab.train.tasks.registry import TURNS
 from ckptlab.train.tasks.task import Batch, Task
@@ -23,14 +23,16 @@ def rotation(data: Data, seed: int) -> Task:
     degrees would be its mirror image turned by 270. A turn is drawn for each step and image. Each
     test image has one turn, drawn once, so that evaluations can be compared.
     """
+    turn = Draw(seed, "turn", len(TURNS))
+    key = derived_seed(seed, "test turn")
 
     def train(batch: Batch, step: Counter) -> Batch:
-        return _turned(batch, derived_seed(seed, "turn", step))
+        return _turned(batch, turn.of(batch.drawn, step, batch.index))
 
     def test(batch: Batch) -> Batch:
-        return _turned(batch, derived_seed(seed, "test turn"))
+        return _turned(batch, integers(key, batch.index, len(TURNS)))
 
-    return Task(answers=TURNS, data=data, train=train, test=test)
+    return Task(answers=TURNS, data=data, train=train, test=test, draws=(turn,))
 
 
 def turned(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
@@ -48,6 +50,5 @@ def turned(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return chosen.view(batch, side, side, channels).permute(0, 3, 1, 2)
 
 
-def _turned(batch: Batch, key: Key) -> Batch:
-    turns = integers(key, batch.index, len(TURNS))
+def _turned(batch: Batch, turns: torch.Tensor) -> Batch:
     return Batch(turned(batch.images, turns), turns, batch.index)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from ckptlab.train.counter_rng import Counter
+from ckptlab.train.counter_rng import Counter, Draw, Drawn
 from ckptlab.train.data import Data
 
 
@@ -23,11 +23,14 @@ class Batch:
         The answers.
     index : Tensor of int64, shape (batch,)
         Which samples they are.
+    drawn : mapping of Draw to Tensor
+        What was drawn before for these samples and this step.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     index: torch.Tensor
+    drawn: Drawn = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,6 +52,8 @@ class Task:
     stages : callable or None
         ``f(step)`` returns the task that takes its place in the update from a step, if it is not
         the same throughout.
+    draws : tuple of Draw
+        What `train` draws for each sample, so that whole epochs can be drawn at once.
     """
 
     answers: tuple[str, ...]
@@ -56,6 +61,7 @@ class Task:
     train: Callable[[Batch, Counter], Batch]
     test: Callable[[Batch], Batch]
     stages: Callable[[int], Task] | None = None
+    draws: tuple[Draw, ...] = ()
 
     def at(self, step: int) -> Task:
         """Return the task of the update from a step."""
