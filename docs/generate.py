@@ -1,6 +1,6 @@
 """Render the generated pages of the documentation from docs/templates and the registries.
 
-python docs/generate.py            write docs/{metrics,training,experiments}.md
+python docs/generate.py            write docs/{metrics,training,experiments,import}.md
 python docs/generate.py --check    exit 1 if a page is not current
 """
 
@@ -67,6 +67,28 @@ def metrics() -> dict[str, str]:
         "metrics": table(("metric", "what", "unit", "dims", "needs"), rows),
         "options": table(("option", "takes", "default", "what", "of"), options),
         "references": "".join(f"- `{m.name}`: {m.reference}.\n" for m in METRICS.values()),
+    }
+
+
+def importing() -> dict[str, str]:
+    """Tables of docs/import.md; the layouts are those that tests make and import."""
+    from ckptlab.record.convert.choose_weights import STATES
+    from ckptlab.record.convert.readers.registry import READERS
+
+    sys.path.insert(0, str(DOCS.parent))
+    from tests.record.convert.test_layouts import FOREIGN, LAYOUTS
+
+    refused: dict[tuple[str, str], list[str]] = {}
+    for name, (what, fix) in FOREIGN.items():
+        refused.setdefault((what, fix), []).append(name)
+    return {
+        "layouts": table(("layout", "imported"), [(name, "exactly") for name in LAYOUTS]),
+        "readers": named(("reader", "reads"), {r.name: r.summary for r in READERS.values()}),
+        "refused": table(
+            ("found", "what it is", "what to do"),
+            [(code(names), what, fix) for (what, fix), names in refused.items()],
+        ),
+        "states": code(STATES),
     }
 
 
@@ -220,7 +242,12 @@ def training() -> dict[str, str]:
     }
 
 
-PAGES = {"metrics": metrics, "experiments": experiments, "training": training}
+PAGES = {
+    "metrics": metrics,
+    "experiments": experiments,
+    "training": training,
+    "import": importing,
+}
 
 
 def code(names: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from ckptlab.record.convert.find_checkpoints import Choice, find_checkpoints, op
 from ckptlab.record.convert.import_checkpoints import import_checkpoints
 from ckptlab.run import open_run
 from tests.record.convert.test_layouts import (
+    FOREIGN,
     LAYOUTS,
     STEPS,
     distributed,
@@ -133,29 +134,14 @@ def test_what_is_no_series_is_told_in_one_line(tmp_path, contents, said):
     assert re.search(said, refused(fill(tmp_path / "old", **contents), tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("01.weights.h5", "Keras checkpoint"),
-        ("model.keras", "Keras checkpoint"),
-        ("checkpoint_100", "Flax msgpack"),
-        ("flax_model.msgpack", "Flax msgpack"),
-        ("ckpt-1.index", "TensorFlow checkpoint"),
-        ("step_1.npz", "NumPy archive"),
-        ("step1.gguf", "llama.cpp model"),
-        ("steps.tar.gz", "packed archive"),
-        ("100/manifest.ocdbt", "Orbax checkpoint"),
-        ("100/default/manifest.ocdbt", "Orbax checkpoint"),
-        ("100/_CHECKPOINT_METADATA", "Orbax checkpoint"),
-    ],
-)
-def test_what_is_not_torchs_is_called_by_its_name(tmp_path, name, said):
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_not_torchs_is_called_by_its_name(tmp_path, name):
     path = tmp_path / "old" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x")
+    what, fix = FOREIGN[name]
     told = refused(tmp_path / "old", tmp_path)
-    assert said in told
-    assert "not one of torch's; " in told
+    assert told.endswith(f" is {what}, not one of torch's; {fix}")
 
 
 def test_programs_of_torchscript_are_refused(tmp_path):

@@ -10,6 +10,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import nn
 
+from ckptlab.record.convert.find_checkpoints import Choice
 from ckptlab.record.convert.import_checkpoints import import_checkpoints
 from ckptlab.run import open_run
 
@@ -254,6 +255,7 @@ LAYOUTS = {
     "FineWeb: `step-000100-1BT/`": fineweb,
     "Lightning: `epoch=0-step=100.ckpt`, `last.ckpt`": lightning,
     "timm: `checkpoint-100.pth.tar`": timm,
+    "open_lth: `model_ep1_it0.pth`, with `--steps-per-epoch`": open_lth,
     "Composer: `ep0-ba100-rank0.pt`": composer,
     "torch DCP, torchtitan, FSDP: `step-100/.metadata`": distributed,
     "DeepSpeed ZeRO 1, 2: `global_step100/mp_rank_00_model_states.pt`": deepspeed,
@@ -262,6 +264,26 @@ LAYOUTS = {
     "with `best.pt`, links and `._*` beside": mixed,
     "DDP and torch.compile around the model": wrapped,
 }
+
+
+ARRAYS = "load it there and save the arrays with safetensors, one file a step"
+
+FOREIGN = {
+    "01.weights.h5": ("a Keras checkpoint", ARRAYS),
+    "model.keras": ("a Keras checkpoint", ARRAYS),
+    "checkpoint_100": ("a Flax msgpack checkpoint", ARRAYS),
+    "flax_model.msgpack": ("a Flax msgpack checkpoint", ARRAYS),
+    "ckpt-1.index": ("a TensorFlow checkpoint", ARRAYS),
+    "100/manifest.ocdbt": ("an Orbax checkpoint of JAX", ARRAYS),
+    "100/default/manifest.ocdbt": ("an Orbax checkpoint of JAX", ARRAYS),
+    "100/_CHECKPOINT_METADATA": ("an Orbax checkpoint of JAX", ARRAYS),
+    "step_1.npz": ("a NumPy archive", "save the arrays with safetensors.numpy.save_file"),
+    "step1.gguf": ("a llama.cpp model", "take the safetensors it was made from"),
+    "step1.onnx": ("an ONNX model", "take the torch checkpoint it was made from"),
+    "steps.tar.gz": ("a packed archive", "unpack it first"),
+    "step1.pkl": ("a plain pickle", "load it where you trust it and torch.save the tensors"),
+}
+"""What is not torch's, by a file in it: what it is called, and what the user is told to do."""
 
 
 def same_bits(a, b):
@@ -283,6 +305,7 @@ def require_exact(path, expected):
 def test_every_layout_is_imported_exactly(tmp_path, layout):
     (tmp_path / "old").mkdir()
     LAYOUTS[layout](tmp_path / "old")
-    import_checkpoints(tmp_path / "old", tmp_path / "run", codec="fast")
+    choice = Choice(steps_per_epoch=100 if layout.startswith("open_lth") else None)
+    import_checkpoints(tmp_path / "old", tmp_path / "run", choice=choice, codec="fast")
     require_exact(tmp_path / "run", {step: state(step) for step in STEPS})
     net(0).load_state_dict(open_run(tmp_path / "run").state_dict(200), strict=True)
