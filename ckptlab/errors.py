@@ -5,9 +5,16 @@ The command line prints these in one line, without a traceback.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
+
+MOST_NAMES = 30
+"""An error lists so many accepted names at most."""
+
+_FLAG_OF: ContextVar[Callable[[str], str | None]] = ContextVar("flag_of", default=lambda _: None)
 
 
 class CkptlabError(Exception):
@@ -158,4 +165,50 @@ def unknown_name(what: str, name: str, accepted: Iterable[str]) -> UnknownNameEr
     choices = sorted(accepted)
     near = difflib.get_close_matches(name, choices, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"unknown {what} {name!r}.{hint} Accepted: {', '.join(choices)}.")
+    listed = ", ".join(choices)
+    if len(choices) > MOST_NAMES:
+        close = difflib.get_close_matches(name, choices, n=5, cutoff=0.3)
+        listed = f"{len(choices)} names, such as {', '.join(close or choices[:5])}"
+    return UnknownNameError(f"unknown {what} {name!r}.{hint} Accepted: {listed}.")
+
+
+def spell(name: str, value: object = None) -> str:
+    """Write a parameter as its user does: ``steps=0:9``, on the command line ``--steps 0:9``.
+
+    Parameters
+    ----------
+    name : str
+        Of the parameter in Python.
+    value : object, optional
+        What it is set to; without one only the parameter is named.
+
+    Returns
+    -------
+    str
+        For errors and warnings.
+    """
+    flag = _FLAG_OF.get()(name)
+    if value is None:
+        return flag or name
+    return f"{flag} {value}" if flag else f"{name}={value}"
+
+
+@contextlib.contextmanager
+def spelled_as_flags(flag_of: Callable[[str], str | None]) -> Iterator[None]:
+    """Let `spell` write flags.
+
+    Parameters
+    ----------
+    flag_of : callable
+        Returns the flag of a parameter, or None if it has none.
+
+    Yields
+    ------
+    None
+        While it does.
+    """
+    token = _FLAG_OF.set(flag_of)
+    try:
+        yield
+    finally:
+        _FLAG_OF.reset(token)

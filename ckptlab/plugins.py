@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ckptlab.errors import CkptlabError, PluginError
+from ckptlab.registry import PLUGIN_PREFIX
 
 VARIABLE = "CKPTLAB_PLUGINS"
 """Environment variable: files to load at every start, separated as `PATH` is."""
@@ -40,7 +41,7 @@ def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
         If the file is missing or fails; names the file, the line and the problem.
     """
     path = Path(file).expanduser().resolve()
-    name = f"ckptlab_plugin_{path.stem}"
+    name = PLUGIN_PREFIX + path.stem
     held = sys.modules.get(name)
     if held is not None:
         if held.__file__ == str(path):
@@ -59,7 +60,8 @@ def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
         spec.loader.exec_module(module)
     except CkptlabError as error:
         del sys.modules[name]
-        raise PluginError(f"{file}: {error}") from error
+        # An error that names the file says it with the line.
+        raise PluginError(f"{error}" if error.file else f"{file}: {error}") from error
     except Exception as error:
         del sys.modules[name]
         raise PluginError(f"{file}{_line(error, path)}: {_problem(error)}") from error

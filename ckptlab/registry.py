@@ -37,6 +37,9 @@ class Named(Protocol):
 
 Entry = TypeVar("Entry", bound=Named)
 
+PLUGIN_PREFIX = "ckptlab_plugin_"
+"""Modules of plug-in files are named so, and by the file's stem."""
+
 _allowed: set[str] = set()
 
 
@@ -71,6 +74,14 @@ def resolve(reference: str) -> Any:
     for part in attribute.split("."):
         found = getattr(found, part)
     return found
+
+
+def origin_of(target: Any) -> str:
+    """Say where an object is defined: ``module:object``, or ``FILE.py:object`` of a plug-in."""
+    module = getattr(target, "__module__", "?")
+    if module.startswith(PLUGIN_PREFIX) and module in sys.modules:
+        module = str(sys.modules[module].__file__)
+    return f"{module}:{getattr(target, '__qualname__', type(target).__qualname__)}"
 
 
 class Registry(Mapping[str, Entry], Generic[Entry]):
@@ -134,7 +145,8 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         if taken is not None and (taken != origin or origin == "ckptlab"):
             raise PluginError(
                 f"{origin} registers the {self.kind} {entry.name!r}, which {taken} has registered "
-                "already. Choose another name."
+                "already. Choose another name.",
+                file=origin,
             )
         self._entries[entry.name] = entry
         self._origins[entry.name] = origin
@@ -167,7 +179,8 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         if name in self._entries:
             return self._entries[name]
         if self._adapt is not None and is_reference(name):
-            return self._import(name, parameter or self.kind, self._adapt)
+            given = f"{parameter}={name}" if parameter else f"{self.kind} {name}"
+            return self._import(name, given, self._adapt)
         self._load_entry_points()
         if name not in self._entries:
             raise unknown_name(parameter or self.kind, name, self._entries)
@@ -193,17 +206,17 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         self._load_entry_points()
         return len(self._entries)
 
-    def _import(self, name: str, parameter: str, adapt: Callable[[str, Any], Entry]) -> Entry:
+    def _import(self, name: str, given: str, adapt: Callable[[str, Any], Entry]) -> Entry:
         if name not in _allowed:
             raise UntrustedNameError(
-                f"the run names {parameter}={name}, code that is not part of ckptlab. If you trust "
+                f"the run names {given}, code that is not part of ckptlab. If you trust "
                 f"it, allow it: ckptlab --allow {name} …, or ckptlab.allow({name!r}) in Python."
             )
-        target = import_user(name, parameter)
+        target = import_user(name, given)
         try:
             return adapt(name, target)
         except (TypeError, ValueError) as error:
-            raise PluginError(f"{parameter}={name}: {error}") from error
+            raise PluginError(f"{given}: {error}") from error
 
     def _load_entry_points(self) -> None:
         """Register what installed packages offer; what fails is left out with one warning."""
@@ -235,15 +248,15 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
             self._loading = False
 
 
-def import_user(reference: str, parameter: str) -> Any:
+def import_user(reference: str, given: str) -> Any:
     """Import a user's ``module:object``, also from the working directory.
 
     Parameters
     ----------
     reference : str
         ``"package.module:object"``.
-    parameter : str
-        The setting that was given it, for the error.
+    given : str
+        How the user gave it, for the error: ``"model.name=mine:small"``.
 
     Returns
     -------
@@ -264,12 +277,12 @@ def import_user(reference: str, parameter: str) -> Any:
     except Exception as error:
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
         raise PluginError(
-            f"{parameter}={reference}: {module} cannot be imported ({problem}). Run where it can "
+            f"{given}: {module} cannot be imported ({problem}). Run where it can "
             "be, or put its folder on PYTHONPATH."
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             names = [name for name in vars(found) if not name.startswith("_")]
-            raise unknown_name(f"{parameter}: object of {module}", part, names)
+            raise unknown_name(f"{given}: object of {module}", part, names)
         found = getattr(found, part)
     return found

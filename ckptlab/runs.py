@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from ckptlab.errors import LayoutError, StepError, StoreError, unknown_name
+from ckptlab.errors import LayoutError, StepError, StoreError, spell, unknown_name
 from ckptlab.run import Run, open_run
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Runs:
             found = [_span(values) for values in (first, second)]
             raise StepError(
                 f"{self.runs[0].path} and {path} differ along {axis!r}: {found[0]}, {found[1]}; "
-                "choose steps that all of them have, such as steps=0:100"
+                f"choose steps that all of them have, such as {spell('steps', '0:100')}"
             )
 
 

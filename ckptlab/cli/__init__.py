@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from ckptlab._version import __version__
-from ckptlab.errors import CkptlabError
+from ckptlab.errors import CkptlabError, spelled_as_flags
 from ckptlab.extras import explained
 from ckptlab.plugins import load_plugin, load_plugins
 from ckptlab.registry import allow
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(arguments: list[str], debug: bool) -> int:
     try:
-        with explained(" ".join(["ckptlab", *arguments[:1]])):
+        with explained(" ".join(["ckptlab", *arguments[:1]])), spelled_as_flags(_flag_of):
             result = cli.main(args=arguments, prog_name="ckptlab", standalone_mode=False)
     except CkptlabError as error:
         if debug:
@@ -131,6 +131,16 @@ def _run(arguments: list[str], debug: bool) -> int:
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return _fail(f"unexpected error: {what} (--debug shows where)", 1)
     return result if isinstance(result, int) else 0
+
+
+def _flag_of(parameter: str) -> str | None:
+    """Return the flag of the running command that sets a parameter."""
+    context = click.get_current_context(silent=True)
+    options = context.command.params if context is not None else []
+    flags = [
+        max(o.opts, key=len) for o in options if isinstance(o, click.Option) and o.name == parameter
+    ]
+    return flags[0] if flags else None
 
 
 def _fail(message: str, code: int) -> int:

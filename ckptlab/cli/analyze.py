@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import click
 from ckptlab.analyze.registry.metrics import METRICS, Metric, find_metric
 from ckptlab.analyze.registry.options import Option
 from ckptlab.cli.options import data_root_option, json_option, print_json
-from ckptlab.errors import CkptlabError, ConfigError, RunExistsError
+from ckptlab.errors import ConfigError, RunExistsError
 
 
 class MetricGroup(click.Group):
@@ -149,7 +146,7 @@ def _measure(
         from ckptlab.analyze.trackers import find_tracker, send
 
         tracker, place = find_tracker(to)
-    with metric_progress(metric.name), _spoken_in_flags(metric):
+    with metric_progress(metric.name):
         result = _open(runs).analyze(metric, **options)
     written = []
     if output is not None:
@@ -167,18 +164,6 @@ def _measure(
     for path in written:
         # With --json, stdout is one document.
         click.echo(path, err=as_json)
-
-
-@contextlib.contextmanager
-def _spoken_in_flags(metric: Metric) -> Iterator[None]:
-    """Let errors say ``--relative-to 3`` where in Python it is ``relative_to=3``."""
-    try:
-        yield
-    except CkptlabError as error:
-        text = str(error)
-        for name in metric.options:
-            text = re.sub(rf"(?<!\S){name}(=| (?='))", f"{metric.options[name].flag} ", text)
-        raise type(error)(text) from error
 
 
 def _open(paths: tuple[str, ...]) -> Any:

@@ -45,6 +45,8 @@ class ProgressDisplay:
         self._name = name
         self._started = self._printed = time.monotonic()
         self._first: int | None = None
+        self._line = ""  # shown next, where the last one shown is not the last
+        self._lines = False
         self._task: TaskID | None = None
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
         self._bar = Progress(
@@ -67,6 +69,8 @@ class ProgressDisplay:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.stop()
+        if self._lines and self._line:
+            click.echo(self._line, err=True)
 
     def show(self, done: int, total: int, facts: str = "") -> None:
         """Show that `done` of `total` are done."""
@@ -76,12 +80,14 @@ class ProgressDisplay:
         if self._task is not None:
             self._bar.update(self._task, completed=done, total=total, facts=facts)
         now = time.monotonic()
-        if self.console.is_terminal or now - self._printed < LINE_SECONDS:
+        if self.console.is_terminal:
             return
-        self._printed = now
-        speed = (done - self._first) / (now - self._started)
-        left = f", {human_seconds((total - done) / speed)} left" if speed > 0 else ""
-        click.echo(f"{self._name}: {done:,} of {total:,}{left}  {facts}".rstrip(), err=True)
+        speed = (done - self._first) / max(now - self._started, 1e-9)
+        left = f", {human_seconds((total - done) / speed)} left" if total > done and speed else ""
+        self._line = f"{self._name}: {done:,} of {total:,}{left}  {facts}".rstrip()
+        if now - self._printed >= LINE_SECONDS:
+            click.echo(self._line, err=True)
+            self._printed, self._line, self._lines = now, "", True
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ class Session:
         except BaseException:
             self._writer.abandon()
             raise
-        self.interrupts = Interrupts()
+        self.interrupts = Interrupts(opening.storage.hurry)
         self.watch = UpdateWatch(self._is_due)
         self.watch.attach(training.optimizers, self.steps.take_gradients)
         self._info = StepInfo()

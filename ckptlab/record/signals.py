@@ -9,14 +9,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 
 class Interrupts:
-    """Hold back SIGINT and SIGTERM, unless ignored; does nothing outside the main thread."""
+    """Hold back SIGINT and SIGTERM, unless ignored; does nothing outside the main thread.
 
-    def __init__(self) -> None:
+    `on_signal` is called at once when the first comes, from its handler.
+    """
+
+    def __init__(self, on_signal: Callable[[], None] = lambda: None) -> None:
+        self._on_signal = on_signal
         self.pending: int | None = None
         self.acted = False
         self._pid = os.getpid()
@@ -57,3 +62,4 @@ class Interrupts:
             os.kill(os.getpid(), number)
             return
         self.pending = number
+        self._on_signal()

@@ -18,6 +18,11 @@ CHOICES: dict[str, str] = {
     "kinds": "tensors",
     "mask": "mask",
     "ddof": "divisor of the variance, n minus",
+    "level_0": "level 0",
+    "never_pruned": "never pruned",
+    "sub_networks": "sub-networks",
+    "rate_falls": "the learning rate falls",
+    "replicates": "replicates",
 }
 """Attributes of results, and what captions call them."""
 
@@ -28,7 +33,7 @@ def choices_of(results: Iterable[xr.DataArray | xr.Dataset]) -> str:
     for result in results:
         for attrs in _all_attributes(result):
             for name in CHOICES:
-                text = str(attrs.get(name, "")).replace(",", ", ")
+                text = ", ".join(part.strip() for part in str(attrs.get(name, "")).split(","))
                 if text and text not in stated.setdefault(name, []):
                     stated[name].append(text)
     parts = [

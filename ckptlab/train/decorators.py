@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ckptlab.errors import PluginError
-from ckptlab.registry import Registry
+from ckptlab.registry import Registry, origin_of
 from ckptlab.train.datasets.registry import DATA_SOURCES, data_source
 from ckptlab.train.learning_rate import RATE_SCHEDULES, schedule_entry
 from ckptlab.train.models.registry import MODELS, model_family
@@ -175,11 +175,11 @@ def _decorator(
 ) -> Callable[[Made], Made]:
     def register(made: Made) -> Made:
         own = str(name or getattr(made, "__name__", "")).replace("_", "-")
-        origin = f"{getattr(made, '__module__', '?')}:{getattr(made, '__qualname__', own)}"
+        origin = origin_of(made)
         try:
             entry = adapt(own, made, **fields)
         except TypeError as error:
-            raise PluginError(f"{origin}: {error}") from error
+            raise PluginError(f"{origin}: {error}", file=origin) from error
         registry.add(entry, origin)
         # `module:object` of a decorated function keeps what the decorator says of it.
         made.ckptlab_fields = fields  # type: ignore[attr-defined]

@@ -153,7 +153,8 @@ def _unknown_key(place: _Place, shown: str, where: str) -> ConfigError:
         own = [key for key in place.fields if key not in ("name", "stages", "steps", "options")]
         return ConfigError(
             f"{where}{place.key}={shown} does not apply to {place.section} {place.name!r}, which "
-            f"takes {', '.join(own) or 'none of these'}; {place.field} is for {', '.join(takers)}"
+            f"takes {', '.join(own) or 'none of these'}; {place.field} is for {', '.join(takers)}. "
+            f"Leave {place.key} out"
         )
     known = [f"{prefix}.{name}" if prefix else name for name in place.fields]
     what = f"key of {where.strip()}" if where else "setting"

@@ -164,6 +164,9 @@ def test_json_is_one_document_without_nan(small_run: Path, name: str) -> None:
         (["trajectories", "{run}", "--count", "0"], "--count"),
         (["sign-flips", "nowhere.zarr"], "nowhere.zarr"),
         (["sign-flips"], "RUN"),
+        (["sign-flips", "{run}", "--steps", "40:41:2", "--by", "layers"], "value of --by 'layers'"),
+        (["nomod:metric", "{run}"], "metric nomod:metric: nomod cannot be imported"),
+        (["sign-flips", "{run}", "--memory", "1MiB"], "--memory 1MiB is too little"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

@@ -25,8 +25,15 @@ def run(tmp_path_factory):
     return path
 
 
-def test_a_series_its_masks_and_what_they_are_good_for(run, tmp_path):
-    first = ckptlab("imp", run, "--rewind", "8", "--levels", "2", "-o", tmp_path / "imp")
+@pytest.fixture
+def there(cluster):
+    """Options that have the jobs done by workers that run already."""
+    return ["--scheduler", cluster.scheduler_address]
+
+
+def test_a_series_its_masks_and_what_they_are_good_for(run, tmp_path, there):
+    imp = ["imp", run, "--rewind", "8", "--levels", "2"]
+    first = ckptlab(*imp, *there, "-o", tmp_path / "imp")
     assert first.returncode == 0, first.stderr
     assert first.stdout.strip().splitlines()[-1] == str(tmp_path / "imp" / "results.zarr")
     # Of the prunable weights, exactly what two levels leave.
@@ -36,20 +43,9 @@ def test_a_series_its_masks_and_what_they_are_good_for(run, tmp_path):
     assert f"{(left - round(0.2 * left)) / total:.4f}" in first.stdout
     mask = f"{tmp_path}/imp/results.zarr@2"
     kinds = ["--kind", "none", "--kind", "shuffle:layer,keep-signs"]
-    second = ckptlab(
-        "perturb",
-        run,
-        "--at",
-        "8",
-        *kinds,
-        "--mask",
-        mask,
-        "--replicates",
-        "2",
-        "--json",
-        "-o",
-        tmp_path / "perturb",
-    )
+    masked = ["--at", "8", "--mask", mask, *there]
+    options = [*masked, *kinds, "--replicates", "2", "--json"]
+    second = ckptlab("perturb", run, *options, "-o", tmp_path / "perturb")
     assert second.returncode == 0, second.stderr
     results = json.loads(second.stdout)
     assert results["done"] == results["jobs"] == 3
@@ -58,9 +54,7 @@ def test_a_series_its_masks_and_what_they_are_good_for(run, tmp_path):
     for path in (tmp_path / "perturb" / "jobs").glob("*.zarr"):
         weights = xr.open_zarr(path).weights.values
         assert not weights[~kept].any()
-    third = ckptlab(
-        "connect", run, "--at", "8", "--alphas", "3", "--mask", mask, "-o", tmp_path / "connect"
-    )
+    third = ckptlab("connect", run, *masked, "--alphas", "3", "-o", tmp_path / "connect")
     assert third.returncode == 0, third.stderr
     line = xr.open_zarr(tmp_path / "connect" / "results.zarr").load()
     assert line.error.sizes == {"rewind": 1, "replicate": 1, "alpha": 3}
@@ -68,9 +62,9 @@ def test_a_series_its_masks_and_what_they_are_good_for(run, tmp_path):
     assert line.instability.item() == pytest.approx(errors.max() - (errors[0] + errors[2]) / 2)
 
 
-def test_the_same_again_is_a_no_op_and_names_the_same_folder(run, tmp_path, monkeypatch):
+def test_the_same_again_is_a_no_op_and_names_the_same_folder(run, tmp_path, monkeypatch, there):
     monkeypatch.chdir(tmp_path)
-    arguments = ["imp", run, "--rewind", "8", "--levels", "1"]
+    arguments = ["imp", run, "--rewind", "8", "--levels", "1", *there]
     before = ckptlab(*arguments, "--dry-run", "--json")
     facts = json.loads(before.stdout)
     assert (facts["jobs"], facts["done"], facts["steps"]) == (1, 0, 40)
@@ -82,22 +76,12 @@ def test_the_same_again_is_a_no_op_and_names_the_same_folder(run, tmp_path, monk
     assert (after["done"], after["steps"]) == (1, 0)
 
 
-def test_from_a_pre_trained_state(run, tmp_path):
+def test_from_a_pre_trained_state(run, tmp_path, there):
     pre = tmp_path / "pre.zarr"
-    done = ckptlab(
-        "record",
-        "--from",
-        f"{run}@init",
-        "--fresh-optimizer",
-        "-S",
-        "task.name=rotation",
-        "-S",
-        "train.steps=6",
-        "-o",
-        pre,
-    )
+    settings = ["-S", "task.name=rotation", "-S", "train.steps=6"]
+    done = ckptlab("record", "--from", f"{run}@init", "--fresh-optimizer", *settings, "-o", pre)
     assert done.returncode == 0, done.stderr
-    arguments = ["imp", run, "--from", f"{pre}@6", "--levels", "1"]
+    arguments = ["imp", run, "--from", f"{pre}@6", "--levels", "1", *there]
     full = ckptlab(*arguments, "-o", tmp_path / "full")
     assert full.returncode == 0, full.stderr
     rest = ckptlab(*arguments, "--budget", "remaining", "-o", tmp_path / "rest")
@@ -111,18 +95,18 @@ def test_from_a_pre_trained_state(run, tmp_path):
             assert child.attrs["branch"]["new_tensors"] == ["fc.weight", "fc.bias"]
 
 
-def test_failures_are_reported_and_the_rest_goes_on(run, tmp_path):
+def test_failures_are_reported_and_the_rest_goes_on(tmp_path, there):
     study = tmp_path / "study.toml"
     study.write_text(
         'kind = "critical"\ndeficit = {name = "blur", factor = 2}\ndurations = [0, 4]\n'
         '[config.model]\nname = "mlp"\n[config.data]\nname = "digits"\n[config.train]\nsteps = 8\n'
     )
-    fine = ckptlab("study", study, "-o", tmp_path / "fine")
+    fine = ckptlab("study", study, *there, "-o", tmp_path / "fine")
     assert fine.returncode == 0, fine.stderr
     # A file where a folder should be: nothing is downloaded into it, even where there is a network.
     held = f'name = "mnist"\nroot = "{study}"'
     study.write_text(study.read_text().replace('name = "digits"', held))
-    done = ckptlab("study", study, "-o", tmp_path / "failing", "--json")
+    done = ckptlab("study", study, *there, "-o", tmp_path / "failing", "--json")
     assert done.returncode == 1
     assert len(json.loads(done.stdout)["failed"]) == 2
     assert all(
@@ -134,7 +118,9 @@ def test_failures_are_reported_and_the_rest_goes_on(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["imp", "RUN", "--rewind", "49"], "step 49 lies outside the run; accepted: 0 to 48"),
+        (["imp", "RUN", "--rewind", "49"], "--rewind 49 lies outside the run; accepted: 0 to 48"),
+        (["perturb", "RUN", "--at", "5000", "--kind", "none"], "--at 5000 lies outside the run"),
+        (["perturb", "RUN", "--at", "8", "--kind", "nomod:f"],),
         (["imp", "RUN"], "--rewind STEP is needed"),
         (["imp", "RUN", "--rewind", "8", "--fraction", "1.5"], "fraction 1.5 is not accepted"),
         (["imp", "RUN", "--rewind", "8", "--scope", "tensor"], "scope"),

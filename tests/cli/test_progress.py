@@ -18,8 +18,15 @@ def test_a_line_is_printed_only_now_and_then(monkeypatch, capsys):
             show(done, 100)
     lines = capsys.readouterr().err.splitlines()
     # Seconds 0, 10, 20, …: from step 1 on, at 30 and at 60, a step takes 10 s.
-    assert [line.split(",")[0] for line in lines] == ["repack: 3 of 100", "repack: 6 of 100"]
+    shown = ["repack: 3 of 100", "repack: 6 of 100", "repack: 8 of 100"]  # the last one, too
+    assert [line.split(",")[0] for line in lines] == shown
     assert "16 min left" in lines[1] or "19 min left" in lines[1]
+
+
+def test_nothing_is_printed_of_what_is_done_at_once(capsys):
+    with step_progress("repack") as show:
+        show(1, 1)
+    assert capsys.readouterr().err == ""
 
 
 def test_recording_tells_speed_and_loss_before_anything_is_stored(monkeypatch, capsys, tmp_path):

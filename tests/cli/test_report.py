@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.commands import ckptlab
+from tests.cli.commands import ckptlab, ckptlab_process
 from tests.report.studied import make_study
 
 
@@ -73,7 +73,7 @@ def test_results_and_curvature(here: Path, call: Any) -> None:
         (["a.zarr", "--steps", "0:500"], "beyond the last recorded step 40"),
         (["a.zarr", "--steps", "3"], "needs at least 2"),
         (["a.zarr", "--results", "no.nc"], "no.nc does not exist"),
-        (["a.zarr", "--scheduler", "cloud"], "unknown scheduler"),
+        (["a.zarr", "--scheduler", "cloud"], "unknown --scheduler"),
         ([], "RUN"),
     ],
 )
@@ -118,12 +118,12 @@ def smallest_weight(weights):
 
 def test_metrics_of_users_are_drawn_where_they_or_the_user_say_so(here: Path) -> None:
     (here / "mine.py").write_text(PLUGIN)
-    done = ckptlab("--plugin", "mine.py", "report", "a.zarr", "--steps", "0:20")
+    done = ckptlab_process("--plugin", "mine.py", "report", "a.zarr", "--steps", "0:20")
     assert (done.returncode, done.stderr) == (0, "")
     page = (here / "a-report.html").read_text()
     assert '"key":"largest-weight-largest-weight"' in page
     assert "smallest-weight" not in page
-    done = ckptlab(
+    done = ckptlab_process(
         "--plugin", "mine.py", "report", "a.zarr", "--metric", "smallest-weight", "--overwrite"
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -101,9 +101,9 @@ def verify_or_none(path, *, deep=False):
 
 
 def test_a_flipped_byte_is_found_or_harmless(original, tmp_path):
-    tally = flip_bytes(original, tmp_path / "run.zarr", 150, seed=0)
-    assert tally["found by verify"] + tally["white space"] == 150
-    assert tally["refused"] > 50
+    tally = flip_bytes(original, tmp_path / "run.zarr", 60, seed=0)
+    assert tally["found by verify"] + tally["white space"] == 60
+    assert tally["refused"] > 20
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_xarray_alone_reads_no_flipped_number_either(original, tmp_path):
     expected = xr.open_zarr(original).load()
     files = [f for f in sorted(path.rglob("*")) if f.is_file() and "/c/" in f.as_posix()]
     refused = 0
-    for file in rng.choice(np.array(files, object), 25):
+    for file in rng.choice(np.array(files, object), 15):
         data = file.read_bytes()
         damaged = bytearray(data)
         damaged[int(rng.integers(len(data)))] ^= int(rng.integers(1, 256))
@@ -142,10 +142,12 @@ def test_xarray_alone_reads_no_flipped_number_either(original, tmp_path):
         else:
             xr.testing.assert_identical(found, expected)
         file.write_bytes(data)
-    assert refused > 20
+    assert refused > 10
 
 
-def test_torn_swapped_emptied_and_missing_files_are_found_or_harmless(original, tmp_path):
+@pytest.mark.parametrize("share", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_torn_swapped_emptied_and_missing_files_are_found_or_harmless(original, tmp_path, share):
+    """Every file in each way; where `share` is 3, a third of these, and each way at some files."""
     path = tmp_path / "run.zarr"
     shutil.copytree(original, path)
     expected = everything_in(original)
@@ -162,8 +164,9 @@ def test_torn_swapped_emptied_and_missing_files_are_found_or_harmless(original, 
         ]
         other = others[int(rng.integers(len(others)))]
         zeros = bytes(len(data))
-        for damage in (b"", data[: int(rng.integers(len(data)))], zeros, other, None):
-            if damage == data:
+        ways = (b"", data[: int(rng.integers(len(data)))], zeros, other, None)
+        for number, damage in enumerate(ways, files.index(file)):
+            if damage == data or number % share:
                 continue
             if damage is None:
                 file.unlink()

@@ -83,11 +83,11 @@ def fast_run(tmp_path_factory):
 
 
 def test_mutations_of_a_run_end_in_a_store_error_or_in_data(original, tmp_path):  # noqa: F811
-    run_fuzz(original, tmp_path, 0, 150)
+    run_fuzz(original, tmp_path, 0, 60)
 
 
 def test_mutations_of_a_run_in_the_other_codec(fast_run, tmp_path):
-    run_fuzz(fast_run, tmp_path, 0, 100)
+    run_fuzz(fast_run, tmp_path, 0, 40)
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Runs from people one does not know: nothing in them is executed, followed or obeyed."""
 
 import ast
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,11 @@ from pathlib import Path
 import pytest
 
 import ckptlab
+from ckptlab.errors import UntrustedNameError
+from ckptlab.store.format.zarr_metadata import metadata_digest
+from ckptlab.store.maintain.verify import verify
+from tests.cli.commands import ckptlab as command
+from tests.trained import train_tiny
 
 SOURCES = sorted(Path(ckptlab.__file__).parent.rglob("*.py"))
 
@@ -66,6 +73,50 @@ def test_reading_unpickles_and_executes_nothing(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "[]", done.stdout
+
+
+NAMED = ("model.name", "data.name", "task.name", "optim.name", "optim.schedule")
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    return train_tiny(tmp_path_factory.mktemp("honest") / "run.zarr", "model.name=mlp")
+
+
+@pytest.mark.parametrize("place", NAMED)
+def test_code_that_a_run_names_is_never_imported(honest, tmp_path, monkeypatch, place):
+    """Opened, measured, reported, checked, exported and resumed, with the module at hand."""
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = shutil.copytree(honest, tmp_path / "run.zarr")
+    root = json.loads((path / "zarr.json").read_text())
+    attributes = root["attributes"]
+    section, key = place.split(".")
+    attributes["config"][section][key] = "evil_module:made"
+    # Elsewhere, too: whatever a reader may take for a name.
+    attributes |= dict.fromkeys(("codec_of", "metric", "plugin"), "evil_module:made")
+    metadata = root["consolidated_metadata"]["metadata"]
+    attributes["metadata_digest"] = metadata_digest(attributes, metadata)
+    (path / "zarr.json").write_text(json.dumps(root))
+    run = ckptlab.open_run(path)
+    run.snapshot(3), run.state_dict(3), repr(run), run.dataset.load()
+    assert verify(path, deep=True).ok
+    for arguments, code in (
+        (("info", path), 0),
+        (("verify", path, "--deep"), 0),
+        (("analyze", "telemetry", path), 0),
+        (("export", path, "-o", tmp_path / "a.safetensors"), 0),
+        (("report", path, "-o", tmp_path / "a.html"), 0),
+        (("analyze", "fisher-trace", path, "--samples", "8"), 2),
+        (("record", "--resume", path, "-S", "train.steps=20"), 2),
+        (("record", "--from", f"{path}@3", "-o", tmp_path / "b.zarr"), 2),
+    ):
+        done = command(*arguments)
+        assert done.returncode == code, (arguments, done.stderr)
+        assert code == 0 or "--allow evil_module:made" in done.stderr
+    with pytest.raises(UntrustedNameError, match="evil_module:made"):
+        run.analyze("hessian-spectrum", samples=8)
+    assert "evil_module" not in sys.modules
 
 
 def calls(tree, name):

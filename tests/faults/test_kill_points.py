@@ -127,7 +127,7 @@ def survive(path, target, name):
 
 
 def test_the_writer_survives_its_death_at_points_of_every_kind(points, tmp_path):
-    chosen = np.random.default_rng(len(points)).choice(len(points), 40, replace=False)
+    chosen = np.random.default_rng(len(points)).choice(len(points), 20, replace=False)
     for target in sorted(chosen.tolist()):
         survive(tmp_path / f"{target}.zarr", target, points[target])
 

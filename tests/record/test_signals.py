@@ -179,12 +179,15 @@ def _in_the_foreground():
 @pytest.mark.usefixtures("_in_the_foreground")
 def test_what_a_signal_means():
     for number, error in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)):
-        interrupts = Interrupts()
+        told = []
+        interrupts = Interrupts(lambda told=told: told.append(True))
         interrupts.install()
         try:
             interrupts.act()
+            assert not told
             os.kill(os.getpid(), number)
             assert interrupts.pending == number
+            assert told == [True]
             with pytest.raises(error) as raised:
                 interrupts.act()
             assert interrupts.acted

@@ -20,6 +20,13 @@ def test_choices_are_those_of_the_attributes() -> None:
     assert choices_of([xr.Dataset(attrs={"run": "a.zarr"})]) == ""
 
 
+def test_choices_of_experiments_are_named() -> None:
+    said = choices_of(
+        [xr.Dataset(attrs={"never_pruned": "fc.weight,fc2.weight", "level_0": "dense"})]
+    )
+    assert said == "Level 0: dense; never pruned: fc.weight, fc2.weight."
+
+
 def test_choices_that_differ_between_runs_are_all_named() -> None:
     said = choices_of([result(batch_norm="train"), result(batch_norm="eval")])
     assert "batch norm: train or eval" in said.lower()

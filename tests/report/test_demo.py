@@ -15,7 +15,7 @@ from tests.report.browser import opened
 @pytest.mark.timeout(1200)
 def test_the_demo_is_drawn(browser: Any, tmp_path: Path) -> None:
     run, page = tmp_path / "resnet20-digits.zarr", tmp_path / "report.html"
-    recorded = ckptlab("record", "-o", run, timeout=900)
+    recorded = ckptlab("record", "-o", run)
     assert recorded.returncode == 0, recorded.stderr
     done = ckptlab("report", run, "-o", page)
     assert (done.returncode, done.stderr) == (0, "")

@@ -109,6 +109,7 @@ def test_overrides_are_toml_values_or_else_text(text, section, key, value):
         ("optim.momentum=1", ["optim.momentum=1", "[0, 1)"]),
         ("optim.milestones=80ep,12ex", ["optim.milestones", "12ex"]),
         ("optim.name=adamw ; optim.betas=[0.1, 2]", ["optim.betas[1]=2", "[0, 1)"]),
+        ("optim.name=adamw ; optim.momentum=0.5", ["is for sgd. Leave optim.momentum out"]),
         ("optim.name=adamw ; optim.betas=[0.1]", ["optim.betas[1] is missing", "[0, 1)"]),
         ("optim.milestones=[80, -1]", ["optim.milestones[1]=-1"]),
         ("record.steps=10:5", ["record.steps='10:5'", "half-open"]),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ckptlab.errors import ConfigError, unknown_name
+from ckptlab.errors import ConfigError, spell, unknown_name
 
 LOCAL: tuple[str, ...] = ("threads", "processes", "synchronous")
 """Schedulers of dask that need no cluster."""
@@ -71,7 +71,7 @@ def open_executor(scheduler: Any = None) -> Iterator[Executor]:
         finally:
             client.close()
     else:
-        raise unknown_name("scheduler", str(scheduler), ACCEPTED)
+        raise unknown_name(spell("scheduler"), str(scheduler), ACCEPTED)
 
 
 def _local(scheduler: str | None) -> Executor:
@@ -112,15 +112,15 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
-def connect(address: str, otherwise: str = "use scheduler=threads") -> Any:
+def connect(address: str, otherwise: str | None = None) -> Any:
     """Connect to a cluster that has workers.
 
     Parameters
     ----------
     address : str
         Of the scheduler, such as ``tcp://host:8786``.
-    otherwise : str
-        What an error advises if there is none.
+    otherwise : str, optional
+        What an error advises if there is none; the threads of this process by default.
 
     Returns
     -------
@@ -137,13 +137,14 @@ def connect(address: str, otherwise: str = "use scheduler=threads") -> Any:
 
     # A client of an unknown protocol fails, and again when it is collected.
     if address.partition("://")[0] not in backends:
-        raise unknown_name("scheduler", address, ACCEPTED)
+        raise unknown_name(spell("scheduler"), address, ACCEPTED)
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
         raise ConfigError(
             f"no scheduler answers at {address} ({type(error).__name__}); start one with "
-            f"`dask scheduler` and `dask worker`, or {otherwise}"
+            "`dask scheduler` and `dask worker`, or "
+            + (otherwise or f"use {spell('scheduler', 'threads')}")
         ) from error
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)

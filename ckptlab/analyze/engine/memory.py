@@ -8,7 +8,7 @@ from typing import Any
 
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.engine.warnings import MemoryLimitWarning
-from ckptlab.errors import ConfigError
+from ckptlab.errors import ConfigError, spell
 from ckptlab.record.memory import parse_memory
 
 DEFAULT = "2GiB"
@@ -65,14 +65,15 @@ def share_memory(
     if fit < 1:
         least = (RESERVED + need(pieces)) // 2**20 + 1
         raise ConfigError(
-            f"memory={text} is too little for this measurement; it needs at least {least}MiB",
+            f"{spell('memory', text)} is too little for this measurement; it needs at least "
+            f"{least}MiB",
             parameter="memory",
             fix=f"{least}MiB",
         )
     if fit < workers:
         warnings.warn(
-            f"memory={text} allows {fit} of {workers} tasks at a time, {need(pieces) / 2**20:.0f} "
-            "MiB each; more memory measures faster",
+            f"{spell('memory', text)} allows {fit} of {workers} tasks at a time, "
+            f"{need(pieces) / 2**20:.0f} MiB each; more memory measures faster",
             MemoryLimitWarning,
             stacklevel=4,
         )

@@ -20,8 +20,8 @@ from ckptlab.analyze.engine.moments import combine_tree
 from ckptlab.analyze.engine.selection import Rows, Selection, select
 from ckptlab.analyze.engine.source import BlockGrid, Source
 from ckptlab.analyze.registry.spec import Metric
-from ckptlab.errors import ConfigError
-from ckptlab.registry import resolve
+from ckptlab.errors import ConfigError, spell
+from ckptlab.registry import PLUGIN_PREFIX, resolve
 
 Array = npt.NDArray[Any]
 Cells = dict[tuple[int, int], Any]
@@ -49,7 +49,7 @@ class Portable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         module = self.function.__module__
-        if not module.startswith("ckptlab_plugin_"):
+        if not module.startswith(PLUGIN_PREFIX):
             return (Portable, (self.function,))
         file = sys.modules[module].__file__
         return (_from_plugin, (file, self.function.__qualname__))
@@ -201,8 +201,8 @@ def _settings(
     by = settings.pop("by", None) or ("tensor" if metric.shaped else "network")
     if metric.shaped and by != "tensor":
         raise ConfigError(
-            f"by={by!r}: {metric.name} is a metric of single tensors; accepted: tensor, which is "
-            "the default"
+            f"{spell('by', by)}: {metric.name} is a metric of single tensors; accepted: tensor, "
+            "which is the default"
         )
     scheduler, memory = shared.pop("scheduler"), shared.pop("memory")
     if metric.shaped:

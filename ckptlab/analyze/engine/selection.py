@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ckptlab.analyze.engine.masks import Mask, surviving
 from ckptlab.analyze.engine.source import Source, TensorRuns
 from ckptlab.analyze.engine.warnings import SelectionWarning
-from ckptlab.errors import LayoutError, MissingStepError, StepError, unknown_name
+from ckptlab.errors import LayoutError, MissingStepError, StepError, spell, unknown_name
 from ckptlab.record.schedule import parse_schedule, parse_step
 from ckptlab.store.format.layout import DEFAULT_KINDS
 from ckptlab.store.read.ancestry import find_ancestor, is_branch
@@ -172,7 +172,7 @@ def select(
         If `by` or a kind does not exist.
     """
     if by not in BY:
-        raise unknown_name("value of by", str(by), BY)
+        raise unknown_name(f"value of {spell('by')}", str(by), BY)
     columns = select_columns(source, steps)
     chosen_kinds, chosen = _tensors(source, parse_kinds(kinds))
     names, tensor_group = _groups(source, by, chosen)
@@ -204,7 +204,7 @@ def _tensors(
         return kinds, source.layout.select(kinds)
     warnings.warn(
         f"{source.path} has no conv or linear weights: its {matrices.sum()} matrices (tensors of "
-        "two dims or more) are measured instead. Choose others with kinds=",
+        f"two dims or more) are measured instead. Choose others with {spell('kinds')}",
         SelectionWarning,
         stacklevel=5,
     )
@@ -224,7 +224,7 @@ def _count(selection: Selection) -> npt.NDArray[np.int64]:
 
 
 def _no_weight(keep: Mask | None, kinds: tuple[str, ...]) -> LayoutError:
-    what = f"of kinds {','.join(kinds)}; use kinds=all"
+    what = f"of kinds {','.join(kinds)}; use {spell('kinds', 'all')}"
     if keep is None:
         return LayoutError(f"the dataset holds no weight {what}")
     if not keep.values.any():
@@ -265,22 +265,24 @@ def select_columns(source: Source, steps: Any = None) -> npt.NDArray[np.int64]:
         raise StepError(f"{source.path} holds no recorded step yet")
     last = int(recorded[-1])
     text = range_text(steps)
+    fix = f"Use {spell('steps', f'{recorded[0]}:{last + 1}')}, or leave the end open."
     schedule = parse_schedule(text, steps_per_epoch(source))
     if schedule.end is not None and schedule.end > last + 1:
         raise StepError(
-            f"steps {text!r} reach beyond the last recorded step {last} of {source.path}; "
-            f"recorded: {_recorded(recorded)}. Use {recorded[0]}:{last + 1}, or leave the end open."
+            f"{spell('steps', text)} reaches beyond the last recorded step {last} of "
+            f"{source.path}; recorded: {_recorded(recorded)}. {fix}"
         )
     columns = np.flatnonzero(schedule.holds(recorded))
     if not len(columns):
         raise StepError(
-            f"steps {text!r} hold no recorded step; recorded: {_recorded(recorded)}. "
-            f"Use {recorded[0]}:{last + 1}, or leave the end open."
+            f"{spell('steps', text)} holds no recorded step; recorded: {_recorded(recorded)}. {fix}"
         )
     return columns.astype(np.int64)
 
 
-def find_reference(source: Source, relative_to: Any, option: str = "relative_to=") -> Reference:
+def find_reference(
+    source: Source, relative_to: Any, parameter: str = "relative_to", before: str = ""
+) -> Reference:
     """Find the snapshot that ``relative_to`` means.
 
     Parameters
@@ -290,8 +292,8 @@ def find_reference(source: Source, relative_to: Any, option: str = "relative_to=
     relative_to : str or int
         ``init`` (step 0, which a branch shares with the run it left), ``final`` (the last recorded
         step), ``previous`` or a step.
-    option : str
-        How the user gave it, for errors.
+    parameter, before : str
+        What the user gave it as, for errors: the parameter, and what stands before the step.
 
     Returns
     -------
@@ -309,7 +311,7 @@ def find_reference(source: Source, relative_to: Any, option: str = "relative_to=
     if name == "previous":
         return Reference(name, None, None)
     if name not in RELATIVE_TO and not name[:1].isdigit():
-        raise unknown_name(f"value of {option.partition('=')[0]}", name, (*RELATIVE_TO, "STEP"))
+        raise unknown_name(f"value of {spell(parameter)}", name, (*RELATIVE_TO, "STEP"))
     recorded = source.steps
     if not len(recorded):
         raise MissingStepError(f"{source.path} holds no recorded step yet")
@@ -325,24 +327,24 @@ def find_reference(source: Source, relative_to: Any, option: str = "relative_to=
         return Reference(name, position, step)
     nearest = int(recorded[np.argmin(np.abs(recorded - step))])
     raise MissingStepError(
-        f"{option}{name}: step {step} was not recorded; recorded: {_recorded(recorded)}. "
-        f"Use {option}{nearest}, the nearest."
+        f"{spell(parameter, f'{before}{name}')}: step {step} was not recorded; recorded: "
+        f"{_recorded(recorded)}. Use {spell(parameter, f'{before}{nearest}')}, the nearest."
     )
 
 
 def _initial_of_branch(source: Source, first: int) -> Reference:
+    given = spell("relative_to", "init")
+    fix = f"use {spell('relative_to', first)}, where this run branched off."
     if source.parameters != source.layout.parameters:
         raise MissingStepError(
-            "relative_to 'init' of a branch is step 0 of the run it left, which is read whole; "
-            f"measure the whole dataset, or use relative_to={first}, where this run branched off."
+            f"{given} of a branch is step 0 of the run it left, which is read whole; measure the "
+            f"whole dataset, or {fix}"
         )
     try:
         weights = source.column("weights", 0) if source.steps[0] == first else None
         run = find_ancestor(source.path, source.attributes, source.layout, weights)
     except MissingStepError as error:
-        raise MissingStepError(
-            f"relative_to 'init': {error}. Use relative_to={first}, where this run branched off."
-        ) from error
+        raise MissingStepError(f"{given}: {error}; or {fix}") from error
     return Reference("init", None, 0, run)
 
 

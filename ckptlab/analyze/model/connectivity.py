@@ -23,7 +23,7 @@ from ckptlab.analyze.model.replay_model import (
     read_step,
     require_same_tensors,
 )
-from ckptlab.errors import ConfigError, StepError, unknown_name
+from ckptlab.errors import ConfigError, StepError, spell, unknown_name
 from ckptlab.record.schedule import parse_step
 from ckptlab.store.read.reader import open_store
 
@@ -93,8 +93,8 @@ def connectivity(
         If a step was not recorded.
     """
     if statistics not in STATISTICS:
-        raise unknown_name("value of statistics", str(statistics), STATISTICS)
-    first, near_column = _snapshot(source, at, "at=")
+        raise unknown_name(f"value of {spell('statistics')}", str(statistics), STATISTICS)
+    first, near_column = _snapshot(source, at, "at")
     second, far_column = _other(source, other)
     require_same_tensors(source.layout, second.layout, (source.path, second.path))
     replay = ReplayModel(source, model, loss)
@@ -189,8 +189,8 @@ def _recomputed_on(
         return None
     if training_data is None:
         raise ConfigError(
-            "statistics='recompute' needs training_data=(inputs, targets); pass it, or use "
-            "statistics=average"
+            f"{spell('statistics', 'recompute')} needs training_data=(inputs, targets); pass it, "
+            f"or use {spell('statistics', 'average')}"
         )
     return draw(training_data, samples, seed, batch_size)
 
@@ -211,18 +211,19 @@ def _other(source: Source, other: Any) -> tuple[Source, int]:
     """Find the other recording, and the position of the wanted step in it."""
     if other is None:
         raise ConfigError(
-            "connectivity needs another snapshot: other=RUN[@STEP], or other=@STEP of this run"
+            f"connectivity needs another snapshot: {spell('other', 'RUN[@STEP]')}, or "
+            f"{spell('other', '@STEP')} of this run"
         )
     if isinstance(other, tuple):
-        return _snapshot(as_source(other[0]), other[1], "other=@")
+        return _snapshot(as_source(other[0]), other[1], "other", "@")
     if not isinstance(other, str) and not hasattr(other, "__fspath__"):
-        return _snapshot(as_source(other), "final", "other=@")
+        return _snapshot(as_source(other), "final", "other", "@")
     text = str(other)
     path, mark, step = text.rpartition("@")
     if not mark or not _is_step(step, source):
         path, step = text, "final"
     second = as_source(open_store(path)) if path else source
-    return _snapshot(second, step, f"other={path}@")
+    return _snapshot(second, step, "other", f"{path}@")
 
 
 def _is_step(text: str, source: Source) -> bool:
@@ -235,16 +236,17 @@ def _is_step(text: str, source: Source) -> bool:
     return True
 
 
-def _snapshot(source: Source, step: Any, option: str) -> tuple[Source, int]:
+def _snapshot(source: Source, step: Any, parameter: str, before: str = "") -> tuple[Source, int]:
     """Return the recording that holds a step, and its position there.
 
     Step 0 of a branch is in the run that it left.
     """
-    reference = find_reference(source, step, option)
+    reference = find_reference(source, step, parameter, before)
     if reference.ancestor is not None and reference.step is not None:
         return as_source(reference.ancestor), reference.ancestor.column(reference.step)
     if reference.column is None:
-        raise ConfigError(f"{option}{step} names no single snapshot; use init, final or a step")
+        given = spell(parameter, f"{before}{step}")
+        raise ConfigError(f"{given} names no single snapshot; use init, final or a step")
     return source, reference.column
 
 

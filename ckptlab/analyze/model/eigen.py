@@ -11,7 +11,7 @@ import torch
 
 from ckptlab.analyze.model.examples import Subset
 from ckptlab.analyze.model.replay_model import ReplayModel
-from ckptlab.errors import ConfigError
+from ckptlab.errors import ConfigError, spell
 from ckptlab.extras import require
 
 DENSE_UP_TO = 256
@@ -63,7 +63,7 @@ def largest(model: ReplayModel, subset: Subset, k: int, seed: int) -> Eigenpairs
     size = model.size
     if not 1 <= k <= size:
         raise ConfigError(
-            f"eigenvalues {k}: the model has {size} trained parameters; take 1..{size}"
+            f"{spell('eigenvalues', k)}: the model has {size} trained parameters; take 1..{size}"
         )
     product = hessian_product(model, subset)
     start = np.random.default_rng(seed).standard_normal(size)
@@ -125,7 +125,7 @@ def _lanczos(product: Any, start: Array, k: int) -> tuple[Array, Array]:
 def _dense(product: Any, size: int, k: int) -> tuple[Array, Array]:
     if size > DENSE_AT_MOST:
         raise ConfigError(
-            f"eigenvalues {k} of {size} parameters would need the whole Hessian; "
+            f"{spell('eigenvalues', k)} of {size} parameters would need the whole Hessian; "
             f"take fewer than {size // 4}"
         )
     identity = np.eye(size)

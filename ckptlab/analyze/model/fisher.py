@@ -20,7 +20,7 @@ from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
 from ckptlab.analyze.model.replay_model import ReplayModel
-from ckptlab.errors import ConfigError, LayoutError, unknown_name
+from ckptlab.errors import ConfigError, LayoutError, spell, unknown_name
 
 Array = npt.NDArray[Any]
 
@@ -92,13 +92,13 @@ def fisher_trace(
         If the model is not the one recorded, or no trained parameter is selected.
     """
     if labels not in LABELS:
-        raise unknown_name("value of labels", str(labels), LABELS)
+        raise unknown_name(f"value of {spell('labels')}", str(labels), LABELS)
     keep = surviving(source, mask)
     replay = ReplayModel(source, model, loss, mask=mask)
     if labels != "empirical" and not replay.loss.is_cross_entropy:
         raise ConfigError(
-            f"labels={labels!r} needs cross-entropy, the loss is {replay.loss.name}; use "
-            "labels=empirical, or leave the loss out"
+            f"{spell('labels', labels)} needs cross-entropy, the loss is {replay.loss.name}; use "
+            f"{spell('labels', 'empirical')}, or leave the loss out"
         )
     subset = draw(data, samples, seed, batch_size)
     kinds = "all" if kinds is None else kinds
@@ -230,8 +230,8 @@ def _labels(
         outputs = model.model(inputs)
     if outputs.ndim != 2:
         raise ConfigError(
-            f"the model's outputs are of shape {tuple(outputs.shape)}; labels={labels!r} needs "
-            "logits of shape (examples, classes)"
+            f"the model's outputs are of shape {tuple(outputs.shape)}; "
+            f"{spell('labels', labels)} needs logits of shape (examples, classes)"
         )
     probabilities = torch.softmax(outputs.double(), dim=1).cpu().numpy()
     if labels == "exact":

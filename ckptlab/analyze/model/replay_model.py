@@ -17,7 +17,7 @@ from ckptlab.analyze.engine.masks import surviving
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.engine.warnings import AnalysisWarning
 from ckptlab.analyze.model.examples import Subset
-from ckptlab.errors import ConfigError, LayoutError, unknown_name
+from ckptlab.errors import ConfigError, LayoutError, spell, unknown_name
 from ckptlab.record.state.model_tensors import unwrap
 from ckptlab.store.format.layout import Layout
 
@@ -99,7 +99,7 @@ class ReplayModel:
         mask: Any = None,
     ) -> None:
         if batch_norm not in BATCH_NORM:
-            raise unknown_name("value of batch_norm", str(batch_norm), BATCH_NORM)
+            raise unknown_name(f"value of {spell('batch_norm')}", str(batch_norm), BATCH_NORM)
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model is {type(model).__name__}; it must be a torch.nn.Module")
         self.source = source

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ckptlab.analyze.registry.panels import GRADIENT_SUBSPACE, HESSIAN_SPECTRUM, TELEMETRY
 from ckptlab.analyze.registry.spec import FRANKLE, KINDS, Metric, Plot
 from ckptlab.errors import ConfigError, PluginError, unknown_name
-from ckptlab.registry import Registry, allow, is_reference
+from ckptlab.registry import Registry, allow, is_reference, origin_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -275,7 +275,7 @@ def metric(
             shaped=shaped,
         )
         _require_usable(entry, function)
-        METRICS.add(entry, f"{function.__module__}:{function.__qualname__}")
+        METRICS.add(entry, origin_of(function))
         function.ckptlab_metric = entry  # type: ignore[attr-defined]
         return function
 
@@ -289,12 +289,16 @@ def _require_usable(entry: Metric, function: Callable[..., Any]) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9-]*", entry.name) or entry.name == "list":
         raise PluginError(
             f"{place}: {entry.name!r} cannot be the name of a metric; write name= in lower case, "
-            'with hyphens, such as "largest-weight"'
+            'with hyphens, such as "largest-weight"',
+            file=place,
         )
     if entry.kind not in KINDS:
-        raise PluginError(f"{place}: {unknown_name('kind of metric', str(entry.kind), KINDS)}")
+        problem = unknown_name("kind of metric", str(entry.kind), KINDS)
+        raise PluginError(f"{place}: {problem}", file=place)
     if not entry.summary:
-        raise PluginError(f"{place}: {entry.name} needs a docstring; its first line is the summary")
+        raise PluginError(
+            f"{place}: {entry.name} needs a docstring; its first line is the summary", file=place
+        )
     # An option without a type or a default is refused here, not when it is used.
     _ = entry.options
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, TypedDict
 
 from ckptlab.analyze.registry.signature import REQUIRED, Argument, Signature
-from ckptlab.errors import ConfigError, PluginError, unknown_name
+from ckptlab.errors import ConfigError, PluginError, spell, unknown_name
 
 TYPES: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 """Types that an option of a user's metric may have, beside ``Literal[…]`` of strings."""
@@ -65,7 +65,7 @@ class Option:
         if value is None:
             return None
         if self.choices and value not in self.choices:
-            raise unknown_name(f"value of {self.name}", str(value), self.choices)
+            raise unknown_name(f"value of {spell(self.name)}", str(value), self.choices)
         if self.least is not None or self.type is int:
             with contextlib.suppress(TypeError):
                 number = operator.index(value)
@@ -73,14 +73,14 @@ class Option:
                     return number
             limit = "" if self.least is None else f" >= {self.least}"
             raise ConfigError(
-                f"{self.name} {value!r} of {metric} must be a whole number{limit}",
+                f"{spell(self.name)} {value!r} of {metric} must be a whole number{limit}",
                 parameter=self.name,
             )
         if self.type is float:
             with contextlib.suppress(TypeError, ValueError):
                 return float(value)
             raise ConfigError(
-                f"{self.name} {value!r} of {metric} must be a number", parameter=self.name
+                f"{spell(self.name)} {value!r} of {metric} must be a number", parameter=self.name
             )
         return value
 
@@ -250,7 +250,8 @@ def user_options(signature: Signature, taken: Mapping[str, Option]) -> dict[str,
         if argument.name in taken:
             raise PluginError(
                 f"{signature.place}: the option {argument.name!r} belongs to every metric of this "
-                "kind; rename the parameter"
+                "kind; rename the parameter",
+                file=signature.place,
             )
         found[argument.name] = _user_option(argument, signature.place)
     return found
@@ -259,7 +260,7 @@ def user_options(signature: Signature, taken: Mapping[str, Option]) -> dict[str,
 def _user_option(argument: Argument, place: str) -> Option:
     name, fix = argument.name, f"write {argument.name}: TYPE = DEFAULT"
     if argument.default is REQUIRED:
-        raise PluginError(f"{place}: the option {name!r} has no default; {fix}")
+        raise PluginError(f"{place}: the option {name!r} has no default; {fix}", file=place)
     written = re.sub(r"\s*\|\s*None$|^Optional\[(.*)\]$", r"\1", argument.annotation).strip()
     literal = re.fullmatch(r"(?:\w+\.)*Literal\[(.*)\]", written)
     choices = tuple(re.findall(r"""['"]([^'"]*)['"]""", literal[1])) if literal else ()
@@ -268,7 +269,8 @@ def _user_option(argument: Argument, place: str) -> Option:
         given = f"the type {argument.annotation}" if argument.annotation else "no type"
         raise PluginError(
             f"{place}: the option {name!r} has {given}; {fix}, TYPE one of "
-            f"{', '.join(TYPES)}, Literal['a', 'b']"
+            f"{', '.join(TYPES)}, Literal['a', 'b']",
+            file=place,
         )
     metavar = "|".join(choices) or {bool: "", int: "N", float: "X", str: "TEXT"}[kind]
     return Option(

@@ -51,7 +51,7 @@ class Plot:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kind:
+class MetricKind:
     """What a user's function of one kind is given, and what runs it.
 
     Parameters
@@ -72,16 +72,16 @@ class Kind:
     inputs: Mapping[str, str] = field(default_factory=dict)
 
 
-KINDS: Mapping[str, Kind] = {
-    "snapshot": Kind(
+KINDS: Mapping[str, MetricKind] = {
+    "snapshot": MetricKind(
         run="ckptlab.analyze.engine.own_metrics:run_snapshot",
         options=("steps", "by", "kinds", "mask", "scheduler", "memory"),
     ),
-    "reduce": Kind(
+    "reduce": MetricKind(
         run="ckptlab.analyze.engine.own_metrics:run_reduce",
         options=("steps", "by", "kinds", "mask", "scheduler", "memory"),
     ),
-    "model": Kind(
+    "model": MetricKind(
         run="ckptlab.analyze.model.own_metrics:run_model",
         options=("steps", "scheduler", "seed", "samples", "batch_size", "batch_norm"),
         positional=3,

@@ -18,7 +18,7 @@ from ckptlab.analyze.engine.selection import Rows, Selection, select
 from ckptlab.analyze.engine.source import BlockGrid, Source, require_arrays
 from ckptlab.analyze.registry.metrics import METRICS
 from ckptlab.analyze.registry.options import Pooled
-from ckptlab.errors import ConfigError, StepError
+from ckptlab.errors import ConfigError, StepError, spell
 
 Array = npt.NDArray[Any]
 
@@ -79,7 +79,8 @@ def gradient_magnitude(
     full = full or "model" in inputs
     if samples is not None and not full:
         raise ConfigError(
-            f"samples={samples} is of the full gradient; ask for it: full", parameter="samples"
+            f"{spell('samples', samples)} is of the full gradient; ask for it with {spell('full')}",
+            parameter="samples",
         )
     steps = "log:2" if full and steps is None else steps
     selection = select(source, steps=steps, by=by, kinds=kinds, mask=mask)
@@ -182,7 +183,7 @@ def gradient_noise(source: Source, *, window: int = 10, **selection: Unpack[Pool
     if not count:
         raise StepError(
             f"{len(columns)} gradients are fewer than one window of {window}; "
-            "select more steps or use a smaller window"
+            f"select more steps or use a smaller {spell('window')}"
         )
     columns = columns[: count * window].reshape(count, window)
     sizes = batch_sizes(source.attributes, source.steps[columns])

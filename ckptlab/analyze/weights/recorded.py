@@ -11,7 +11,7 @@ import xarray as xr
 from ckptlab.analyze.engine.labels import EVALUATIONS, STEP_ATTRIBUTES
 from ckptlab.analyze.engine.selection import range_text, select_columns, steps_per_epoch
 from ckptlab.analyze.engine.source import Source
-from ckptlab.errors import StepError
+from ckptlab.errors import StepError, spell
 from ckptlab.record.schedule import parse_schedule
 
 SERIES: dict[str, tuple[str, str]] = {
@@ -77,7 +77,8 @@ def evaluation(
         chosen = np.array([int(step) in schedule for step in at], bool)
     if not chosen.any():
         known = f"evaluated at {len(at)} steps, {at[0]} to {at[-1]}" if len(at) else "none recorded"
-        raise StepError(f"steps {range_text(steps)!r} hold no evaluation of {source.path}; {known}")
+        given = spell("steps", range_text(steps))
+        raise StepError(f"{given} holds no evaluation of {source.path}; {known}")
     coords = {"eval_step": ("eval_step", at[chosen], dict(STEP_ATTRIBUTES))}
     data = {
         name: ("eval_step", source.small(name)[chosen], {"units": units, "long_name": long_name})

@@ -19,7 +19,7 @@ from ckptlab.analyze.engine.partial_sums import NaNSpot, merge_spots
 from ckptlab.analyze.engine.selection import Rows, Selection, select
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.registry.options import Selected
-from ckptlab.errors import LayoutError, StepError
+from ckptlab.errors import LayoutError, StepError, spell
 from ckptlab.store.format.zarr_metadata import CHUNK_PARAMETERS
 
 Array = npt.NDArray[Any]
@@ -223,7 +223,7 @@ def _draw(selection: Selection, count: int, seed: int) -> Array:
     """Draw positions in the parameter vector, as from a list of all selected ones."""
     selected = int(selection.weights.sum())
     if count > selected:
-        raise LayoutError(f"count {count} is more than the {selected} selected weights")
+        raise LayoutError(f"{spell('count', count)} is more than the {selected} selected weights")
     ranks = np.sort(np.random.default_rng(seed).choice(selected, count, replace=False))
     found, before = [], 0
     for start in range(0, selection.source.parameters, 2**22):

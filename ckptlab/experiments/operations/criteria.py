@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from ckptlab.experiments.operations.arguments import code_digest, first_line, options_of
-from ckptlab.registry import Registry, resolve
+from ckptlab.registry import Registry, origin_of, resolve
 
 ARGUMENTS: tuple[str, ...] = ("weights", "start", "rng")
 """What a criterion may take, by name; see `pruning`."""
@@ -81,7 +81,7 @@ def pruning(
     def register(function: Function) -> Function:
         entry = _entry(name or function.__name__.replace("_", "-"), function)
         entry = replace(entry, masks="own" if iterative else "dense", reference=reference)
-        PRUNING.add(entry, f"{function.__module__}:{function.__qualname__}")
+        PRUNING.add(entry, origin_of(function))
         function.ckptlab_pruning = entry  # type: ignore[attr-defined]
         return function
 

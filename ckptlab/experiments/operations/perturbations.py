@@ -23,7 +23,7 @@ from ckptlab.errors import LayoutError
 from ckptlab.experiments.operations.arguments import call
 from ckptlab.experiments.operations.initialisation import kaiming_std
 from ckptlab.experiments.operations.pruning import prunable
-from ckptlab.experiments.operations.registry import Kind
+from ckptlab.experiments.operations.registry import PerturbationKind
 from ckptlab.store.format.layout import Layout
 
 Vector = npt.NDArray[np.float32]
@@ -64,7 +64,7 @@ class States:
         return sigma
 
 
-def perturb(states: States, kind: Kind, generator: np.random.Generator) -> Vector:
+def perturb(states: States, kind: PerturbationKind, generator: np.random.Generator) -> Vector:
     """Return the perturbed weights, shape (param,); pruned weights are zero."""
     survivors = states.survivors
     available = {

@@ -17,7 +17,7 @@ from ckptlab.experiments.operations.arguments import (
     reference_in,
     write_options,
 )
-from ckptlab.registry import Registry, resolve
+from ckptlab.registry import Registry, origin_of, resolve
 
 STATES: tuple[str, ...] = ("0", "k", "fresh")
 """Where signs or magnitudes come from: step 0, the step perturbed, or a fresh initialisation."""
@@ -75,7 +75,7 @@ class Perturbation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kind:
+class PerturbationKind:
     """A perturbation with its options, as users write it."""
 
     perturbation: Perturbation
@@ -90,7 +90,7 @@ class Kind:
         return state in self.perturbation.states(self.options)
 
 
-def parse_kind(text: str) -> Kind:
+def parse_kind(text: str) -> PerturbationKind:
     """Read a kind of perturbation, such as ``shuffle:filter,keep-signs`` or ``module:object:a=1``.
 
     UnknownNameError if no perturbation has that name; ConfigError if it is not of the form.
@@ -102,7 +102,7 @@ def parse_kind(text: str) -> Kind:
             name, rest = reference, text.strip().removeprefix(reference).removeprefix(":")
     entry = PERTURBATIONS.find(name)
     try:
-        return Kind(perturbation=entry, options=entry.parse(rest))
+        return PerturbationKind(perturbation=entry, options=entry.parse(rest))
     except ValueError as error:
         # A module may be called as the perturbation that importing it has registered.
         reference = reference_in(text)
@@ -110,7 +110,7 @@ def parse_kind(text: str) -> Kind:
         if own and reference is not None and reference != name:
             entry = PERTURBATIONS.find(reference)
             options = text.strip().removeprefix(reference).removeprefix(":")
-            return Kind(perturbation=entry, options=entry.parse(options))
+            return PerturbationKind(perturbation=entry, options=entry.parse(options))
         raise ConfigError(f"perturbation {text!r} is not of the form {entry.form}") from error
 
 
@@ -144,7 +144,7 @@ def perturbation(*, name: str | None = None, reference: str = "") -> Callable[[F
 
     def register(function: Function) -> Function:
         entry = _entry(name or function.__name__.replace("_", "-"), function, reference)
-        PERTURBATIONS.add(entry, f"{function.__module__}:{function.__qualname__}")
+        PERTURBATIONS.add(entry, origin_of(function))
         function.ckptlab_perturbation = entry  # type: ignore[attr-defined]
         return function
 

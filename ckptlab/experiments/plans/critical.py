@@ -40,6 +40,13 @@ def plan_critical(
     milestones ``clean`` lets the learning rate fall as long after the end of every deficit, so that
     the duration alone differs. ConfigError if a deficit does not end within the training.
     """
+    if any(config.optim.schedule != "constant" for config in configs):
+        shifted = clean is not None and milestones == "clean"
+        plan.attributes["rate_falls"] = (
+            "as long after the end of every deficit"
+            if shifted
+            else "at the same steps, so that a later end of the deficit leaves other rates"
+        )
     for replicate, config in enumerate(configs):
         epoch = steps_per_epoch(config)
         for onset in (parse_step(text, epoch) for text in onsets):

@@ -90,6 +90,13 @@ def plan_imp(
     StepError if a step to rewind to was not recorded.
     """
     criteria = [PRUNING.find(name) for name in pruning]
+    plan.attributes |= {
+        "level_0": "trained from the rewind step, its momentum begun anew"
+        if retrain_dense
+        else "the dense run, with the momentum it had",
+        "never_pruned": ", ".join(pruner.keep) or "nothing, the output layer is pruned as well",
+        "sub_networks": "; ".join(f"{entry.name}, {entry.summary}" for entry in criteria),
+    }
     for parent in parents:
         sections = parent.varied(vary)
         for text in rewind:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ckptlab.errors import ConfigError, MissingStepError, StepError, unknown_name
+from ckptlab.errors import ConfigError, MissingStepError, StepError, spell, unknown_name
 from ckptlab.experiments.jobs.job import BranchPoint, MaskOf, TrainJob
 from ckptlab.experiments.jobs.plan import ExperimentPlan
 from ckptlab.record.schedule import parse_schedule, parse_step
@@ -58,13 +58,15 @@ class Parent:
         step = parse_step(text, self.steps_per_epoch) if named is None else named
         if not self.start <= step <= self.steps:
             raise StepError(
-                f"step {text} lies outside the run; accepted: {self.start} to {self.steps}"
+                f"{spell('rewind', text)} lies outside the run; accepted: {self.start} to "
+                f"{self.steps}"
             )
         if self.recorded is not None and step not in self.recorded:
             nearest = min(self.recorded, key=lambda other: abs(other - step))
+            fix = f"Use {spell('rewind', nearest)}, the nearest."
             raise MissingStepError(
-                f"step {text} was not recorded; recorded: {len(self.recorded)} steps from "
-                f"{min(self.recorded)} to {max(self.recorded)}. Use {nearest}, the nearest."
+                f"{spell('rewind', text)} was not recorded; recorded: {len(self.recorded)} steps "
+                f"from {min(self.recorded)} to {max(self.recorded)}. {fix}"
             )
         return step
 

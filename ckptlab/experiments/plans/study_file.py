@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from ckptlab.errors import ConfigError, unknown_name
 from ckptlab.experiments.operations.arguments import reference_in
 from ckptlab.experiments.operations.registry import PERTURBATIONS
-from ckptlab.registry import Registry, allow, resolve
+from ckptlab.registry import Registry, allow, origin_of, resolve
 from ckptlab.train.sections import Count, Section, Step, Steps, Whole
 from ckptlab.train.settings import explain, merge, parse_override, read_toml
 
@@ -156,7 +156,7 @@ def study_kind(
         entry = StudyKind(
             name=name or function.__name__.replace("_", "-"), settings=settings, plan=function
         )
-        KINDS.add(entry, f"{function.__module__}:{function.__qualname__}")
+        KINDS.add(entry, origin_of(function))
         function.ckptlab_study = entry  # type: ignore[attr-defined]
         return function
 

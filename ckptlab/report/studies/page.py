@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import xarray as xr
 
 from ckptlab._version import __version__
+from ckptlab.report.choices import choices_of
 from ckptlab.report.html.numbers import format_number
 from ckptlab.report.html.outline import Facts, Page, Section, Tiles
 from ckptlab.report.runs import tables
@@ -50,7 +52,7 @@ def study_page(results: xr.Dataset, name: str) -> Page:
         lede=_lede(study),
         runs=entries,
         head=(_tiles(study),),
-        sections=(*drawn, *_failures(results), _about(study)),
+        sections=(*drawn, *_failures(results), *_warnings(results), _about(study)),
         notices=tuple(_notices(results, bool(drawn))),
         notes=tuple(_notes(results)),
         steps=steps,
@@ -156,6 +158,25 @@ def _failures(results: xr.Dataset) -> list[Section]:
     ]
 
 
+def _warnings(results: xr.Dataset) -> list[Section]:
+    """List what jobs warned of, each text once with the number of jobs."""
+    warned = results.attrs.get("warnings") or {}
+    counts = Counter(" ".join(str(text).split()) for texts in warned.values() for text in texts)
+    if not counts:
+        return []
+    rows = {}
+    for number, (text, count) in enumerate(counts.most_common(FAILURES), 1):
+        rows[f"{number}. in {count:,} {_plural('job', count)}"] = text
+    return [
+        Section(
+            key="warnings",
+            title="What jobs warned of",
+            text=f"{len(warned):,} of {int(results.attrs.get('jobs', 0)):,} jobs have warnings.",
+            content=(Facts({"Warnings": rows}),),
+        )
+    ]
+
+
 def _about(study: StudyResults) -> Section:
     attrs = study.results.attrs
     plan = attrs.get("study") or {}
@@ -174,7 +195,7 @@ def _about(study: StudyResults) -> Section:
         key="study",
         title="The study",
         text="What was done, and the settings of the first training; the study says how the others "
-        "differ.",
+        f"differ. {choices_of([study.results])}".rstrip(),
         content=(Facts({title: rows for title, rows in groups.items() if rows}),),
     )
 

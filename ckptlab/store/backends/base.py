@@ -82,6 +82,9 @@ class Storage(Protocol):
     def unsure(self, keys: Iterable[str]) -> None:
         """Have the next sync cover objects that another process put."""
 
+    def hurry(self) -> None:
+        """Give up on what does not answer within seconds: the user wants to leave."""
+
     def lock(self) -> Lock:
         """Become the one writer; LockedError names who is."""
 

@@ -165,6 +165,9 @@ class LocalStorage:
                 self._unsynced.add(file)
                 self._note_folder(file.parent)
 
+    def hurry(self) -> None:
+        """Do nothing: a disk answers or fails."""
+
     def lock(self) -> Lock:
         """Create the folder if need be and lock it."""
         try:

@@ -125,6 +125,10 @@ class ObjectStorage:
     def unsure(self, keys: Iterable[str]) -> None:
         """Do nothing: an object that is there is durable."""
 
+    def hurry(self) -> None:
+        """Retry for a few seconds at most from now on."""
+        self._retry.hurry()
+
     def lock(self) -> Lock:
         """Put the lock object, on the condition that there is none."""
         return ObjectLock(self._store, self.path, self._retry)

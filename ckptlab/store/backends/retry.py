@@ -12,6 +12,9 @@ T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
+HURRIED_SECONDS = 5.0
+"""How long an outage may last once the user wants to leave."""
+
 
 class OutageWarning(UserWarning):
     """The object store does not answer; recording retries."""
@@ -27,8 +30,12 @@ class Retry:
     def __init__(self, path: str, seconds: float) -> None:
         self._path = path
         self._seconds = seconds
-        self._written = False
+        self._written = self._hurried = False
         self._began: float | None = None
+
+    def hurry(self) -> None:
+        """Wait for seconds at most from now on; a signal handler may call this."""
+        self._hurried = True
 
     def __call__(
         self,
@@ -51,16 +58,25 @@ class Retry:
                 self._written |= writes
                 self._began = None
                 return result
-            time.sleep(pause)
+            self._sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
+    def _sleep(self, seconds: float) -> None:
+        # In slices, and no event: a signal handler may not take its lock.
+        end = time.monotonic() + seconds
+        while not self._hurried and time.monotonic() < end:
+            time.sleep(0.1)
+        if self._hurried:
+            time.sleep(min(seconds, FIRST_PAUSE))
+
     def _may_retry(self, error: Exception, pause: float) -> bool:
-        if not self._written or self._seconds <= 0:
+        seconds = min(self._seconds, HURRIED_SECONDS) if self._hurried else self._seconds
+        if not self._written or seconds <= 0:
             return False
         now = time.monotonic()
         began, self._began = self._began, self._began or now
         if began is not None:
-            return now + pause - began < self._seconds
+            return now + min(pause, seconds) - began < seconds
         warnings.warn(
             f"{self._path} cannot be reached since {time.strftime('%H:%M:%S')} ({short(error)}). "
             f"Retrying for {self._seconds:g} s (record.outage_seconds); training goes on and waits "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ckptlab.errors import LayoutError, StoreError, unknown_name
+from ckptlab.errors import LayoutError, StoreError, spell, unknown_name
 from ckptlab.store.format.parts import PARTS, part_of, split_name
 
 KINDS: tuple[str, ...] = ("conv", "linear", "norm", "bias", "embedding", "other")
@@ -194,8 +194,8 @@ class Layout:
             found = {name for t in self.tensors for name in (t.kind, t.part) if name}
             present = ", ".join(sorted(found)) or "none"
             raise LayoutError(
-                f"kinds {','.join(kinds)!r} select no tensor of this model; present: {present}. "
-                "Use one of these, or kinds=all."
+                f"{spell('kinds', ','.join(kinds))} selects no tensor of this model; present: "
+                f"{present}. Use one of these, or {spell('kinds', 'all')}."
             )
         return chosen
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ckptlab.cores import count_cores
-from ckptlab.errors import ConfigError
+from ckptlab.errors import ConfigError, spell
 from ckptlab.store.format.shards import CHUNKS_A_READ, Grid, is_sharded
 from ckptlab.store.format.zarr_metadata import ArrayMetadata
 
@@ -41,7 +41,7 @@ def share_memory(metadata: Mapping[str, ArrayMetadata], memory: int) -> Budget:
     if need(threads, chunks) > memory:
         least = need(1, 1) // 2**20 + 1
         raise ConfigError(
-            f"memory of {memory / 2**20:.0f} MiB is too little to check this run; "
+            f"{spell('memory', f'{memory / 2**20:.0f}MiB')} is too little to check this run; "
             f"give at least {least}MiB",
             parameter="memory",
             fix=f"{least}MiB",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,6 @@ import ckptlab
 from ckptlab.analyze.engine.executor import open_executor
 from ckptlab.errors import ConfigError, StoreError, UnknownNameError
 from tests.analyze.recordings import Made
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as running:
-        yield running
 
 
 @pytest.mark.parametrize("name", ["telemetry", "trajectories", "subspace", "gradient-noise"])

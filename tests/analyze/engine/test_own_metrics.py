@@ -105,7 +105,7 @@ def test_shaped_metrics_get_tensors(made: Made) -> None:
         np.testing.assert_allclose(result.sel(tensor="out.weight")[k], values, rtol=1e-5)
     run = ckptlab.open_run(made.path)
     np.testing.assert_array_equal(run.analyze(spectral, steps="0:3", by="tensor"), result)
-    with pytest.raises(ConfigError, match="by='layer': spectral is a metric of single tensors"):
+    with pytest.raises(ConfigError, match="by=layer: spectral is a metric of single tensors"):
         run.analyze(spectral, by="layer")
 
 
@@ -172,7 +172,10 @@ def test_a_model_metric_equals_torch(made: Made) -> None:
         ("def f(weights, steps: int = 2):\n    'X.'", "'steps' belongs to every metric"),
         ("def f(weights):\n    pass", "needs a docstring"),
         ("def list(weights):\n    'X.'", "cannot be the name of a metric"),
-        ("def cosine(weights):\n    'X.'", "which ckptlab has registered already"),
+        (
+            "def cosine(weights):\n    'X.'",
+            ".py:cosine registers the metric 'cosine', which ckptlab",
+        ),
     ],
 )
 def test_what_cannot_be_a_metric_is_one_line_with_the_file(
@@ -183,6 +186,7 @@ def test_what_cannot_be_a_metric_is_one_line_with_the_file(
     with pytest.raises(PluginError, match="bad_") as caught:
         ckptlab.load_plugin(path)
     assert message in str(caught.value)
+    assert str(caught.value).count(str(tmp_path)) == 1
     assert "\n" not in str(caught.value)
 
 

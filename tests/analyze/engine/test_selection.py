@@ -36,8 +36,11 @@ def test_selects_recorded_steps(made: Made, steps, selected: list[int]) -> None:
     ("options", "message"),
     [
         ({"steps": "20:20"}, "'20:20' holds no step"),
-        ({"steps": "72:77"}, "hold no recorded step; recorded: 77 steps from 0 to 100"),
-        ({"steps": "0:102"}, r"reach beyond the last recorded step 100 .* Use 0:101"),
+        (
+            {"steps": "72:77"},
+            "steps=72:77 holds no recorded step; recorded: 77 steps from 0 to 100",
+        ),
+        ({"steps": "0:102"}, r"reaches beyond the last recorded step 100 .* Use steps=0:101"),
         ({"steps": "1-5"}, "'1-5' is not a step"),
         ({"steps": "1ep"}, "length of an epoch is not known"),
         ({"relative_to": "2000"}, "step 2000 was not recorded; .* Use relative_to=100"),
@@ -45,7 +48,7 @@ def test_selects_recorded_steps(made: Made, steps, selected: list[int]) -> None:
         ({"relative_to": "initial"}, "Did you mean 'init'"),
         ({"by": "layers"}, "Did you mean 'layer'"),
         ({"kinds": "conv,linearr"}, "Did you mean 'linear'"),
-        ({"kinds": "embedding"}, "select no tensor"),
+        ({"kinds": "embedding"}, "selects no tensor"),
         ({"kind": "conv"}, "unknown option of sign-flips 'kind'. Did you mean 'kinds'"),
     ],
 )

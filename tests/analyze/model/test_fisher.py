@@ -132,5 +132,5 @@ def test_errors(logistic, tmp_path: Path) -> None:
     frozen = tanh_network()
     frozen[0].requires_grad_(requires_grad=False)
     other = ckptlab.open_run(record_own(tmp_path / "frozen.zarr", frozen, x, y, steps=1))
-    with pytest.raises(LayoutError, match=r"no trained parameter is of kinds embedding|select no"):
+    with pytest.raises(LayoutError, match=r"no trained parameter is of kinds embedding|selects no"):
         other.analyze("fisher-trace", model=frozen, data=(x, y), kinds="embedding")

@@ -72,7 +72,7 @@ def test_a_mask_needs_no_recorded_gradients(own) -> None:
     chosen = np.concatenate(gradients(model.train(), x, y))[keep]
     assert found["gradient_norm"].item() == pytest.approx(np.linalg.norm(chosen), rel=1e-5)
     assert found["gradient_mean_abs"].item() == pytest.approx(np.abs(chosen).mean(), rel=1e-5)
-    with pytest.raises(LayoutError, match="select no tensor"):
+    with pytest.raises(LayoutError, match="selects no tensor"):
         run.analyze("gradient-magnitude", **{**options, "kinds": "conv"})
 
 

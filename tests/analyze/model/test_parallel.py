@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +28,6 @@ OPTIONS = {
     "fisher-trace": {"steps": "0:13:4", **SMALL},
     "connectivity": {"other": "@4", "alphas": 5, **SMALL},
 }
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as running:
-        yield running
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -63,7 +63,7 @@ def test_evaluations_stand_at_their_steps(made: Made) -> None:
     assert run.analyze("evaluation", steps="5:60")["eval_step"].values.tolist() == [10, 50]
     aligned = run.analyze("telemetry")["eval_accuracy"].dropna("step")
     assert aligned["step"].values.tolist() == [0, 10, 50, 100]
-    with pytest.raises(StepError, match="hold no evaluation"):
+    with pytest.raises(StepError, match="holds no evaluation"):
         run.analyze("evaluation", steps="11:20")
 
 

@@ -33,7 +33,7 @@ def test_trajectories_are_the_weights(made: Made, mask: np.ndarray) -> None:
 
 def test_more_trajectories_than_weights_are_refused(made: Made) -> None:
     run = ckptlab.open_run(made.path)
-    with pytest.raises(LayoutError, match="count 200 is more than the 10 selected"):
+    with pytest.raises(LayoutError, match="count=200 is more than the 10 selected"):
         run.analyze("trajectories", count=200, kinds="norm")
     with pytest.raises(ConfigError, match=r"count 0 .* >= 1"):
         run.analyze("trajectories", count=0)

@@ -9,7 +9,6 @@ import time
 import warnings
 
 import psutil
-import pytest
 
 from ckptlab.experiments.jobs.cluster import open_client
 
@@ -45,6 +44,13 @@ def _faults_of_layers(rounds: int) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
+def _check_that_freed_memory_is_kept(client) -> None:
+    rounds = 40
+    client.submit(_faults_of_layers, 2, pure=False).result()
+    faults = client.submit(_faults_of_layers, rounds, pure=False).result()
+    assert faults < rounds * PAGES_EACH  # of 20 blocks of so many pages a round
+
+
 def _killed_and_back(client) -> None:
     """Kill the one worker, and wait for the one that takes its place."""
     (old,) = client.run(_pid).values()
@@ -64,6 +70,8 @@ def test_a_worker_that_takes_a_dead_one_s_place_is_told_the_same(monkeypatch):
     monkeypatch.setattr("ckptlab.experiments.jobs.cluster.count_gpus", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
     with open_client(workers=1) as client:
+        if platform.libc_ver()[0] == "glibc":
+            _check_that_freed_memory_is_kept(client)
         for again in (False, True):
             if again:
                 _killed_and_back(client)
@@ -71,24 +79,11 @@ def test_a_worker_that_takes_a_dead_one_s_place_is_told_the_same(monkeypatch):
             assert client.submit(_ignores_warnings, pure=False).result()
 
 
-def test_workers_take_the_gpus_in_turn(monkeypatch):
+def test_workers_take_the_gpus_in_turn_and_have_gone_when_the_client_has(monkeypatch):
     monkeypatch.setattr("ckptlab.experiments.jobs.cluster.count_gpus", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with open_client(workers=3) as client:
         assert sorted(client.run(_gpu).values()) == ["0", "0", "1"]
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its allocator is glibc's")
-def test_jobs_keep_the_memory_that_they_free():
-    rounds = 40
-    with open_client(workers=1) as client:
-        client.submit(_faults_of_layers, 2, pure=False).result()
-        faults = client.submit(_faults_of_layers, rounds, pure=False).result()
-    assert faults < rounds * PAGES_EACH  # of 20 blocks of so many pages a round
-
-
-def test_workers_have_gone_when_the_client_has():
-    with open_client(workers=2) as client:
         processes = [psutil.Process(pid) for pid in client.run(_pid).values()]
-        assert len(processes) == 2
+        assert len(processes) == 3
     assert not any(process.is_running() for process in processes)

@@ -519,3 +519,21 @@ def test_what_two_metrics_call_the_same_is_told_apart(tmp_path: Path) -> None:
     (text,) = (html_of(*s.content) for s in page.sections if s.key == "timeline")
     mean = results["timeline_gradient_norm"].sel(phase="fast motion").mean().item()
     assert f"{mean:.3g}" in text
+
+
+def test_choices_and_what_jobs_warned_of_are_told(studies: Studies) -> None:
+    results = load_results(studies("imp"))
+    sections = {section.key: section for section in study_page(results, "x").sections}
+    assert "warnings" not in sections
+    said = sections["study"].text
+    assert "Level 0: the dense run, with the momentum it had" in said
+    assert "never pruned: nothing, the output layer is pruned as well" in said
+    assert "random, as many weights, drawn at random for each level: masks are not nested" in said
+    warned = {"job:a": ["no  weight\nat all"], "job:b": ["no weight at all", HOSTILE]}
+    page = study_page(results.assign_attrs(warnings=warned), "x")
+    (section,) = (s for s in page.sections if s.key == "warnings")
+    assert section.text.startswith("2 of ")
+    html = html_of(*section.content)
+    assert "1. in 2 jobs" in html
+    assert "no weight at all" in html
+    assert HOSTILE not in html

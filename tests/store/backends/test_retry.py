@@ -84,13 +84,27 @@ def test_writing_goes_on_after_an_outage(proxy, s3, tmp_path, status):
     url = f"{s3}/{tmp_path.name}.zarr"
     writer = start(url, 60)
     proxy.status = status
-    # Longer than obstore's own retries last.
-    threading.Timer(8, lambda: setattr(proxy, "status", 0)).start()
+    # Longer than obstore's own retries last, of which a 403 has none.
+    threading.Timer(8 if status == 503 else 1, lambda: setattr(proxy, "status", 0)).start()
     with pytest.warns(OutageWarning, match=rf"{status}.*Retrying for 60 s.*buffers are full"):
         writer.write_block(block_of(WEIGHTS, 4, 8, layout=LAYOUT))
     writer.finish("complete")
     assert verify(url, deep=True).ok
     assert np.array_equal(open_store(url).snapshot(70).view(np.uint32), WEIGHTS[7].view(np.uint32))
+
+
+def test_who_wants_to_leave_does_not_wait_for_the_outage(proxy, s3, tmp_path):
+    url = f"{s3}/{tmp_path.name}.zarr"
+    writer = start(url, 600)
+    proxy.status = 403
+    threading.Timer(1, writer._storage.hurry).start()
+    with (
+        pytest.warns(OutageWarning, match="Retrying for 600 s"),
+        pytest.raises(WriteError, match="committed before is intact"),
+    ):
+        writer.write_block(block_of(WEIGHTS, 4, 8, layout=LAYOUT))
+    proxy.status = 0
+    assert len(open_store(url).steps) == 4
 
 
 def test_what_was_committed_stays_when_the_outage_lasts(proxy, s3, tmp_path):

@@ -13,7 +13,7 @@ from ckptlab.record.convert.readers.dcp import is_dcp
 from ckptlab.record.convert.readers.model_folder import weights_file
 from ckptlab.record.convert.readers.model_parallel import is_deepspeed, is_megatron
 from ckptlab.record.convert.tensors import Content, array_tensor
-from ckptlab.registry import Registry, resolve
+from ckptlab.registry import Registry, origin_of, resolve
 
 Read = Callable[[Path], Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -171,7 +171,7 @@ def reader(
 
     def register(function: Function) -> Function:
         entry = _entry(name or function.__name__.replace("_", "-"), function, pattern, folder)
-        READERS.add(entry, f"{function.__module__}:{function.__qualname__}")
+        READERS.add(entry, origin_of(function))
         function.ckptlab_reader = entry  # type: ignore[attr-defined]
         return function
 
