@@ -14,6 +14,7 @@ from ckptlab._version import __version__
 from ckptlab.extras import explained
 
 if TYPE_CHECKING:
+    from ckptlab.analyze.health.check import check_health
     from ckptlab.analyze.registry.metrics import metric
     from ckptlab.analyze.trackers import tracker
     from ckptlab.experiments.operations.criteria import pruning
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ckptlab.registry import allow
     from ckptlab.run import Run, open_run
     from ckptlab.runs import Runs, open_runs
-    from ckptlab.shortcuts import record_branch, record_training, write_report
+    from ckptlab.shortcuts import export_checkpoints, record_branch, record_training, write_report
     from ckptlab.train.decorators import dataset, model, optimizer, schedule, task
 
 __all__ = [
@@ -34,7 +35,9 @@ __all__ = [
     "Runs",
     "__version__",
     "allow",
+    "check_health",
     "dataset",
+    "export_checkpoints",
     "load_plugin",
     "metric",
     "model",
@@ -58,6 +61,7 @@ _LAZY = {
     "Run": "ckptlab.run",
     "Runs": "ckptlab.runs",
     "allow": "ckptlab.registry",
+    "check_health": "ckptlab.analyze.health.check",
     "load_plugin": "ckptlab.plugins",
     "metric": "ckptlab.analyze.registry.metrics",
     "open_run": "ckptlab.run",
@@ -67,7 +71,10 @@ _LAZY = {
     "reader": "ckptlab.record.convert.readers.registry",
     "tracker": "ckptlab.analyze.trackers",
     "study_kind": "ckptlab.experiments.plans.study_file",
-    **dict.fromkeys(("record_branch", "record_training", "write_report"), "ckptlab.shortcuts"),
+    **dict.fromkeys(
+        ("export_checkpoints", "record_branch", "record_training", "write_report"),
+        "ckptlab.shortcuts",
+    ),
     **dict.fromkeys(
         ("dataset", "model", "optimizer", "schedule", "task"), "ckptlab.train.decorators"
     ),

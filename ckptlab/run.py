@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     import xarray as xr
 
+    from ckptlab.analyze.health.findings import Health
+
 
 class Run:
     """One recording, as far as it was committed when it was opened.
@@ -174,6 +176,23 @@ class Run:
         metric = find_metric(name)
         with inputs_for(metric, self.attributes, options, self.path) as inputs:
             return compute(self.stored, metric, **{**options, **inputs})
+
+    def health(self, *, memory: int | str = "1GiB") -> Health:
+        """Look for damage: copies, foreign steps, NaN, rows of zeros.
+
+        Parameters
+        ----------
+        memory : int or str
+            What may be held at a time beside the interpreter.
+
+        Returns
+        -------
+        Health
+            Findings, each with tensors, steps and evidence; see `check_health`.
+        """
+        from ckptlab.analyze.health.check import check_health
+
+        return check_health(self, memory=memory)
 
     def __repr__(self) -> str:
         span = f"steps {self.steps[0]}..{self.steps[-1]}" if len(self.steps) else "no steps"

@@ -1,13 +1,13 @@
-"""Python calls for what the command line does most: record, branch, report."""
+"""Python calls for what the command line does most: record, branch, report, export."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptlab.errors import ConfigError
+from ckptlab.errors import ConfigError, StepError
 from ckptlab.run import Run, open_run
 
 if TYPE_CHECKING:
@@ -161,3 +161,94 @@ def write_report(
     titles = run_names([run.path for run in opened]) if names is None else list(names)
     measured = [measure_run(run, name) for run, name in zip(opened, titles, strict=True)]
     return write_page(runs_page(measured), os.fspath(path))
+
+
+def export_checkpoints(
+    run: Run | str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    step: int | str | None = None,
+    steps: str | slice | None = None,
+    like: str | os.PathLike[str] | None = None,
+    shard_size: int | str = "5GiB",
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Write steps of a run as checkpoints, as ``ckptlab export`` does.
+
+    Parameters
+    ----------
+    run : Run, str or path-like
+        What is exported; tensors keep the names they have in the model.
+    output : str or path-like
+        A file that ends in .safetensors, .pt or .pth, or a folder as transformers loads it. Where
+        `steps` are given, ``{step}`` in it is replaced; a folder without it gets
+        ``checkpoint-STEP`` folders, as the Trainer of transformers has them.
+    step : int or str, optional
+        One recorded step; the last by default.
+    steps : str or slice, optional
+        A range of recorded steps, ``A:B[:STRIDE]``, instead.
+    like : str or path-like, optional
+        A folder of the same model, whose config and tokenizer are copied into each folder.
+    shard_size : int or str
+        A file of safetensors is at most so long; above that there are shards and an index.
+    overwrite : bool
+        Replace what was exported there before.
+    progress : callable, optional
+        Called with the steps done and all of them.
+
+    Returns
+    -------
+    list of str
+        The files and folders that were written.
+
+    Raises
+    ------
+    ConfigError
+        If the arguments do not go together.
+    StepError
+        If a step was not recorded.
+    RunExistsError
+        If something lies there; nothing is written then.
+    WriteError
+        If one cannot be written; those before it are whole.
+    """
+    from ckptlab.analyze.engine.selection import select_columns
+    from ckptlab.analyze.engine.source import as_source
+    from ckptlab.record.convert import write_checkpoints as write
+    from ckptlab.record.memory import parse_memory
+
+    opened = run if isinstance(run, Run) else open_run(run)
+    if not len(opened.steps):
+        raise StepError(f"{opened.path} holds no steps yet")
+    if step is not None and steps is not None:
+        raise ConfigError("give step or steps, not both: steps is a range of recorded steps")
+    text = os.fspath(output)
+    if steps is None:
+        chosen = [int(opened.steps[-1]) if step is None else step]
+    else:
+        chosen = opened.steps[select_columns(as_source(opened), steps)].tolist()
+        if "{step}" not in text:
+            if Path(text).suffix in write.SUFFIXES:
+                raise ConfigError(
+                    f"{text} is one file for {len(chosen)} steps; put {{step}} in its name"
+                )
+            text = os.path.join(text, "checkpoint-{step}")  # noqa: PTH118 - keeps URLs as given
+    targets = [Path(text.replace("{step}", str(each))) for each in chosen]
+    files = targets[0].suffix != ""
+    if files and like is not None:
+        raise ConfigError(f"{text} is a file and like= is for folders; give a name without suffix")
+    for target in targets:
+        (write.require_free_file if files else write.require_free_folder)(
+            target, overwrite=overwrite
+        )
+    limit = parse_memory(shard_size)
+    for done, (each, target) in enumerate(zip(chosen, targets, strict=True), 1):
+        state = opened.state_dict(each)
+        if files:
+            write.write_checkpoint(state, target, shard_bytes=limit, overwrite=overwrite)
+        else:
+            write.write_folder(state, target, like=like, shard_bytes=limit, overwrite=overwrite)
+        if progress is not None:
+            progress(done, len(targets))
+    return [str(target) for target in targets]

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from ckptlab.record.convert.find_checkpoints import Choice
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document instead of a table."
@@ -27,6 +33,37 @@ data_root_option = click.option(
     callback=_use_data_root,
     help="Folder of the images, in place of the one a run names.",
 )
+
+
+_CHOICE = (
+    click.option("--pattern", help="Which files or folders in FOLDER: 'stage1-*', '*.pt'."),
+    click.option("--step-from", help="Regular expression whose group is the step: 'upd(\\d+)'."),
+    click.option(
+        "--steps-per-epoch",
+        type=click.IntRange(1),
+        help="Where names count epochs and steps in them.",
+    ),
+    click.option("--key", help="The dict that holds the weights: state.model."),
+    click.option("--weights", help="Which copy of the weights: model (default), ema, or a name."),
+    click.option("--reader", help="Read all by this reader, or by module:function."),
+)
+
+
+def choice_options(command: Function) -> Function:
+    """Add the options that say which checkpoints a series has; `choice_of` reads them."""
+    for option in reversed(_CHOICE):
+        command = option(command)
+    return command
+
+
+def choice_of(options: Mapping[str, Any]) -> Choice:
+    """Make the choice that options of `choice_options` stand for."""
+    from ckptlab.record.convert.find_checkpoints import Choice
+    from ckptlab.registry import allow, is_reference
+
+    if options["reader"] and is_reference(options["reader"]):
+        allow(options["reader"])
+    return Choice(**options)
 
 
 def print_json(document: Any) -> None:

@@ -106,7 +106,9 @@ def open_checkpoint(path: str | os.PathLike[str], choice: Choice | None = None) 
     return _steps([found], choice, Series(checkpoints=[])).checkpoints[0]
 
 
-def find_checkpoints(folder: str | os.PathLike[str], choice: Choice | None = None) -> Series:
+def find_checkpoints(
+    folder: str | os.PathLike[str], choice: Choice | None = None, *, same_types: bool = True
+) -> Series:
     """Find the checkpoints in a folder, or the one that the folder is.
 
     Parameters
@@ -115,6 +117,8 @@ def find_checkpoints(folder: str | os.PathLike[str], choice: Choice | None = Non
         Its files and folders are looked at, each as one checkpoint.
     choice : Choice, optional
         What the user says about them.
+    same_types : bool
+        Whether tensors must be of one type at all steps.
 
     Returns
     -------
@@ -141,7 +145,7 @@ def find_checkpoints(folder: str | os.PathLike[str], choice: Choice | None = Non
     for one in found:
         if one.error is not None:
             raise one.error
-    _require_one_model(found)
+    _require_one_model(found, same_types)
     series.chosen = found[0].chosen if found else ""
     for note, count in Counter(note for one in found for note in one.notes).items():
         series.notes.append(note if count == 1 else f"{note} (in {count} checkpoints)")
@@ -271,9 +275,11 @@ def _lacks_state(ordered: list[_Found]) -> bool:
     return not ordered[-1].trainer and all(one.trainer for one in ordered[:-1])
 
 
-def _require_one_model(found: list[_Found]) -> None:
+def _require_one_model(found: list[_Found], same_types: bool) -> None:
     for one in found[1:]:
-        if one.forms == found[0].forms:
+        compared = 3 if same_types else 2
+        mine, first = ({form[:compared] for form in o.forms} for o in (one, found[0]))
+        if mine == first:
             continue
         odd = min((form[0] for form in one.forms ^ found[0].forms), key=str)
         here, there = (next((f for f in o.forms if f[0] == odd), None) for o in (one, found[0]))

@@ -12,6 +12,8 @@ from typing import Any
 import xarray as xr
 
 from ckptlab.analyze.engine.warnings import AnalysisWarning, UnfinishedRunWarning
+from ckptlab.analyze.health.check import check_health
+from ckptlab.analyze.health.findings import Health
 from ckptlab.analyze.registry.metrics import METRICS, Metric, find_metric, metric_named
 from ckptlab.analyze.weights.overview import Survey, survey
 from ckptlab.errors import CkptlabError, ConfigError, LayoutError
@@ -33,7 +35,7 @@ class MeasuredRun:
     """Everything measured of one run.
 
     `facts` are those of `run_facts`, `weights` the values of a few weights, `path` is the metric
-    ``subspace``, `results` holds further results by metric.
+    ``subspace``, `results` holds further results by metric, `health` what is wrong with the series.
     """
 
     name: str
@@ -42,6 +44,7 @@ class MeasuredRun:
     weights: xr.DataArray | xr.Dataset
     path: xr.Dataset | xr.DataArray
     results: Mapping[str, xr.DataArray | xr.Dataset]
+    health: Health
     warnings: tuple[str, ...] = ()
 
 
@@ -59,7 +62,7 @@ def measure_run(
     Parameters
     ----------
     run : Run
-        The recording; the store is read three times, block by block.
+        The recording; the store is read four times, block by block.
     name : str
         What the page calls it.
     curvature : bool
@@ -111,6 +114,7 @@ def measure_run(
         weights=weights,
         path=path,
         results=further,
+        health=check_health(run, memory=options.get("memory") or "1GiB"),
         warnings=tuple(dict.fromkeys(said)),
     )
 

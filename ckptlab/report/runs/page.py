@@ -30,6 +30,7 @@ def runs_page(runs: Sequence[MeasuredRun]) -> Page:
         _layers(runs),
         _path(runs),
         *_further(runs),
+        _health(runs),
         _recording(runs),
     )
     return Page(
@@ -169,6 +170,18 @@ def _further(runs: Sequence[MeasuredRun]) -> list[Section]:
         ),
     )
     return [section for section in sections if section.charts]
+
+
+def _health(runs: Sequence[MeasuredRun]) -> Section:
+    findings = any(run.health.findings for run in runs)
+    found = "What was found:" if findings else "Nothing of it was found."
+    return Section(
+        key="health",
+        title="Health",
+        text="Damage that recordings and published checkpoints were seen to have: copies, "
+        f"snapshots of another training, NaN, rows of zeros. {found}",
+        content=(tables.health(runs),) if findings else (),
+    )
 
 
 def _recording(runs: Sequence[MeasuredRun]) -> Section:

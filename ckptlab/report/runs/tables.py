@@ -49,6 +49,25 @@ def phases(runs: Sequence[MeasuredRun]) -> Table:
     return phase_table(reached, lambda phase, name: cell(runs, phase, name), EVIDENCE)
 
 
+def health(runs: Sequence[MeasuredRun]) -> Table:
+    """Lay out what is wrong with the series, a row for each finding."""
+    found = [(run, finding) for run in runs for finding in run.health.findings]
+    alone = len(runs) == 1
+    return Table(
+        style="compare",
+        label="Health",
+        corner="Finding",
+        heads=tuple(Heading(text) for text in ("where", "evidence")),
+        rows=tuple(
+            Row(
+                name=finding.rule if alone else f"{run.name}: {finding.rule}",
+                cells=((Value(finding.where),), (Value(finding.evidence),)),
+            )
+            for run, finding in found
+        ),
+    )
+
+
 def recording(runs: Sequence[MeasuredRun]) -> tuple[Content, ...]:
     """Lay out how the runs were recorded: lists for one; for several first what differs."""
     groups = [_groups(run.facts) for run in runs]

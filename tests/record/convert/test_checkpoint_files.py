@@ -4,17 +4,14 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from ckptlab.errors import (
-    ConfigError,
     DataError,
     RunExistsError,
     UnsupportedTensorError,
-    WriteError,
 )
-from ckptlab.record.convert.checkpoint_files import write_checkpoint
 from ckptlab.record.convert.find_checkpoints import find_checkpoints
 from ckptlab.record.convert.import_checkpoints import import_checkpoints
 from ckptlab.record.convert.infer_layout import layout_of
@@ -184,30 +181,6 @@ def test_more_checkpoints_than_a_block_holds(tmp_path):
     with pytest.raises(RunExistsError):
         import_checkpoints(folder, tmp_path / "run")
     assert import_checkpoints(folder, tmp_path / "run", overwrite=True).steps == 9
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
-def test_a_checkpoint_is_written_whole_and_loads_into_the_model(tmp_path, suffix):
-    state = Everything().state_dict()
-    path = tmp_path / "new" / f"out{suffix}"
-    write_checkpoint(state, path)
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-    found = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
-    Everything().load_state_dict(found)
-    assert all(torch.equal(found[name], value) for name, value in state.items())
-    with pytest.raises(RunExistsError, match="--overwrite"):
-        write_checkpoint(state, path)
-    write_checkpoint({"a": torch.ones(1)}, path, overwrite=True)
-    written = load_file(path) if suffix == ".safetensors" else torch.load(path)
-    assert list(written) == ["a"]
-
-
-def test_checkpoints_that_cannot_be_written(tmp_path):
-    with pytest.raises(ConfigError, match=r"out\.bin does not end in \.safetensors, \.pt, \.pth"):
-        write_checkpoint(ONE, tmp_path / "out.bin")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(WriteError, match="cannot be written"):
-        write_checkpoint(ONE, tmp_path / "file" / "out.pt")
 
 
 def test_tensors_that_are_tied_in_the_first_file_only(tmp_path):

@@ -264,3 +264,13 @@ def test_a_model_without_known_layers_is_reported(tmp_path: Path) -> None:
     telemetry = next(section for section in page.sections if section.key == "telemetry")
     assert "Measured over the weights of all matrices" in telemetry.text
     assert telemetry.charts
+
+
+def test_what_is_wrong_with_a_series_has_its_section(tmp_path: Path) -> None:
+    made = record(tmp_path / "run.zarr", steps=12, schedule="0:", nan={("big.weight", 5): 2})
+    page = runs_page([measure_run(ckptlab.open_run(made.path), "run")])
+    (section,) = [section for section in page.sections if section.key == "health"]
+    (table,) = section.content
+    texts = [row.name + value.text for row in table.rows for cell in row.cells for value in cell]
+    assert any("step 5, big.weight" in text for text in texts)
+    assert any("2 of 18,000 weights are NaN or infinite" in text for text in texts)

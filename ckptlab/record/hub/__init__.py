@@ -1,0 +1,1 @@
+"""Series and runs on the Hugging Face Hub."""
