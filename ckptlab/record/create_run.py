@@ -40,6 +40,10 @@ def create_run(
     ends = [schedule.end, None if total_steps is None else total_steps + 1]
     end = min((end for end in ends if end is not None), default=None)
     planned = None if end is None else len(schedule.steps(end)) + 1
+    if captured.device.type == "cuda":
+        # Two optimizer states of usually two vectors are on their way to the host.
+        anchors = 2 * 2 * 4 * captured.layout.parameters
+        memory = max(memory - anchors, min(memory, 3 * step_bytes))
     return StoreWriter.create(
         storage,
         captured.layout,

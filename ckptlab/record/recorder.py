@@ -291,6 +291,7 @@ class Recorder:
         """
         if self._session is not None:
             self._session.watch.updating = True
+            self._session.steps.expect_repeats()
 
     def step(
         self,

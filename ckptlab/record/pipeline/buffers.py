@@ -7,6 +7,7 @@ memory on a side stream, a block at a time; the training stream never waits for 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 
 from ckptlab.errors import ConfigError
 from ckptlab.record.state.model_tensors import Capture
+from ckptlab.record.streams import mark
 from ckptlab.store.format.layout import Layout
 
 MAX_BLOCK, USUAL_BLOCK, MIN_BLOCK = 1024, 32, 4
@@ -79,7 +81,7 @@ class BlockBuffer:
         device = captured.device
         layout = captured.layout
         self._device = device
-        self._block = block
+        self.block = block
         self.scalars: list[str] = []
         self._cuda = device.type == "cuda"
         sizes = {"weights": (layout.parameters, torch.float32)}
@@ -103,6 +105,10 @@ class BlockBuffer:
         # Rows by step, made once: an index into a tensor costs more than what is put there.
         self.rows = {name: rows.unbind() for name, rows in self.device_rows.items()}
         self._ready: torch.cuda.Event | None = None
+        # What the host knows is kept there: a launch costs more than a number.
+        self._known: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]] = {}
+        for name in SCALARS:
+            self._known[name] = np.empty(block), np.zeros(block, bool)
         self.start = 0
         self.count = 0
         self.sent = 0
@@ -119,12 +125,29 @@ class BlockBuffer:
 
     def add_scalar(self, name: str) -> None:
         """Make room for a number that the training loop logs, NaN until it does."""
-        rows = torch.full((self._block, 1), torch.nan, dtype=torch.float64, device=self._device)
+        rows = torch.full((self.block, 1), torch.nan, dtype=torch.float64, device=self._device)
         self.device_rows[name] = rows
         if self._cuda:
             self._host[name] = torch.full_like(rows, torch.nan, device="cpu").pin_memory()
         self.rows[name] = rows.unbind()
+        self._known[name] = np.empty(self.block), np.zeros(self.block, bool)
         self.scalars.append(name)
+
+    def put(
+        self, slot: int, numbers: Mapping[str, float | torch.Tensor | None]
+    ) -> dict[str, torch.Tensor]:
+        """Set the numbers of a step that are known, NaN for None; return those in tensors."""
+        for name in numbers.keys() - self._known.keys():
+            self.add_scalar(name)
+        on_device = {}
+        for name, (values, known) in self._known.items():
+            value = numbers.get(name)
+            known[slot] = not isinstance(value, torch.Tensor)
+            if isinstance(value, torch.Tensor):
+                on_device[name] = value
+            else:
+                values[slot] = np.nan if value is None else float(value)
+        return on_device
 
     def _items(self) -> Any:
         return self.device_rows.items()
@@ -148,8 +171,8 @@ class BlockBuffer:
         with torch.cuda.stream(side):
             for name, rows in self.device_rows.items():
                 self._host[name][:count].copy_(rows[:count], non_blocking=True)
-            self._ready = torch.cuda.Event()
-            self._ready.record(side)
+        # Recorded first: the writer, which may still have earlier rows, waits for what it finds.
+        self._ready = mark(side)
 
     def reuse(self) -> None:
         """Let the training stream, not the host, wait until the last copy has left."""
@@ -163,4 +186,8 @@ class BlockBuffer:
         if self._ready is not None:
             self._ready.synchronize()
         array: npt.NDArray[Any] = self._host[name][:count].numpy()
+        if name in self._known:
+            values, known = self._known[name]
+            chosen = np.where(known[:count, None], values[:count, None], array)
+            array = chosen.astype(array.dtype)
         return array

@@ -1,12 +1,14 @@
 """Compress on one core while training runs, and on all of them while training waits.
 
 On a CPU that also trains, a core taken for a moment stops the others too, which wait for it at the
-end of every operation; while training waits, all of them are free.
+end of every operation; while training waits, all of them are free. The threads that help are the
+process's: recordings at once share them, and take turns.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,64 +16,106 @@ from typing import Any
 
 
 class EncodePool:
-    """Threads that help the writer thread encode: always, or only within `called`."""
+    """Up to `helpers` threads of the crew help a writer encode: always, or within `called`."""
 
     def __init__(self, helpers: int, *, always: bool) -> None:
-        self._change = threading.Condition()
-        self._calls = int(always)
-        self._batch: _Batch | None = None
-        self._closed = False
-        self._threads = [
-            threading.Thread(target=self._help, name=f"ckptlab-encode-{i}", daemon=True)
-            for i in range(helpers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self.helpers = helpers
+        self.helping = 0
+        self.calls = int(always)
+        self.batch: _Batch | None = None
+        self._crew = _crew
+        self._crew.add(self)
 
     def map(self, work: Callable[[int], bytes], items: Iterable[int]) -> Iterator[bytes]:
         """Do as the built-in `map`, here and in helping threads; one thread may call it."""
         batch = _Batch(work, items)
-        with self._change:
-            self._batch = batch
-            self._change.notify_all()
+        with self._crew.change:
+            self.batch = batch
+            self._crew.change.notify_all()
         while batch.do_one():
             pass
-        with self._change:
-            self._batch = None
+        with self._crew.change:
+            self.batch = None
         return iter(batch.results())
 
     @contextlib.contextmanager
     def called(self) -> Iterator[None]:
-        """Have all threads help within this block."""
-        with self._change:
-            self._calls += 1
-            self._change.notify_all()
+        """Have the threads help within this block."""
+        with self._crew.change:
+            self.calls += 1
+            self._crew.change.notify_all()
         try:
             yield
         finally:
-            with self._change:
-                self._calls -= 1
+            with self._crew.change:
+                self.calls -= 1
 
     def close(self) -> None:
-        """End the threads."""
-        with self._change:
-            self._closed = True
-            self._change.notify_all()
-        for thread in self._threads:
-            thread.join()
+        """Let the threads go, which help other recordings or sleep."""
+        self._crew.drop(self)
+
+    def wants_help(self) -> bool:
+        """Return whether there is work for one thread more."""
+        left = self.batch is not None and bool(self.batch.left)
+        return left and self.calls > 0 and self.helping < self.helpers
+
+
+class _Crew:
+    """Threads of the process that do one item at a time, of each recording in turn."""
+
+    def __init__(self) -> None:
+        self.change = threading.Condition()
+        self._pools: deque[EncodePool] = deque()
+        self._threads: list[threading.Thread] = []
+
+    def add(self, pool: EncodePool) -> None:
+        """Help a recording; there are as many threads as the one that wants most of them."""
+        with self.change:
+            self._pools.append(pool)
+            for number in range(len(self._threads), pool.helpers):
+                name = f"ckptlab-encode-{number}"
+                thread = threading.Thread(target=self._help, name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def drop(self, pool: EncodePool) -> None:
+        """Help it no more; a pool may be closed twice."""
+        with self.change, contextlib.suppress(ValueError):
+            self._pools.remove(pool)
 
     def _help(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            while self._calls and batch.do_one():
-                pass
+        while True:
+            with self.change:
+                while (pool := self._next()) is None:
+                    self.change.wait()
+                pool.helping += 1
+                batch = pool.batch
+            if batch is not None:
+                batch.do_one()
+            with self.change:
+                pool.helping -= 1
+                self.change.notify()
 
-    def _next_batch(self) -> _Batch | None:
-        with self._change:
-            while not self._closed:
-                if self._calls and self._batch is not None and self._batch.left:
-                    return self._batch
-                self._change.wait()
+    def _next(self) -> EncodePool | None:
+        for _ in range(len(self._pools)):
+            pool = self._pools[0]
+            self._pools.rotate(-1)
+            if pool.wants_help():
+                return pool
         return None
+
+
+_crew = _Crew()
+
+
+def _begin_anew() -> None:
+    global _crew
+    _crew = _Crew()
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has none of the threads, and perhaps a lock that one of them held.
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 class _Batch:

@@ -1,4 +1,4 @@
-"""Capture CUDA graphs that may run beside others, and share streams within the process."""
+"""Capture CUDA graphs that may run beside others."""
 
 from __future__ import annotations
 
@@ -8,21 +8,9 @@ from typing import TypeVar
 
 import torch
 
+from ckptlab.record.streams import shared_stream
+
 Found = TypeVar("Found")
-
-_streams: dict[tuple[str, torch.device], torch.cuda.Stream] = {}
-
-
-def shared_stream(purpose: str, device: torch.device) -> torch.cuda.Stream:
-    """Return the process's stream for a purpose.
-
-    torch has 32 streams a device and then hands out the first again: with streams of their own for
-    every purpose, trainings at once would soon share those they compute on.
-    """
-    key = purpose, device
-    if key not in _streams:
-        _streams[key] = torch.cuda.Stream(device)
-    return _streams[key]
 
 
 class CudaGraphs:

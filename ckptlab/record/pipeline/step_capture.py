@@ -14,12 +14,14 @@ from ckptlab.cores import count_cores
 from ckptlab.errors import CkptlabError, RecordingError, UnsupportedTensorError
 from ckptlab.record.pipeline.buffers import BlockBuffer
 from ckptlab.record.pipeline.calibrate import choose_codec
-from ckptlab.record.pipeline.flatten import Flattener
 from ckptlab.record.pipeline.gradients import Gradients, writes_into_gradients
+from ckptlab.record.pipeline.graphs import CudaGraphs
+from ckptlab.record.pipeline.rows import GraphedRows, Rows
 from ckptlab.record.pipeline.writer_thread import Commit, WriterThread
 from ckptlab.record.restore import refill
 from ckptlab.record.state.model_tensors import Capture
 from ckptlab.record.state.training import Training
+from ckptlab.record.streams import copies_stream
 from ckptlab.record.update_watch import Number
 from ckptlab.store.format.block import Evaluation
 from ckptlab.store.format.codecs import CODECS
@@ -79,12 +81,11 @@ class StepCapture:
         self._stall = 0.0
         self._base_time = _last_time(writer)
         self._warned = False
-        self._side = torch.cuda.Stream(captured.device) if cuda else None
+        self._side = copies_stream(captured.device)
         # Without compression there is nothing to give way with: it must be done before the next.
         self._gives_way = not cuda and not CODECS[writer.attributes["codec"]].by_step
         self._gradients = Gradients(captured.parameters, training.optimizers)
-        self._flatteners = {"weights": Flattener(captured.parameters, captured.require_forms)}
-        self._flatteners |= {array: Flattener(live) for array, live in captured.buffers.items()}
+        self._rows: Rows = Rows(captured, self._gradients)
         self._taken = False
         gradients = "gradients" in writer.arrays
         buffers = [BlockBuffer(captured, writer.block, gradients=gradients) for _ in range(2)]
@@ -123,13 +124,21 @@ class StepCapture:
             self.evaluated.add(evaluation.step)
             self._evaluations.append(evaluation)
 
+    def expect_repeats(self) -> None:
+        """Expect the tensors of a step where those of an earlier one were, as in CUDA graphs."""
+        if self._side is None or isinstance(self._rows, GraphedRows):
+            return
+        gradients = "gradients" in self._writer.arrays
+        staging = BlockBuffer(self._captured, 1, gradients=gradients)
+        self._rows = GraphedRows(self._captured, self._gradients, staging, CudaGraphs())
+
     @torch.no_grad()
     def take_gradients(self, optimizer: str) -> None:
         """Copy an optimizer's gradients into the next row, before it writes into them."""
         buffer = self._buffer or self._next_buffer()
         if len(self._training.optimizers) > 1 and not self._taken:
             self._gradients.leave_out(buffer, buffer.count)
-        self._record_gradients(buffer, buffer.count, optimizer)
+        self._warn_of_zeroed(self._gradients.record(buffer, buffer.count, optimizer))
         self._taken = True
 
     @torch.no_grad()
@@ -144,26 +153,23 @@ class StepCapture:
         """
         self._captured.require_unchanged()
         buffer = self._buffer or self._next_buffer()
-        slot, rows = buffer.count, buffer.rows
-        for array in self._captured.buffers:
-            self._flatteners[array].tensors = self._captured.live_buffers(array)
-        for array, flattener in self._flatteners.items():
-            flattener.copy(rows[array][slot], buffer.views[array][slot])
-        if step == self._start:  # before any update, there is no gradient of one
+        slot, taken = buffer.count, taken and self._taken
+        lost = final and any(map(writes_into_gradients, self._training.optimizers.values()))
+        # Before any update, there is no gradient of one.
+        out = not taken and (lost or step == self._start)
+        if out:
             self._gradients.leave_out(buffer, slot)
-        elif not (taken and self._taken):
-            if final and any(map(writes_into_gradients, self._training.optimizers.values())):
-                self._gradients.leave_out(buffer, slot)
-            else:
-                self._record_gradients(buffer, slot)
+        numbers = {
+            "loss": info.loss,
+            "batch_accuracy": info.accuracy,
+            "lr": info.lr,
+            **info.scalars,
+        }
+        on_device = buffer.put(slot, numbers)
+        self._warn_of_zeroed(
+            self._rows.write(buffer, slot, on_device, gradients=not (taken or out))
+        )
         self._taken = False
-        _put(rows["loss"][slot], info.loss)
-        _put(rows["batch_accuracy"][slot], info.accuracy)
-        _put(rows["lr"][slot], info.lr)
-        for name in info.scalars.keys() - rows.keys():
-            buffer.add_scalar(name)
-        for name in buffer.scalars:
-            _put(rows[name][slot], info.scalars.get(name))
         now = time.perf_counter()
         buffer.series["step"][slot] = step
         buffer.series["wall_time"][slot] = self._base_time + now - self._clock
@@ -230,10 +236,7 @@ class StepCapture:
         """Wait until everything handed over is committed, or has failed."""
         self._thread.close()
 
-    def _record_gradients(
-        self, buffer: BlockBuffer, slot: int, optimizer: str | None = None
-    ) -> None:
-        found = self._gradients.record(buffer, slot, optimizer)
+    def _warn_of_zeroed(self, found: bool) -> None:
         if (not found or self._thread.zeroed) and not self._warned:
             self._warned = True
             warnings.warn(
@@ -287,8 +290,11 @@ class StepCapture:
 
 
 def encoding_threads() -> int:
-    """Return how many cores compress where training runs on a GPU."""
-    return min(4, max(count_cores() - 1, 1))
+    """Return how many cores compress where training runs on a GPU, for all recordings together.
+
+    One is left to the thread that trains, and one to those that write.
+    """
+    return max(count_cores() - 2, 1)
 
 
 def _merge(known: Evaluation, added: Evaluation) -> Evaluation:
@@ -302,10 +308,3 @@ def _last_time(writer: StoreWriter) -> float:
     times = writer.stored().small("wall_time")
     known = times[~np.isnan(times)]  # a repair may have lost some
     return float(known[-1]) if len(known) else 0.0
-
-
-def _put(row: torch.Tensor, value: Number | None) -> None:
-    if isinstance(value, torch.Tensor):
-        row.copy_(value.reshape(1), non_blocking=True)
-    else:
-        row.fill_(float("nan") if value is None else float(value))

@@ -21,11 +21,14 @@ from ckptlab.errors import CorruptError, LayoutError
 from ckptlab.record.state.attached import Attached
 from ckptlab.record.state.model_tensors import Capture
 from ckptlab.record.state.packing import pack, unpack
+from ckptlab.record.streams import HostCopies
 from ckptlab.store.format.block import Anchor
 from ckptlab.store.format.schema import OPTIMIZER, is_optimizer_name
 
 _EXACT = {torch.float32, torch.float16, torch.bfloat16}
 _HEADER = "ckptlab"
+_IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable"}
+"""How an optimizer computes, which is up to the process that does: a GPU's cannot be a CPU's."""
 _SCHEDULER_KEYS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
 """Settings that learning-rate schedulers add to a group."""
 
@@ -36,23 +39,21 @@ class OptimizerState:
 
     `vectors` holds parameter-shaped states, float32, shape (param,), NaN where absent; `odd` other
     tensors, by ``state/<parameter>/<key>`` or ``group/<index>/<key>``; `header` is JSON: which
-    parameters have which state, data types, plain values, groups. On a GPU, `copied` is the event
-    at which the copies are made.
+    parameters have which state, data types, plain values, groups. On a GPU, `copies` are those on
+    their way to the host.
     """
 
     step: int
     vectors: dict[str, torch.Tensor] = field(default_factory=dict)
     odd: dict[str, torch.Tensor] = field(default_factory=dict)
     header: dict[str, Any] = field(default_factory=dict)
-    copied: torch.cuda.Event | None = None
+    copies: HostCopies | None = None
 
     def to_anchor(self) -> Anchor:
         """Bring it to the host; on a GPU this waits for the copies."""
-        if self.copied is not None:
-            # Made on the stream that trains, of which the thread that calls this knows nothing.
-            self.copied.synchronize()
-        states = {key: vector.cpu().numpy() for key, vector in self.vectors.items()}
-        odd = {name: tensor.cpu().contiguous() for name, tensor in self.odd.items()}
+        held = self.vectors | self.odd if self.copies is None else self.copies.wait()
+        states = {key: held[key].numpy() for key in self.vectors}
+        odd = {name: held[name].contiguous() for name in self.odd}
         # Safetensors needs a tensor; without one a header alone would not be written.
         odd.setdefault("empty", torch.zeros(0))
         row = save_safetensors(odd, {_HEADER: json.dumps(self.header)})
@@ -92,9 +93,8 @@ def copy_states(
         result.header = {"present": present, "optimizers": headers}
     if attached is not None and (states := attached.copy(result.odd)):
         result.header = {**result.header, "attached": states}
-    if captured.device.type == "cuda" and result.header:
-        result.copied = torch.cuda.Event()
-        result.copied.record(torch.cuda.current_stream(captured.device))
+    if result.header:
+        result.copies = HostCopies(result.vectors | result.odd, captured.device)
     return result
 
 
@@ -116,6 +116,7 @@ def _copy_one(
     own: dict[str, list[str]] = {}
     dtypes: dict[str, dict[str, str]] = {}
     plain: dict[str, dict[str, Any]] = {}
+    places, values = [], []
     for tensor, parameter in zip(captured.layout.tensors, captured.parameters, strict=True):
         for key, value in optimizer.state.get(parameter, {}).items():
             name = f"{section}state/{tensor.name}/{key}"
@@ -127,12 +128,15 @@ def _copy_one(
                     size, device = captured.layout.parameters, parameter.device
                     vector = torch.full((size,), torch.nan, device=device)
                     result.vectors[key] = vector
-                vector[tensor.stretch].view(parameter.shape).copy_(value)
+                places.append(vector[tensor.stretch].view(parameter.shape))
+                values.append(value.detach())
                 own.setdefault(key, []).append(tensor.name)
                 if value.dtype is not torch.float32:
                     dtypes.setdefault(key, {})[tensor.name] = str(value.dtype)[6:]
             else:
                 result.odd[name] = value.detach().clone()
+    if places:
+        torch._foreach_copy_(places, values)
     for key, names in own.items():
         present.setdefault(key, []).extend(names)
     groups = _copy_groups(optimizer, result.odd, section)
@@ -225,7 +229,8 @@ def _restore_one(
             index += 1
         options = {key: value for key, value in group.items() if key != "params"}
         for key, value in groups[number].items():
-            options[key] = tuple(value) if isinstance(value, list) else value
+            if key not in _IMPLEMENTATION:
+                options[key] = tuple(value) if isinstance(value, list) else value
         prefix = f"group/{number}/"
         options |= {n.removeprefix(prefix): t for n, t in odd.items() if n.startswith(prefix)}
         packed.append({**options, "params": indices})
@@ -292,8 +297,9 @@ def _values_of(
         if name in names:
             stretch = anchor.states[key][offset : offset + parameter.numel()]
             vector = torch.from_numpy(np.array(stretch, np.float32)).view(parameter.shape)
-            dtype = header["dtypes"].get(key, {}).get(name, "float32")
-            values[key] = vector.to(getattr(torch, dtype))
+            dtype = getattr(torch, header["dtypes"].get(key, {}).get(name, "float32"))
+            # Fused optimizers want it to lie in memory as the parameter does.
+            values[key] = torch.empty_like(parameter, dtype=dtype, device="cpu").copy_(vector)
     return values
 
 

@@ -220,3 +220,36 @@ def test_states_copied_on_another_stream_are_whole_in_another_thread():
     for tensor, parameter in zip(captured.layout.tensors, captured.parameters, strict=True):
         expected = optimizer.state[parameter]["momentum_buffer"].cpu().numpy().reshape(-1)
         assert np.array_equal(found[tensor.offset : tensor.offset + tensor.size], expected)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_how_an_optimizer_computes_is_up_to_the_process_that_restores_it(kind):
+    """A branch on a GPU from a run on a CPU must not become one that a graph cannot hold."""
+    model, plain = everything(kind, lr=0.1, foreach=True)
+    update(model, plain, 0)
+    anchor = copy_state(plain, capture(model), 1).to_anchor()
+    other, fused = everything(kind, lr=torch.tensor(0.1), fused=True)
+    restore_state(fused, capture(other), anchor)
+    for group in fused.param_groups:
+        assert group["fused"] is True
+        assert not group["foreach"]
+    update(other, fused, 1)
+
+
+def test_a_state_lies_in_memory_as_its_parameter_does():
+    """Which fused optimizers ask for; the bits do not tell how they lay when they were stored."""
+
+    def convolution(memory_format):
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 4, 3).to(memory_format=memory_format)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    model, optimizer = convolution(torch.contiguous_format)
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    anchor = copy_state(optimizer, capture(model), 1).to_anchor()
+    other, restored = convolution(torch.channels_last)
+    restore_state(restored, capture(other), anchor)
+    found = restored.state[other.weight]["momentum_buffer"]
+    assert found.stride() == other.weight.stride()
+    assert torch.equal(found, optimizer.state[model.weight]["momentum_buffer"])
