@@ -16,6 +16,7 @@ from ckptlab.cores import count_cores
 from ckptlab.errors import DataError, StoreError
 from ckptlab.record.convert.assemble_rows import array_types, lazy_rows
 from ckptlab.record.convert.find_checkpoints import Checkpoint, Choice, Series, find_checkpoints
+from ckptlab.record.convert.import_optimizer import read_anchor
 from ckptlab.record.convert.infer_layout import layout_of
 from ckptlab.record.convert.tensors import LazyTensor
 from ckptlab.record.environment import describe_environment
@@ -152,7 +153,8 @@ def import_series(
     _note(writer, source, notes, len(writer.steps) + len(checkpoints))
     try:
         with ThreadPoolExecutor(count_cores(), "ckptlab-encode") as pool:
-            _write(writer, checkpoints, pool, progress)
+            _write(writer, checkpoints, pool, parse_memory(memory), notes, progress)
+        _note(writer, source, notes, len(writer.steps))
         writer.finish("complete")
     except BaseException:
         writer.abandon()
@@ -268,11 +270,11 @@ def _in_order(layout: Layout, tensors: dict[str, LazyTensor]) -> list[str]:
     return [*dict.fromkeys(known), *(name for name in tensors if name not in known)]
 
 
-def _note(writer: StoreWriter, source: str, notes: list[str], steps: int) -> None:
+def _note(writer: StoreWriter, source: str, notes: list[str], files: int) -> None:
     earlier = writer.attributes["imported"]
     kept = list(dict.fromkeys([*earlier.get("notes", []), *notes]))[:MAX_NOTES]
     writer.set_attributes(
-        imported={"folder": source, "files": steps, **({"notes": kept} if kept else {})}
+        imported={"folder": source, "files": files, **({"notes": kept} if kept else {})}
     )
 
 
@@ -280,6 +282,8 @@ def _write(
     writer: StoreWriter,
     checkpoints: Sequence[Checkpoint],
     pool: ThreadPoolExecutor,
+    memory: int,
+    notes: list[str],
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Write checkpoints block by block; of a block with a bad one, those before it."""
@@ -293,12 +297,14 @@ def _write(
                 progress(done + int(share * count), total)
 
         try:
-            _write_block(writer, part, pool, show)
+            note = _write_block(writer, part, pool, memory, show)
         except DataError as error:
             names = [str(checkpoint.path) for checkpoint in part]
             if error.file in names[1:]:
-                _write_block(writer, part[: names.index(error.file)], pool, show)
+                _write_block(writer, part[: names.index(error.file)], pool, memory, show)
             raise
+        if note and note not in notes:
+            notes.append(note)
         done += len(part)
 
 
@@ -306,13 +312,18 @@ def _write_block(
     writer: StoreWriter,
     part: Sequence[Checkpoint],
     pool: ThreadPoolExecutor,
+    memory: int,
     show: Callable[[float], None],
-) -> None:
-    """Write a block again with checkpoints added to it, or a new one."""
+) -> str:
+    """Write a block again with checkpoints added to it, or a new one.
+
+    The optimizer's state comes with the last. Returns why it was left out, if it was.
+    """
     start = len(writer.steps) - len(writer.steps) % writer.block
     earlier = writer.stored() if len(writer.steps) > start else None
     known = {name for row in writer.layout.rows for name in (row.name, *row.aliases)}
-    states = [(str(checkpoint.path), checkpoint.open()[1].tensors) for checkpoint in part]
+    opened = [checkpoint.open() for checkpoint in part]
+    states = [(str(c.path), w.tensors) for c, (_, w) in zip(part, opened, strict=True)]
     for label, state in states:
         if odd := min(state.keys() ^ known, default=None):
             raise DataError(
@@ -321,8 +332,12 @@ def _write_block(
             )
     rows = lazy_rows(writer.layout, states, earlier, start, show)
     steps = np.array([*writer.steps[start:], *(c.step for c in part)], np.int64)
-    block = Block(start=start, rows={}, lazy=rows, series={"step": steps})
+    anchor, note = None, ""
+    if part[-1].choice.weights in (None, "model"):
+        anchor, note = read_anchor(*opened[-1], writer.layout, part[-1].step, memory)
+    block = Block(start=start, rows={}, lazy=rows, series={"step": steps}, anchor=anchor)
     writer.write_block(block, map_chunks=pool.map)
+    return note
 
 
 def _close(storage: Storage) -> None:

@@ -87,6 +87,8 @@ class Content:
         Reads another model that lies beside, by the name that `--weights` takes.
     optimizers : callable, optional
         Reads the states of its optimizers, as ``optimizer.state_dict()`` gives them.
+    order : callable
+        Puts the names of its tensors in the order of the model; None if that is not known.
     """
 
     tree: Tree
@@ -96,6 +98,7 @@ class Content:
     ranged: bool = True
     copies: Mapping[str | None, Callable[[], Content]] = field(default_factory=dict)
     optimizers: Callable[[], Sequence[Mapping[str, Any]]] | None = None
+    order: Callable[[list[str]], Sequence[str] | None] = lambda _: None
 
 
 def file_tensor(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> LazyTensor:

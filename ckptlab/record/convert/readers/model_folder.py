@@ -72,6 +72,8 @@ def read_folder(path: Path) -> Content:
             copies[stem] = partial(read_part, path, name)
             content.notes.append(f"took {chosen}, left out {name} (--weights {stem} takes it)")
     content.copies = copies
+    if chosen.endswith((".safetensors", INDEX_SUFFIX)):
+        content.order = partial(_order, path)  # these files are sorted by name
     content.step = _trainer_step(path)
     optimizer = next(
         (path / n for n in ("optimizer.pt", "optimizer.bin") if (path / n).is_file()), None
@@ -191,6 +193,21 @@ def _trainer_step(path: Path) -> int | None:
         return None
     step = read_json(state).get("global_step")
     return step if isinstance(step, int) and step >= 0 else None
+
+
+def _order(path: Path, names: list[str]) -> list[str] | None:
+    """Order names as the class of transformers that `config.json` names has its parameters."""
+    try:
+        import torch
+        import transformers
+
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+        model = getattr(transformers, config.architectures[0])
+        with torch.device("meta"):
+            found = [name for name, _ in model(config).named_parameters()]
+    except Exception:  # not installed, no config, or a class that transformers does not have
+        return None
+    return found if set(found) <= set(names) else None
 
 
 def _optimizer(path: Path) -> list[Mapping[str, Any]]:

@@ -37,6 +37,9 @@ HARMLESS = re.compile(
 )
 """Classes that say how a training was set up: a stand-in takes the place of each."""
 
+OPTIMIZERS = ("optimizer_states", "optimizer", "optimizer_state_dict", "optim")
+"""Keys under which checkpoints keep the states of optimizers, Lightning's first."""
+
 TOUCHED = 2**24
 """Bytes of a mapped file that are read before it is mapped anew, so that they leave memory."""
 
@@ -54,7 +57,12 @@ class StandIn:
 def read_pickle(path: Path) -> Content:
     """Read a file that ``torch.save`` wrote; DataError if it is damaged or needs code to be run."""
     file = TorchFile(path)
-    return Content(tree=file.tree(), ranged=file.mapped)
+    return Content(
+        tree=file.tree(),
+        ranged=file.mapped,
+        optimizers=file.optimizers if file.has_optimizer else None,
+        order=list,
+    )
 
 
 class TorchFile:
@@ -78,6 +86,18 @@ class TorchFile:
     def tree(self) -> Mapping[str, Any]:
         """Return what it holds, with lazy tensors."""
         return self._tree if isinstance(self._tree, Mapping) else {}
+
+    @property
+    def has_optimizer(self) -> bool:
+        """Whether it holds the state of an optimizer."""
+        return isinstance(self._values, dict) and any(key in self._values for key in OPTIMIZERS)
+
+    def optimizers(self) -> list[Mapping[str, Any]]:
+        """Return the states of its optimizers."""
+        values = load(self._path, mapped=self.mapped)
+        found = next(values[key] for key in OPTIMIZERS if key in values)
+        listed = found if isinstance(found, list) else [found]
+        return [one for one in listed if isinstance(one, dict) and "param_groups" in one]
 
     def _tensor(self, tensor: torch.Tensor, place: tuple[Any, ...]) -> LazyTensor:
         def elements(start: int, stop: int) -> Array:
