@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 
 from ckptlab.atomic import written_aside
 from ckptlab.errors import ConfigError, NoSpaceError, RunExistsError, WriteError
+from ckptlab.record.convert.choose_weights import flatten
+from ckptlab.record.convert.readers.model_folder import read_folder, weights_file
 from ckptlab.store.format.parts import part_of
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -159,7 +161,7 @@ def write_folder(
     Raises
     ------
     ConfigError
-        If `like` is no folder with a config.json.
+        If `like` is no folder with a config.json, or its weights are of another model.
     RunExistsError
         If something lies there and `overwrite` is not set, or it was not exported.
     WriteError
@@ -167,6 +169,8 @@ def write_folder(
     """
     target = Path(path)
     beside = files_beside(Path(like)) if like is not None else []
+    if like is not None:
+        _require_alike(state, Path(like))
     require_free_folder(target, overwrite=overwrite)
     with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -218,6 +222,23 @@ def files_beside(like: Path) -> list[Path]:
         and any(fnmatch(file.name, pattern) for pattern in BESIDE)
         and not any(fnmatch(file.name, pattern) for pattern in NOT_BESIDE)
     )
+
+
+def _require_alike(state: State, like: Path) -> None:
+    """Raise ConfigError if the weights beside the config have other names or shapes."""
+    if weights_file(like) is None:
+        return
+    content = read_folder(like)
+    theirs = {name: tuple(t.shape) for name, t in flatten(content.tree)}
+    mine = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    ties = {*split_ties(state)[1], *content.ties}
+    for name in sorted((mine.keys() ^ theirs.keys()) - ties | (mine.keys() & theirs.keys())):
+        if mine.get(name) != theirs.get(name):
+            here, there = (shapes.get(name, "missing") for shapes in (mine, theirs))
+            raise ConfigError(
+                f"{like} is of another model: tensor {name!r} is {there} there and {here} in the "
+                "run; give a folder of the same model"
+            )
 
 
 def require_free_folder(target: Path, *, overwrite: bool) -> None:

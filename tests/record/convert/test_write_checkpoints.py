@@ -91,7 +91,7 @@ def test_config_and_tokenizer_come_from_a_folder_like_it(tmp_path):
     like = tmp_path / "like"
     like.mkdir()
     copied = {"config.json", "tokenizer.json", "vocab.txt", "merges.txt", "spiece.model"}
-    left = {"model.safetensors.index.json", "trainer_state.json", "optimizer.pt", "run.py"}
+    left = {"trainer_state.json", "all_results.json", "optimizer.pt", "run.py"}
     for name in copied | left:
         (like / name).write_text(name)
     write_folder(Language().state_dict(), tmp_path / "out", like=like)
@@ -144,6 +144,17 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     with pytest.raises(NoSpaceError, match="No space left on device; make space"):
         write_checkpoint(Language().state_dict(), tmp_path / "a.pt")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path):
+    state = Language().state_dict()
+    write_folder(state, tmp_path / "like")
+    (tmp_path / "like" / "config.json").write_text("{}")
+    write_folder(state, tmp_path / "out", like=tmp_path / "like")
+    for name, tensor in (("norm.weight", torch.ones(5)), ("transformer.wpe", torch.ones(2))):
+        with pytest.raises(ConfigError, match=rf"another model: tensor '{name}' is .* there"):
+            write_folder({**state, name: tensor}, tmp_path / "b", like=tmp_path / "like")
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.slow
