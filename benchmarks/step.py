@@ -74,7 +74,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
     """PIL images with the usual augmentation."""
 
     def __init__(self, training: Training) -> None:
-        data = training.task.data
+        data = training.problem.train.task.data
         values = data.train.cpu().numpy()
         self._images = [Image.fromarray(image) for image in values]
         self._labels = data.train_labels.tolist()
@@ -146,7 +146,7 @@ def _write_plainly(model: nn.Module) -> None:
 def _convolutions(config: Config, steps: int) -> Callable[[], float]:
     training = build(config)
     batch = training.config.train.batch_size
-    images = training.task.data.train[:batch].permute(0, 3, 1, 2).float()
+    images = training.problem.train.task.data.train[:batch].permute(0, 3, 1, 2).float()
     met: list[tuple[nn.Conv2d, torch.Tensor, torch.Tensor]] = []
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:

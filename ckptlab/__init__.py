@@ -21,30 +21,44 @@ if TYPE_CHECKING:
     from ckptlab.experiments.operations.registry import perturbation
     from ckptlab.experiments.plans.study_file import study_kind
     from ckptlab.plugins import load_plugin
+    from ckptlab.problems.problem import Problem
     from ckptlab.record.convert.readers.registry import reader
     from ckptlab.record.recorder import Recorder
     from ckptlab.registry import allow
     from ckptlab.run import Run, open_run
     from ckptlab.runs import Runs, open_runs
     from ckptlab.shortcuts import export_checkpoints, record_branch, record_training, write_report
-    from ckptlab.train.decorators import dataset, model, optimizer, schedule, task
+    from ckptlab.train.decorators import (
+        accuracy,
+        dataset,
+        loss,
+        model,
+        optimizer,
+        problem,
+        schedule,
+        task,
+    )
 
 __all__ = [
+    "Problem",
     "Recorder",
     "Run",
     "Runs",
     "__version__",
+    "accuracy",
     "allow",
     "check_health",
     "dataset",
     "export_checkpoints",
     "load_plugin",
+    "loss",
     "metric",
     "model",
     "open_run",
     "open_runs",
     "optimizer",
     "perturbation",
+    "problem",
     "pruning",
     "reader",
     "record_branch",
@@ -57,6 +71,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Problem": "ckptlab.problems.problem",
     "Recorder": "ckptlab.record.recorder",
     "Run": "ckptlab.run",
     "Runs": "ckptlab.runs",
@@ -76,7 +91,8 @@ _LAZY = {
         "ckptlab.shortcuts",
     ),
     **dict.fromkeys(
-        ("dataset", "model", "optimizer", "schedule", "task"), "ckptlab.train.decorators"
+        ("accuracy", "dataset", "loss", "model", "optimizer", "problem", "schedule", "task"),
+        "ckptlab.train.decorators",
     ),
 }
 

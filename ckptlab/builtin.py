@@ -1,4 +1,4 @@
-"""Rebuild model, loss and data of a run of the built-in trainer, for the metrics that need them."""
+"""Rebuild what a run learns, its model, loss and data, for the metrics that need them."""
 
 from __future__ import annotations
 
@@ -6,113 +6,104 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from ckptlab.analyze.registry.spec import Metric
+from ckptlab.errors import ConfigError
 from ckptlab.extras import require
 
 if TYPE_CHECKING:
     import torch
 
-    from ckptlab.train.assemble import Training
+    from ckptlab.problems.problem import Problem
+    from ckptlab.train.config import Config
+
+
+OFFERED: tuple[str, ...] = ("loss", "train", "test", "accuracy", "permutations")
+"""What a problem offers to metrics besides its model."""
 
 
 @contextlib.contextmanager
 def inputs_for(
-    metric: Metric, attributes: Mapping[str, Any], options: Mapping[str, Any], run: str = "."
+    metric: Metric,
+    attributes: Mapping[str, Any],
+    options: Mapping[str, Any],
+    run: str = ".",
+    problem: Problem | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the inputs of a metric that the caller does not give, rebuilt from a run's attributes.
+    """Yield the inputs of a metric that the caller does not give, from a problem or rebuilt.
 
     `run` is the path of the run: images are read from a folder beside it, or one the user names.
-    Nothing if the metric needs none, or the run was not made by the built-in trainer. While they
-    are in use, threads and precision are those of the training.
+    Nothing if the metric needs none, or there is no problem and the run was not made by ckptlab's
+    trainer. While they are in use, threads and precision are those of the training.
     """
     missing = {k: offer for k, offer in metric.inputs.items() if options.get(k) is None}
-    if not missing or not metric.wants_inputs(options) or not is_builtin(attributes):
+    known = problem is not None or is_replayable(attributes)
+    if not missing or not metric.wants_inputs(options) or not known:
         yield {}
         return
-    torch = require("torch", metric.name)
-    training = rebuild(attributes, run)
-    from ckptlab.train.numerics import numerics
+    require("torch", metric.name)
+    from ckptlab.train.models.build import build_model
 
-    # Evaluations must equal those of the training; curvature is as exact as it can be.
-    as_trained = metric.inputs.get("data") == "test"
-    low = training.update.autocast if as_trained else None
-    settings = training.config.train
-    settings = settings if as_trained else settings.model_copy(update={"precision": "fp32"})
-    with (
-        numerics(settings, training.device),
-        torch.autocast(training.device.type, low, enabled=low is not None),
-    ):
-        if settings.deterministic:
-            # Second derivatives may need what training did not; better inexact than refused.
-            torch.set_deterministic_debug_mode("warn")
+    with contextlib.ExitStack() as stack:
+        device: Any = "cpu"
+        if problem is None:
+            config, problem = rebuild(attributes, run)
+            # Evaluations must equal those of the training; curvature is as exact as it can be.
+            as_trained = metric.inputs.get("data") == "test"
+            device = stack.enter_context(_computing(config, as_trained=as_trained))
+        elif not hasattr(problem, "mean_loss"):
+            raise ConfigError(f"problem is a {type(problem).__name__}; give a ckptlab.Problem")
         offers = {
-            "model": training.model,
-            "loss": torch.nn.CrossEntropyLoss(),
-            "train": TaskExamples(training, "train"),
-            "test": TaskExamples(training, "test"),
+            "model": build_model(problem.model, 0).to(device),
+            **{name: getattr(problem, name) for name in OFFERED},
         }
         yield {key: offers[offer] for key, offer in missing.items()}
 
 
-def is_builtin(attributes: Mapping[str, Any]) -> bool:
-    """Return whether a run was made by the built-in trainer."""
+@contextlib.contextmanager
+def _computing(config: Config, *, as_trained: bool) -> Iterator[torch.device]:
+    """Compute on any device, with the threads of a training, and its precision or the highest."""
+    import torch
+
+    from ckptlab.train.numerics import numerics, resolve_device
+
+    device = resolve_device(config.train)
+    low = as_trained and config.train.precision == "bf16"
+    settings = config.train if as_trained else config.train.model_copy(update={"precision": "fp32"})
+    with (
+        numerics(settings, device),
+        torch.autocast(device.type, torch.bfloat16 if low else None, enabled=low),
+    ):
+        if settings.deterministic:
+            # Second derivatives may need what training did not; better inexact than refused.
+            torch.set_deterministic_debug_mode("warn")
+        yield device
+
+
+def is_replayable(attributes: Mapping[str, Any]) -> bool:
+    """Return whether a run holds the settings that made it."""
     config = attributes.get("config")
-    return (
-        isinstance(config, Mapping)
-        and isinstance(config.get("model"), Mapping)
-        and "classes" in attributes
+    named = isinstance(config, Mapping) and any(
+        isinstance(config.get(section), Mapping) for section in ("model", "problem")
     )
+    return named and "classes" in attributes
 
 
-def rebuild(attributes: Mapping[str, Any], run: str = ".") -> Training:
-    """Rebuild the training of a run on any device, its model at the initialisation.
+def rebuild(attributes: Mapping[str, Any], run: str = ".") -> tuple[Config, Problem]:
+    """Rebuild settings and problem of a run, on any device.
 
     Nothing is downloaded to a folder that the run names, code is imported only if the user allowed
     it, and a folder of images outside that of the run is read only if the user names it (see
     `ckptlab.train.data_root`): DataError otherwise.
     """
-    from ckptlab.train.assemble import build
-    from ckptlab.train.data import load_data
     from ckptlab.train.numerics import resolve_device
+    from ckptlab.train.problem_build import build_problem
     from ckptlab.train.resume import run_config
 
     config = run_config(attributes, run)
     anywhere = config.train.model_copy(update={"device": "auto"})
     config = config.model_copy(update={"train": anywhere})
     cached = getattr(config.data, "root", None) is None
-    data = load_data(config.data, resolve_device(config.train), download=cached)
-    return build(config, data=data)
-
-
-class TaskExamples:
-    """The images and labels that the network is trained or tested on outside stages.
-
-    Without augmentation, and the same at every step, so that steps can be compared. `split` is
-    ``train`` or ``test``.
-    """
-
-    def __init__(self, training: Training, split: str) -> None:
-        self._task = training.task
-        self._split = split
-
-    def __len__(self) -> int:
-        shape = self._task.data.shape
-        return shape.train if self._split == "train" else shape.test
-
-    def take(self, index: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return some of them, normalised, on the device of the training."""
-        import torch
-
-        from ckptlab.train.tasks.task import Batch
-
-        data = self._task.data
-        train = self._split == "train"
-        images, labels = (data.train, data.train_labels) if train else (data.test, data.test_labels)
-        at = torch.from_numpy(index).to(images.device)
-        batch = Batch(data.normalise(images[at]), labels[at], at)
-        # What a task draws at random, it draws as for the first update.
-        batch = self._task.train(batch, 0) if train else self._task.test(batch)
-        return batch.images, batch.labels
+    problem = build_problem(config, resolve_device(config.train), download=cached)
+    # Images that are missing are named first, before a network is made for them.
+    problem.train.at(0)
+    return config, problem

@@ -9,6 +9,8 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
+import cloudpickle
+
 from ckptlab.errors import CkptlabError, PluginError
 from ckptlab.registry import PLUGIN_PREFIX
 
@@ -65,8 +67,16 @@ def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         raise PluginError(f"{file}{_line(error, path)}: {_problem(error)}") from error
+    # Classes and functions of the file travel to workers that have not loaded it.
+    cloudpickle.register_pickle_by_value(module)
     _inherit(path)
     return module
+
+
+def loaded_plugins() -> list[Path]:
+    """Return the files that are loaded in this process."""
+    modules = [m for name, m in sys.modules.items() if name.startswith("ckptlab_plugin_")]
+    return [Path(module.__file__) for module in modules if module.__file__]
 
 
 def _line(error: Exception, path: Path) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from ckptlab.analyze.health.findings import Health
+    from ckptlab.problems.problem import Problem
 
 
 class Run:
@@ -152,7 +153,13 @@ class Run:
             state |= dict.fromkeys((row.name, *row.aliases), value)
         return state
 
-    def analyze(self, name: str | Callable[..., Any], **options: Any) -> xr.DataArray | xr.Dataset:
+    def analyze(
+        self,
+        name: str | Callable[..., Any],
+        *,
+        problem: Problem | None = None,
+        **options: Any,
+    ) -> xr.DataArray | xr.Dataset:
         """Compute a metric.
 
         Parameters
@@ -160,10 +167,13 @@ class Run:
         name : str or callable
             A name that ``ckptlab analyze list`` shows, ``module:function``, or a function decorated
             with ``@ckptlab.metric``.
+        problem : Problem, optional
+            Where a metric that needs a model takes it and its data from; for a run of ckptlab's
+            trainer they are rebuilt.
         **options
             As on the command line, with underscores: ``steps``, ``relative_to``, ``by``,
             ``kinds``, ``mask``, ``scheduler`` … A metric that needs a model also takes
-            ``model``, ``loss`` and ``data``; for a run of the built-in trainer they are rebuilt.
+            ``model``, ``loss`` and ``data`` one by one.
 
         Returns
         -------
@@ -174,7 +184,7 @@ class Run:
         from ckptlab.builtin import inputs_for
 
         metric = find_metric(name)
-        with inputs_for(metric, self.attributes, options, self.path) as inputs:
+        with inputs_for(metric, self.attributes, options, self.path, problem) as inputs:
             return compute(self.stored, metric, **{**options, **inputs})
 
     def health(self, *, memory: int | str = "1GiB") -> Health:

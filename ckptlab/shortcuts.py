@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ckptlab.problems.problem import Problem
+
 
 def record_training(
     path: str | os.PathLike[str],
@@ -21,6 +23,7 @@ def record_training(
     *,
     config: str | os.PathLike[str] | None = None,
     preset: str | None = None,
+    problem: Problem | Callable[..., Problem] | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Run:
@@ -36,6 +39,9 @@ def record_training(
         A TOML file of settings; `settings` overrides it.
     preset : str, optional
         Settings to start from, such as ``"resnet20-cifar10"``.
+    problem : Problem, callable or str, optional
+        What is learnt in place of model, data and task: a `Problem`, a function that returns one,
+        or the name of either, which a run can be resumed by in another process.
     resume : bool
         Continue the run at `path` where it stopped, with its settings; `settings` may change
         ``train.steps`` and ``record.memory``.
@@ -55,6 +61,7 @@ def record_training(
         If the path is taken, or cannot be written.
     """
     from ckptlab.train.config import load_config
+    from ckptlab.train.decorators import name_problem
     from ckptlab.train.resume import resume_config
     from ckptlab.train.trainer import train
 
@@ -68,7 +75,8 @@ def record_training(
         chosen = resume_config(place, settings)
     else:
         file = None if config is None else Path(config)
-        chosen = load_config(file, preset=preset, overrides=settings)
+        named = [] if problem is None else [f"problem.name={name_problem(problem)!r}"]
+        chosen = load_config(file, preset=preset, overrides=[*named, *settings])
     train(chosen, place, resume=resume, overwrite=overwrite)
     return open_run(path)
 

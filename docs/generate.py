@@ -116,7 +116,10 @@ def experiments() -> dict[str, str]:
     results = {**COORDINATES, **NUMBERS}.items()
     return {
         "environment": " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
-        "pruning": named(("name", "what"), {c.name: c.summary for c in PRUNING.values()}),
+        "pruning": table(
+            ("name", "what", "reference"),
+            [(code([c.name]), c.summary, c.reference or "–") for c in PRUNING.values()],
+        ),
         "budgets": named(("`--budget`", "what"), BUDGETS),
         "perturbations": table(
             ("kind", "what", "reference"),
@@ -139,6 +142,7 @@ def training() -> dict[str, str]:
     from ckptlab.train.models.registry import MODELS
     from ckptlab.train.optimizers import OPTIMIZERS, Optim, OptimConfig
     from ckptlab.train.presets import PRESETS
+    from ckptlab.train.problem_settings import ACCURACIES, LOSSES
     from ckptlab.train.settings import models_in
     from ckptlab.train.tasks.registry import TASKS, AnyTask, Stage, TaskConfig
 
@@ -234,6 +238,13 @@ def training() -> dict[str, str]:
         "schedules": table(
             ("`optim.schedule`", "learning rate"),
             [(code([entry.name]), entry.summary) for entry in RATE_SCHEDULES.values()],
+        ),
+        "losses": table(
+            ("`loss.name`", "loss", "accuracy"),
+            [(code([e.name]), e.summary, code([e.accuracy])) for e in LOSSES.values()],
+        ),
+        "accuracies": named(
+            ("`loss.accuracy`", "what"), {e.name: e.summary for e in ACCURACIES.values()}
         ),
         "presets": table(
             ("`--preset`", "settings"), [(code([p.name]), p.summary) for p in PRESETS.values()]

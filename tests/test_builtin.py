@@ -11,7 +11,7 @@ import torch
 
 import ckptlab
 from ckptlab.analyze.registry.metrics import metric_named
-from ckptlab.builtin import TaskExamples, inputs_for, rebuild
+from ckptlab.builtin import inputs_for, rebuild
 from ckptlab.errors import ConfigError, DataError
 from tests.trained import train_tiny
 
@@ -55,18 +55,18 @@ def test_metrics_of_a_network_with_other_answers(runs: dict[str, Path]) -> None:
 
 
 def test_examples_are_those_outside_the_stages(runs: dict[str, Path]) -> None:
-    training = rebuild(ckptlab.open_run(runs["staged"]).attributes)
-    data, index = training.task.data, np.array([5, 0, 1436])
-    images, labels = TaskExamples(training, "train").take(index)
+    _, problem = rebuild(ckptlab.open_run(runs["staged"]).attributes)
+    data, index = problem.train.task.data, np.array([5, 0, 1436])
+    images, labels = problem.train.take(index)
     assert torch.equal(images, data.normalise(data.train[index]))
     assert torch.equal(labels, data.train_labels[index])
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_examples_of_a_rotation_are_turned(split: str, runs: dict[str, Path]) -> None:
-    training = rebuild(ckptlab.open_run(runs["rotation"]).attributes)
-    data, index = training.task.data, np.arange(20)
-    examples = TaskExamples(training, split)
+    _, problem = rebuild(ckptlab.open_run(runs["rotation"]).attributes)
+    data, index = problem.train.task.data, np.arange(20)
+    examples = getattr(problem, split)
     images, turns = examples.take(index)
     assert set(turns.tolist()) == {0, 1, 2, 3}
     upright = data.normalise((data.train if split == "train" else data.test)[index])
@@ -80,7 +80,9 @@ def hostile(run: ckptlab.Run, **sections: dict[str, object]) -> dict[str, object
     """The attributes of a run of which another author has changed the settings."""
     config = {key: dict(value) for key, value in run.attributes["config"].items()}
     for section, settings in sections.items():
-        config[section] |= settings
+        if section == "problem":
+            config = {key: config[key] for key in ("train", "record", "eval")}
+        config[section] = config.get(section, {}) | settings
     return {**run.attributes, "config": config}
 
 
@@ -99,7 +101,7 @@ def test_measuring_makes_nothing_where_a_run_points(
     assert not list(tmp_path.rglob("*")) or list(tmp_path.rglob("*")) == [root]
 
 
-@pytest.mark.parametrize("section", ["model", "data", "task", "optim"])
+@pytest.mark.parametrize("section", ["model", "data", "task", "loss", "problem"])
 def test_measuring_imports_nothing_that_a_run_names(
     section: str, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,12 @@ _mask = click.option(
     "--keep", default="", metavar="TENSOR,...", help="Tensors never pruned; output: the last layer."
 )
 @click.option(
+    "--structure",
+    default="",
+    metavar="filter",
+    help="Remove whole output filters, not single weights.",
+)
+@click.option(
     "--retrain-dense",
     is_flag=True,
     help="Train level 0 from the rewind step, too, for its momentum.",
@@ -82,6 +88,7 @@ def imp(run: str, **given: Any) -> int:
         fraction=given["fraction"],
         scope=given["scope"],
         keep=tuple(_listed(given["keep"])),
+        structure=given["structure"],
     )
     if given["replicates"] > 1 and not given["vary"]:
         given["vary"] = "seed"
@@ -162,6 +169,12 @@ def perturb(run: str, **given: Any) -> int:
 @click.option(
     "--samples", type=click.IntRange(min=1), default=1024, help="Training images to recompute on."
 )
+@click.option(
+    "--align",
+    default="none",
+    metavar="none|weights",
+    help="Match the units of the two ends first, by their weights.",
+)
 @_mask
 @_replicates
 @set_option
@@ -171,20 +184,25 @@ def connect(run: str, **given: Any) -> int:
 
     Dense children continue with the momentum; those of a mask begin without it, as after rewinding.
     """
-    from ckptlab.analyze.model.connectivity import STATISTICS
+    from ckptlab.analyze.model.connectivity import ALIGNMENTS, STATISTICS
     from ckptlab.errors import unknown_name
     from ckptlab.experiments.plans.connect import plan_connect
 
     if given["statistics"] not in STATISTICS:
         raise unknown_name("value of statistics", given["statistics"], STATISTICS)
+    if given["align"] not in ALIGNMENTS:
+        raise unknown_name("value of align", given["align"], ALIGNMENTS)
     plan, stored = _plan("connect", run, given)
     mask = _given_mask(stored, given)
     rewind = _listed(given["rewind"])
+    options = {key: given[key] for key in ("alphas", "statistics", "samples")}
+    # Left out where it does nothing, so that measurements made before count.
+    options |= {"align": given["align"]} if given["align"] != "none" else {}
     plan_connect(
         plan,
         _parents(plan, stored, given, rewind, default_threads=1),
         rewind=rewind,
-        options={key: given[key] for key in ("alphas", "statistics", "samples")},
+        options=options,
         mask=mask,
         optimizer="stored" if mask is None else "fresh",
     )

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from ckptlab.problems.problem import Problem
 from ckptlab.record.schedule import parse_step
-from ckptlab.train.augment import Augmentation
 from ckptlab.train.config import Config
 from ckptlab.train.cuda_graph import GraphedStep
-from ckptlab.train.data import Data, load_data
-from ckptlab.train.datasets.registry import DataShape
+from ckptlab.train.data import Data
 from ckptlab.train.evaluate import EvalResult, evaluate
-from ckptlab.train.models.build import build_model, draws_randomness
+from ckptlab.train.models.build import build_model, try_forward
 from ckptlab.train.numerics import numerics, resolve_device
-from ckptlab.train.optimizers import OtherOptimConfig, build_optimizer, learning_rate
+from ckptlab.train.optimizers import AdamwConfig, SgdConfig, build_optimizer, learning_rate
 from ckptlab.train.order import Order
+from ckptlab.train.problem_build import build_problem
 from ckptlab.train.seeds import Seeds
 from ckptlab.train.sparse import Sparsity
 from ckptlab.train.step import StepResult, TrainingStep
-from ckptlab.train.tasks.build import build_task, with_stages
-from ckptlab.train.tasks.fit import count_answers, stage_schedules
-from ckptlab.train.tasks.task import Task
 
 EVALUATED = (256, 2048)
-"""Images evaluated at a time: what fits a CPU's cache, and what fills a GPU."""
+"""Examples evaluated at a time: what fits a CPU's cache, and what fills a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Training:
-    """Model, optimizer, data and step of one training.
+    """Model, optimizer, problem and step of one training.
 
-    `task` is the one outside the stages, which `evaluate` uses; that of `update` has them.
     `update(k)` turns step k into k + 1, and `run` does the same, on a GPU from CUDA graphs. Model
     and optimizer are at their initialisation when built.
     """
@@ -45,7 +41,7 @@ class Training:
     config: Config
     device: torch.device
     seeds: Seeds
-    task: Task
+    problem: Problem
     model: nn.Module
     optimizer: torch.optim.Optimizer
     update: TrainingStep
@@ -68,7 +64,7 @@ class Training:
     def evaluate(self) -> EvalResult:
         """Evaluate the model on the test set."""
         size = self.config.eval.batch_size or EVALUATED[self.device.type == "cuda"]
-        return evaluate(self.model, self.task, size, self.update.autocast)
+        return evaluate(self.model, self.problem, size, self.device, self.update.autocast)
 
 
 def build(
@@ -84,55 +80,56 @@ def build(
     DataError
         If the data set is missing or incomplete.
     ConfigError
-        If model, task, data and device do not fit together.
+        If model, loss, data and device do not fit together.
     """
     device = resolve_device(config.train)
-    seeds = Seeds.resolve(config.train)
-    found = load_data(config.data, device) if data is None else data
-    return assemble(config, found, device, seeds, mask)
+    return assemble(config, build_problem(config, device, data=data), device, mask)
 
 
 def assemble(
     config: Config,
-    data: Data,
+    problem: Problem,
     device: torch.device,
-    seeds: Seeds,
     mask: npt.NDArray[np.bool_] | None = None,
 ) -> Training:
-    """Assemble a training around data that are on its device already, as `build` does."""
-    shape = replace(data.shape, classes=count_answers(config.task, data.shape))
+    """Assemble a training of a problem whose examples are on its device, as `build` does."""
+    seeds = Seeds.resolve(config.train)
+    samples = len(problem.train)
     order = Order(
-        samples=shape.train, batch_size=config.train.batch_size, seed=seeds.order, device=device
+        samples=samples, batch_size=config.train.batch_size, seed=seeds.order, device=device
     )
     steps = parse_step(config.train.steps, order.steps_per_epoch)
-    stages = stage_schedules(config.task, steps, order.steps_per_epoch)
-    task = build_task(config.task, data, seeds)
-    model = build_model(config.model, shape, seeds.init)
-    reseed = draws_randomness(model, shape, _smallest_batch(shape, order.batch_size))
+    model = build_model(problem.model, seeds.init)
+    draws = try_forward(problem, model, _smallest_batch(samples, order.batch_size))
     model.to(device)
-    optimizer = build_optimizer(config.optim, model)
-    built_in = not isinstance(config.optim, OtherOptimConfig)
+    optimizer = build_optimizer(config.optim, model, problem.optimizer)
+    built_in = isinstance(config.optim, SgdConfig | AdamwConfig)
+    rates = [
+        learning_rate(config.optim, steps, order.steps_per_epoch, float(group["lr"]))
+        for group in optimizer.param_groups
+    ]
     update = TrainingStep(
         model=model,
         optimizer=optimizer,
-        task=with_stages(task, config.task, stages, seeds),
+        problem=problem,
         order=order,
-        rate=learning_rate(config.optim, steps, order.steps_per_epoch),
-        augmentation=Augmentation(flip=data.flip, crop=data.crop, seed=seeds.augment),
+        rates=rates,
+        device=device,
         autocast=torch.bfloat16 if config.train.precision == "bf16" else None,
-        reseed=reseed,
+        draws=seeds.augment if draws else None,
         sparsity=None if mask is None else Sparsity(model, mask),
         # As a graph has it, so that both round it alike.
         device_rate=torch.zeros((), device=device) if device.type == "cuda" and built_in else None,
     )
-    # Draws of the network itself, such as dropout's, are seeded by the host for each update.
-    # An optimizer of a user may wait for the host, which a graph cannot.
-    graphed = config.train.graph and device.type == "cuda" and not reseed and built_in
+    # Draws of the network itself, such as dropout's, are seeded by the host for each update. An
+    # optimizer or examples of a user's may wait for the host, which a graph cannot.
+    graphed = config.train.graph and device.type == "cuda" and not draws
+    graphed = graphed and problem.train.on_device and built_in
     return Training(
         config=config,
         device=device,
         seeds=seeds,
-        task=task,
+        problem=problem,
         model=model,
         optimizer=optimizer,
         update=update,
@@ -141,6 +138,6 @@ def assemble(
     )
 
 
-def _smallest_batch(shape: DataShape, batch_size: int) -> int:
-    """Return 1 if any batch is of one image, which batch norm may refuse, else 2."""
-    return 1 if 1 in (shape.train % batch_size, batch_size) else 2
+def _smallest_batch(samples: int, batch_size: int) -> int:
+    """Return 1 if any batch is of one example, which batch norm may refuse, else 2."""
+    return 1 if 1 in (samples % batch_size, batch_size, samples) else 2

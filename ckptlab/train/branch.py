@@ -22,10 +22,10 @@ from ckptlab.record.state.optimizer import copy_state
 from ckptlab.store.read.reader import StoredRun, open_store
 from ckptlab.train.assemble import build
 from ckptlab.train.config import Config, change, load_config
-from ckptlab.train.estimate import task_shape
 from ckptlab.train.initial_state import Start, begin, fresh_tensors
 from ckptlab.train.models.build import build_model
 from ckptlab.train.numerics import resolve_device
+from ckptlab.train.problem_build import build_problem
 from ckptlab.train.resume import (
     INEXACT,
     as_before,
@@ -106,11 +106,12 @@ def branch_config(
         return as_before(stored.attributes, config) if as_parent else config
     unnamed = load_config(path, overrides, base={"model": {"name": "mlp"}})
     config = load_config(path, overrides)
-    if unnamed.model.name != config.model.name:
+    if config.problem.name is None and unnamed.model.name != config.model.name:
         raise ConfigError(
             f"{stored.path} holds no settings of the built-in trainer (it was imported, or "
             "recorded from a training loop outside ckptlab), so it does not say which network to "
-            "train; name network and data: -S model.name=... -S data.name=..."
+            "train; name network and data: -S model.name=... -S data.name=..., or a problem of "
+            "your own: -S problem.name=..."
         )
     return config
 
@@ -204,9 +205,9 @@ def start_of(attributes: Mapping[str, Any], config: Config, *, allow_inexact: bo
 
 def require_network(stored: StoredRun, config: Config) -> None:
     """Raise LayoutError unless a run has the network of the settings, but for its output layer."""
-    shape = task_shape(config)
-    live = capture(build_model(config.model, shape, init_seed=0))
-    fresh_tensors(live.layout, stored.layout, shape.classes)
+    problem = build_problem(config)
+    live = capture(build_model(problem.model, init_seed=0))
+    fresh_tensors(live.layout, stored.layout, len(problem.answers))
 
 
 def require_exact(stored: StoredRun, config: Config) -> None:

@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from pydantic import Field, ValidationError
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from ckptlab.errors import ConfigError
 from ckptlab.registry import allow, is_reference
 from ckptlab.train.datasets.registry import DataSet, DigitsConfig
 from ckptlab.train.learning_rate import RATE_SCHEDULES
 from ckptlab.train.models.registry import ModelConfig
 from ckptlab.train.optimizers import SCHEDULED, Optim, SgdConfig
 from ckptlab.train.presets import PRESETS
+from ckptlab.train.problem_settings import LossConfig, ProblemConfig
 from ckptlab.train.sections import EvalConfig, RecordConfig, Section, TrainConfig
 from ckptlab.train.settings import explain, merge, models_in, parse_override, read_toml
 from ckptlab.train.tasks.registry import AnyTask, BlurTask, PlainTaskConfig, with_inherited
@@ -36,13 +44,68 @@ __all__ = [
 class Config(Section):
     """Everything that decides a training."""
 
+    problem: ProblemConfig = Field(
+        default=ProblemConfig(),
+        description="a problem of your own, in place of model, data, task and loss",
+        exclude_if=lambda problem: problem.name is None,
+    )
     model: ModelConfig = Field(default=ModelConfig(), description="the network")
     data: DataSet = Field(default=DigitsConfig(), description="the data set")
     task: AnyTask = Field(default=PlainTaskConfig(), description="what it learns")
+    loss: LossConfig = Field(
+        default=LossConfig(),
+        description="what is minimised, and what counts as accuracy",
+        exclude_if=lambda loss: loss == LossConfig(),
+    )
     optim: Optim = Field(default=SgdConfig(), description="the optimizer")
     train: TrainConfig = Field(default=TrainConfig(), description="length, seeds, numerics")
     record: RecordConfig = Field(default=RecordConfig(), description="what is recorded")
     eval: EvalConfig = Field(default=EvalConfig(), description="when it is evaluated")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _optimizer_of_problem(cls, values: Any) -> Any:
+        optim = values.get("optim", {}) if isinstance(values, Mapping) else None
+        if _problem_in(values) is None or not isinstance(optim, Mapping) or "name" in optim:
+            return values
+        return {**values, "optim": {**optim, "name": "problem"}}
+
+    @model_validator(mode="after")
+    def _problem_stands_alone(self) -> Config:
+        for section in REPLACED if self.problem.name is not None else ():
+            if getattr(self, section) != type(self).model_fields[section].default:
+                raise ConfigError(
+                    f"{section} does not apply to problem.name={self.problem.name!r}, which holds "
+                    f"model, data and loss; leave {section}.* out, or problem.name"
+                )
+        if self.problem.name is None and self.optim.name == "problem":
+            raise ConfigError(
+                "optim.name='problem' is the optimizer of a problem of your own, and problem.name "
+                "is not set"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_replaced(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        for section in REPLACED if self.problem.name is not None else ():
+            written.pop(section, None)
+        return written
+
+    @property
+    def title(self) -> str:
+        """What is trained: the problem, or network and data."""
+        return self.problem.name or f"{self.model.name}-{self.data.name}"
+
+
+REPLACED: tuple[str, ...] = ("model", "data", "task", "loss")
+"""Sections that a problem of a user's replaces."""
+
+
+def _problem_in(settings: Any) -> Any:
+    """Return the name of the problem that nested settings choose, or None."""
+    problem = settings.get("problem") if isinstance(settings, Mapping) else None
+    return problem.get("name") if isinstance(problem, Mapping) else None
 
 
 def parse_config(settings: Mapping[str, Any]) -> Config:
@@ -132,7 +195,7 @@ def config_hash(config: Config) -> str:
 
 def default_path(config: Config, preset: str | None = None) -> str:
     """Return where a recording goes by default: ``runs/<preset or model-data>-<hash8>.zarr``."""
-    name = preset or f"{config.model.name}-{config.data.name}".replace(":", "-")
+    name = preset or config.title.replace(":", "-")
     return f"runs/{name}-{config_hash(config)[:8]}.zarr"
 
 
@@ -163,6 +226,8 @@ def canonical(config: Config) -> dict[str, Any]:
     """Return the settings as version 0.1 wrote them, so that hashes of settings stay the same."""
     written = config.model_dump(mode="json")
     for section, unused in _UNUSED.items():
+        if section not in written:
+            continue
         fields = type(getattr(config, section)).model_fields
         values = {
             # Where there is now a default, there was nothing.
@@ -173,7 +238,7 @@ def canonical(config: Config) -> dict[str, Any]:
     for key in _LATER:
         written["record"].pop(key)
     default = BlurTask.model_fields["factor"].default
-    for stage in written["task"]["stages"]:
+    for stage in written.get("task", {}).get("stages", ()):
         stage["factor"] = None if stage.get("factor") == default else stage.get("factor")
     return written
 
@@ -192,6 +257,12 @@ def _overlay(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
             result[section] = merge(_taken(section, {**before, **chosen}), values)
         else:
             result[section] = values
+    if _problem_in(changes) is not None:
+        for section in REPLACED:
+            if section not in changes:
+                result.pop(section, None)
+        if "name" not in changes.get("optim", {}):
+            result["optim"] = {**changes.get("optim", {}), "name": "problem"}
     return result
 
 
@@ -201,7 +272,8 @@ def _allow(changes: Mapping[str, Any]) -> None:
         if isinstance(values, Mapping):
             stages = values.get("stages") or ()
             stages = [s for s in stages if isinstance(s, Mapping)]
-            names = [values.get("name"), values.get("schedule"), *(s.get("name") for s in stages)]
+            named = [values, *stages]
+            names = [v.get(k) for v in named for k in ("name", "schedule", "accuracy")]
             for name in names:
                 if isinstance(name, str) and is_reference(name):
                     allow(name)

@@ -1,6 +1,6 @@
 """Do the update as a CUDA graph: one launch instead of some thousand.
 
-A graph holds one batch size and one task. What differs from update to update, the samples, what is
+A graph holds one batch size and one stage. What differs from update to update, the samples, what is
 drawn for them, the step and the learning rate, lies in tensors on the device that are filled before
 it runs. Nothing here waits for the device except the making of a graph.
 """
@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from ckptlab.problems.examples import Stage
 from ckptlab.record.pipeline.graphs import CudaGraphs, warming_up
 from ckptlab.train.step import StepResult, TrainingStep
-from ckptlab.train.tasks.task import Task
 
 WARM_UPS = 3
 """Updates done before a graph is made, so that libraries have chosen and allocated by then."""
@@ -55,13 +55,13 @@ class GraphedStep:
 
         The returned tensors hold until the next update.
         """
-        task = self._step.task.at(step)
-        drawn = self._step.drawn_at(task, step)
+        stage = self._step.problem.train.at(step)
+        drawn = self._step.drawn_at(stage, step)
         self._counter.fill_(step)
         self._step.set_rate(step)
-        key = (drawn.shape[1], id(task))
+        key = (drawn.shape[1], id(stage))
         if key not in self._graphs:
-            self._graphs[key] = self._graph(task, drawn)
+            self._graphs[key] = self._graph(stage, drawn)
         graph = self._graphs[key]
         graph.drawn.copy_(drawn)
         result = graph.replay()
@@ -73,11 +73,11 @@ class GraphedStep:
             self._last = graph
         return result
 
-    def _graph(self, task: Task, drawn: torch.Tensor) -> _Graph:
+    def _graph(self, stage: Stage, drawn: torch.Tensor) -> _Graph:
         step, held = self._step, drawn.clone()
 
         def update() -> StepResult:
-            return step.update(task, held, self._counter)
+            return step.update(stage, held, self._counter)
 
         with _as_before(step.model, step.optimizer), warming_up(held.device):
             for _ in range(WARM_UPS):

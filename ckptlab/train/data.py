@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ckptlab.problems.examples import Examples, as_examples
 from ckptlab.train.augment import Normalisation
 from ckptlab.train.datasets.images import Images, as_images, moments
 from ckptlab.train.datasets.registry import (
@@ -18,7 +20,7 @@ from ckptlab.train.datasets.registry import (
     DataShape,
     OtherDataConfig,
 )
-from ckptlab.train.factories import call
+from ckptlab.train.factories import Factory, call
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -99,17 +101,33 @@ def load_data(
 
 def _images(config: DataConfig, *, download: bool) -> Images:
     if isinstance(config, OtherDataConfig):
-        return _own_images(config.name, json.dumps(config.options, sort_keys=True))
+        return as_images(_own_data(config), f"data.name={config.name}")
     offered = config.model_dump() | {"download": download}
     images: Images = call(DATA_SOURCES.find(config.name).load, "data.name", offered)
     return images
 
 
+def own_halves(config: DataConfig) -> tuple[Examples, Examples] | None:
+    """Return the training and test examples of a user's data set, or None if they are images."""
+    found = _own_data(config) if isinstance(config, OtherDataConfig) else None
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        return None
+    train, test = found
+    return (
+        as_examples(train, f"data.name={config.name}: training data"),
+        as_examples(test, f"data.name={config.name}: test data"),
+    )
+
+
+def _own_data(config: OtherDataConfig) -> Any:
+    source = DATA_SOURCES.find(config.name, "data.name")
+    return _loaded(source.load, json.dumps(config.options, sort_keys=True))
+
+
 @functools.lru_cache(maxsize=1)
-def _own_images(name: str, options: str) -> Images:
-    """Read a user's data set, once for its shape and its images."""
-    source = DATA_SOURCES.find(name, "data.name")
-    return as_images(call(source.load, "data.name", {}, json.loads(options)), f"data.name={name}")
+def _loaded(load: Factory, options: str) -> Any:
+    """Read a user's data set, once for its shape and its examples."""
+    return call(load, "data.name", {}, json.loads(options))
 
 
 def _shape_of(images: Images) -> DataShape:

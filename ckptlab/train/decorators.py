@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ckptlab.errors import PluginError
+from ckptlab.errors import ConfigError, PluginError
 from ckptlab.registry import Registry, origin_of
 from ckptlab.train.datasets.registry import DATA_SOURCES, data_source
 from ckptlab.train.learning_rate import RATE_SCHEDULES, schedule_entry
 from ckptlab.train.models.registry import MODELS, model_family
 from ckptlab.train.optimizers import OPTIMIZERS, optimizer_entry
+from ckptlab.train.problem_settings import (
+    ACCURACIES,
+    LOSSES,
+    PROBLEMS,
+    accuracy_entry,
+    loss_entry,
+    problem_entry,
+)
 from ckptlab.train.tasks.registry import TASKS, task_entry
 
 Made = TypeVar("Made", bound=Callable[..., Any])
@@ -23,7 +31,8 @@ def model(*, name: str | None = None, summary: str = "") -> Callable[[Made], Mad
     width) that it has parameters for; its other parameters are options, ``-S
     model.options.depth=3``. The network keeps its own initialisation, drawn from
     ``train.init_seed``; it takes images of shape (batch, channels, height, width) and returns
-    logits of shape (batch, classes).
+    logits of shape (batch, classes). Where the examples are no images, it may have the parameters
+    ``input_shape`` and ``classes``.
 
     Parameters
     ----------
@@ -56,8 +65,9 @@ def dataset(
     """Register a function that reads a data set: ``-S data.name=NAME``.
 
     It returns (training images, their labels, test images, their labels): uint8 images of shape
-    (images, height, width) or (images, height, width, channels), and whole labels from 0 on. Its
-    parameters are options, ``-S data.options.share=0.5``.
+    (images, height, width) or (images, height, width, channels), and whole labels from 0 on. Other
+    examples it returns as (training set, test set), each as `Problem` takes it. Its parameters are
+    options, ``-S data.options.share=0.5``.
 
     Parameters
     ----------
@@ -120,6 +130,86 @@ def task(
     return _decorator(TASKS, task_entry, name, summary=summary, **fields)
 
 
+def problem(*, name: str | None = None, summary: str = "") -> Callable[[Made], Made]:
+    """Register a function that makes a problem of your own: ``-S problem.name=NAME``.
+
+    It returns a `ckptlab.Problem`, which takes the place of model, data, task and loss; its
+    parameters are options, ``-S problem.options.depth=3``. It is called once in each process.
+
+    Parameters
+    ----------
+    name, summary : str, optional
+        As `model` takes them.
+
+    Returns
+    -------
+    callable
+        The decorator, which returns the function unchanged.
+
+    Raises
+    ------
+    PluginError
+        If the name is taken.
+
+    Examples
+    --------
+    >>> @ckptlab.problem(name="line")  # doctest: +SKIP
+    ... def line(noise=0.1): ...
+    """
+    return _decorator(PROBLEMS, problem_entry, name, summary=summary)
+
+
+def loss(
+    *, name: str | None = None, summary: str = "", accuracy: str = "none"
+) -> Callable[[Made], Made]:
+    """Register a loss: ``-S loss.name=NAME``.
+
+    A function ``loss(outputs, targets)``, or a module class that is made without arguments, which
+    returns the mean over a batch: a tensor of shape ().
+
+    Parameters
+    ----------
+    name, summary : str, optional
+        As `model` takes them.
+    accuracy : str
+        What counts as accuracy unless ``loss.accuracy`` says otherwise.
+
+    Returns
+    -------
+    callable
+        The decorator, which returns the function unchanged.
+
+    Raises
+    ------
+    PluginError
+        If the name is taken.
+    """
+    return _decorator(LOSSES, loss_entry, name, summary=summary, accuracy=accuracy)
+
+
+def accuracy(*, name: str | None = None, summary: str = "") -> Callable[[Made], Made]:
+    """Register what counts as accuracy: ``-S loss.accuracy=NAME``.
+
+    A function ``accuracy(outputs, targets)`` that returns one value for each example.
+
+    Parameters
+    ----------
+    name, summary : str, optional
+        As `model` takes them.
+
+    Returns
+    -------
+    callable
+        The decorator, which returns the function unchanged.
+
+    Raises
+    ------
+    PluginError
+        If the name is taken.
+    """
+    return _decorator(ACCURACIES, accuracy_entry, name, summary=summary)
+
+
 def optimizer(*, name: str | None = None, summary: str = "") -> Callable[[Made], Made]:
     """Register an optimizer: ``-S optim.name=NAME``.
 
@@ -168,6 +258,22 @@ def schedule(*, name: str | None = None, summary: str = "") -> Callable[[Made], 
         If the name is taken.
     """
     return _decorator(RATE_SCHEDULES, schedule_entry, name, summary=summary)
+
+
+def name_problem(given: Any) -> str:
+    """Return the name of a problem, registering an object under its own name, or ``problem``."""
+    if isinstance(given, str):
+        return given
+    for entry in PROBLEMS.values():
+        if entry.build is given:
+            return entry.name
+    name = (
+        str(getattr(given, "__name__", "problem")).replace("_", "-").replace("<lambda>", "problem")
+    )
+    try:
+        return PROBLEMS.add(problem_entry(name, given), "record_training").name
+    except TypeError as error:
+        raise ConfigError(f"problem={given!r:.80}: {error}") from error
 
 
 def _decorator(

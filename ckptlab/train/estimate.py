@@ -1,4 +1,4 @@
-"""TrainingSize what a training takes before it is started: sizes, steps, seconds."""
+"""Estimate what a training takes before it is started: sizes, steps, seconds."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy.typing as npt
 import torch
 
 from ckptlab.errors import StepError
+from ckptlab.problems.problem import Problem
 from ckptlab.record.schedule import Schedule, parse_schedule, parse_step
 from ckptlab.train.assemble import Training, assemble
 from ckptlab.train.augment import Normalisation
-from ckptlab.train.config import Config
-from ckptlab.train.data import Data, augmentation_policy, data_shape
+from ckptlab.train.config import Config, change
+from ckptlab.train.data import Data, augmentation_policy, data_shape, own_halves
 from ckptlab.train.datasets.registry import DataShape
 from ckptlab.train.models.build import model_size
 from ckptlab.train.numerics import numerics, resolve_device
-from ckptlab.train.seeds import Seeds
-from ckptlab.train.tasks.fit import count_answers, stage_schedules
+from ckptlab.train.problem_build import build_problem
 
 _TIMED_STEPS = 3
 
@@ -59,10 +59,10 @@ def training_size(config: Config) -> TrainingSize:
     CkptlabError
         If a task, a stage or a step does not fit the data or the run.
     """
-    epoch = steps_per_epoch(config)
+    problem = build_problem(config)
+    epoch = -(-len(problem.train) // config.train.batch_size)
     steps = parse_step(config.train.steps, epoch)
-    stage_schedules(config.task, steps, epoch)
-    size = model_size(config.model, task_shape(config))
+    size = model_size(problem.model)
     recorded = len(recorded_steps(config, steps, epoch))
     evaluated(config, epoch)
     vectors = len({"weights", *config.record.arrays})
@@ -79,7 +79,7 @@ def training_size(config: Config) -> TrainingSize:
 
 def steps_per_epoch(config: Config) -> int:
     """Return the number of updates of an epoch."""
-    return -(-data_shape(config.data).train // config.train.batch_size)
+    return -(-len(build_problem(config).train) // config.train.batch_size)
 
 
 def recorded_steps(config: Config, steps: int, steps_per_epoch: int) -> npt.NDArray[np.int64]:
@@ -115,17 +115,31 @@ def schedule(key: str, text: str, steps_per_epoch: int) -> Schedule:
 
 
 def measure_step(config: Config) -> float:
-    """Return the seconds of an update: the quickest of a few, on images made up for the purpose."""
+    """Return the seconds of an update: the quickest of a few."""
     device = resolve_device(config.train)
-    shape = replace(data_shape(config.data), train=config.train.batch_size, test=1)
-    # An epoch is one batch here, so that stages would fall on other steps than in the run.
-    config = config.model_copy(update={"task": config.task.model_copy(update={"stages": ()})})
     with numerics(config.train, device):
-        training = assemble(
-            config, made_up_data(config, shape, device), device, Seeds.resolve(config.train)
-        )
+        training = assemble(*timing_problem(config, device), device)
         # The first update also sets things up.
         return min(_timed(training, step) for step in range(1 + _TIMED_STEPS))
+
+
+def timing_problem(
+    config: Config, device: torch.device, test: int | None = 1
+) -> tuple[Config, Problem]:
+    """Return settings and problem of a training that is only timed.
+
+    Images are made up, one batch of them and at most `test` to evaluate; other examples are read.
+    """
+    # An epoch is one batch here, so that stages and milestones would fall on other steps.
+    config = change(config, optim={"schedule": "constant"})
+    if config.problem.name is not None or own_halves(config.data) is not None:
+        return config, build_problem(config, device)
+    shape = data_shape(config.data)
+    count = shape.test if test is None else min(shape.test, test)
+    shape = replace(shape, train=config.train.batch_size, test=count)
+    config = change(config, task={"stages": ()})
+    data = made_up_data(config, shape, device)
+    return config, build_problem(config, device, data=data)
 
 
 def _timed(training: Training, step: int) -> float:
@@ -134,12 +148,6 @@ def _timed(training: Training, step: int) -> float:
     if training.device.type == "cuda":
         torch.cuda.synchronize(training.device)
     return time.perf_counter() - start
-
-
-def task_shape(config: Config) -> DataShape:
-    """Return the sizes of a data set with the number of classes of the task."""
-    shape = data_shape(config.data)
-    return replace(shape, classes=count_answers(config.task, shape))
 
 
 def made_up_data(config: Config, shape: DataShape, device: torch.device) -> Data:

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from ckptlab.train.tasks.task import Batch, Task
+from ckptlab.problems.problem import Problem
+from ckptlab.problems.scores import each, widened
 
 
 class EvalResult(NamedTuple):
-    """Mean cross-entropy on the test set in nats, and the share of right answers."""
+    """Mean loss on the test set, and its accuracy as the problem declares it."""
 
     loss: float
     accuracy: float
@@ -20,23 +20,25 @@ class EvalResult(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, task: Task, batch_size: int, autocast: torch.dtype | None = None
+    model: nn.Module,
+    problem: Problem,
+    batch_size: int,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
 ) -> EvalResult:
     """Evaluate a model on the whole test set; it keeps its mode and its buffers."""
-    data = task.data
     was_training = model.training
     model.eval()
-    total = torch.zeros(2, dtype=torch.float64, device=data.test.device)
-    count = 0
-    for index in torch.arange(data.shape.test, device=data.test.device).split(batch_size):
-        images = data.normalise(data.test[index])
-        batch = task.test(Batch(images, data.test_labels[index], index))
-        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
-            logits = model(batch.images)
-        loss = functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
-        right = (logits.argmax(1) == batch.labels).sum()
-        total += torch.stack([loss.double(), right.double()])
-        count += len(batch.labels)
+    total = torch.zeros(2, dtype=torch.float64, device=device)
+    count = len(problem.test)
+    for index in torch.arange(count, device=device).split(batch_size):
+        inputs, targets = (part.to(device) for part in problem.test.take(index))
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            outputs = model(inputs)
+        outputs = widened(outputs)
+        loss = problem.mean_loss.total(outputs, targets)
+        right = each(problem.score(outputs, targets), len(targets)).sum()
+        total += torch.stack([loss, right.to(device)])
     model.train(was_training)
     loss_sum, right_sum = total.tolist()
     return EvalResult(loss_sum / count, right_sum / count)

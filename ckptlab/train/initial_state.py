@@ -54,7 +54,7 @@ def begin(training: Training, start: Start | None) -> list[str]:
 
 def _set(training: Training, start: Start) -> list[str]:
     live = capture(training.model)
-    fresh = fresh_tensors(live.layout, start.layout, training.task.classes)
+    fresh = fresh_tensors(live.layout, start.layout, len(training.problem.answers))
     _load(live, start, fresh)
     if start.anchor is None:
         return fresh

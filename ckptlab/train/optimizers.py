@@ -148,18 +148,33 @@ class OtherOptimConfig(OptimConfig):
     options: dict[str, Any] = options_of("optimizer")
 
 
+class ProblemOptimConfig(OptimConfig):
+    """The optimizer that a problem of your own brings."""
+
+    name: Literal["problem"] = setting(..., "which optimizer", "an optimizer name")
+    lr: Positive | None = setting(  # type: ignore[assignment]
+        None, "learning rate; default: those the optimizer has", "a number > 0"
+    )
+
+
 Optim = Annotated[
     Annotated[SgdConfig, Tag("sgd")]
     | Annotated[AdamwConfig, Tag("adamw")]
+    | Annotated[ProblemOptimConfig, Tag("problem")]
     | Annotated[OtherOptimConfig, Tag(OTHER)],
-    by_name("sgd", {"sgd": "sgd", "adamw": "adamw"}),
+    by_name("sgd", {name: name for name in ("sgd", "adamw", "problem")}),
 ]
 
 
-def learning_rate(config: OptimConfig, steps: int, steps_per_epoch: int | None) -> LearningRate:
-    """Return the learning rate of every update of a run of so many steps."""
+def learning_rate(
+    config: OptimConfig, steps: int, steps_per_epoch: int | None, base: float | None = None
+) -> LearningRate:
+    """Return the learning rate of every update of a run of so many steps.
+
+    `base` is the rate of an optimizer that brings its own, for where the settings name none.
+    """
     return LearningRate(
-        base=config.lr,
+        base=(1.0 if base is None else base) if config.lr is None else config.lr,
         schedule=config.schedule,
         steps=steps,
         milestones=tuple(parse_step(step, steps_per_epoch) for step in config.milestones),
@@ -169,20 +184,27 @@ def learning_rate(config: OptimConfig, steps: int, steps_per_epoch: int | None) 
     )
 
 
-def build_optimizer(config: Optim, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of all parameters of a model; weight decay acts on all of them."""
+def build_optimizer(
+    config: Optim, model: torch.nn.Module, own: Callable[..., Any] | None = None
+) -> torch.optim.Optimizer:
+    """Build the optimizer of all parameters of a model; weight decay acts on all of them.
+
+    `own` makes that of a problem which brings one.
+    """
     from torch import optim
 
-    entry = OPTIMIZERS.find(config.name, "optim.name")
     offered: dict[str, Any] = {"params": list(model.parameters()), "lr": config.lr}
-    if isinstance(config, OtherOptimConfig):
-        optimizer = call(entry.build, "optim.name", offered, config.options)
-        if not isinstance(optimizer, optim.Optimizer):
+    if isinstance(config, ProblemOptimConfig):
+        if own is None:
             raise ConfigError(
-                f"optim.name={config.name!r} makes a {type(optimizer).__name__}; "
-                "a torch.optim.Optimizer is needed"
+                "the problem brings no optimizer: give Problem(optimizer=...), or name one with "
+                "optim.name=sgd"
             )
-        return optimizer
+        return _checked(own(offered["params"]), "Problem(optimizer=...)")
+    entry = OPTIMIZERS.find(config.name, "optim.name")
+    if isinstance(config, OtherOptimConfig):
+        made = call(entry.build, "optim.name", offered, config.options)
+        return _checked(made, f"optim.name={config.name!r}")
     options = config.model_dump(exclude={*OptimConfig.model_fields})
     if next(model.parameters()).is_cuda:
         # One kernel for all tensors, that takes a learning rate on the device.
@@ -192,3 +214,13 @@ def build_optimizer(config: Optim, model: torch.nn.Module) -> torch.optim.Optimi
         options |= {"foreach": True}
     built: torch.optim.Optimizer = getattr(optim, str(entry.build))(**offered, **options)
     return built
+
+
+def _checked(made: Any, what: str) -> torch.optim.Optimizer:
+    from torch import optim
+
+    if not isinstance(made, optim.Optimizer):
+        raise ConfigError(
+            f"{what} makes a {type(made).__name__}; a torch.optim.Optimizer is needed"
+        )
+    return made

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ckptlab.errors import ConfigError
+from ckptlab.errors import ConfigError, UnknownNameError
 from ckptlab.record.environment import cudnn_version, device_model
 from ckptlab.record.schedule import parse_step
 from ckptlab.store.read.reader import open_store
@@ -28,7 +28,7 @@ _UNNAMED = "?"
 def has_settings(attributes: Mapping[str, Any]) -> bool:
     """Return whether a run was made by the built-in trainer, and so can be repeated."""
     settings = attributes.get("config")
-    return isinstance(settings, Mapping) and "model" in settings
+    return isinstance(settings, Mapping) and ("model" in settings or "problem" in settings)
 
 
 def stored_config(attributes: Mapping[str, Any]) -> Config:
@@ -45,7 +45,22 @@ def stored_config(attributes: Mapping[str, Any]) -> Config:
             "a training loop outside ckptlab. Only that loop can resume it, by "
             "Recorder(..., resume=True)."
         )
-    return parse_config(as_written(attributes["config"]))
+    try:
+        return parse_config(as_written(attributes["config"]))
+    except UnknownNameError as error:
+        raise _unregistered(error, attributes.get("plugins")) from error
+
+
+def _unregistered(error: UnknownNameError, plugins: Any) -> UnknownNameError:
+    """Say which file registers a name that a run has and this process has not."""
+    named = isinstance(plugins, list) and all(isinstance(file, str) for file in plugins)
+    files = plugins if named and plugins else ["FILE.py"]
+    load = " ".join(f"--plugin {file}" for file in files)
+    made = f"the run was made with {', '.join(files)}" if named else "a plug-in registered it"
+    return UnknownNameError(
+        f"{str(error).partition(' Accepted:')[0]} It is no name of ckptlab; {made}: load it again, "
+        f"ckptlab {load} …, or ckptlab.load_plugin(...) in Python."
+    )
 
 
 def run_config(
@@ -81,9 +96,10 @@ def run_config(
         If the run names a folder of data that the user has not.
     """
     base = stored_config(attributes).model_dump(mode="json")
-    root = base["data"].get("root")
-    if "root" in base["data"]:
-        base["data"]["root"] = _UNNAMED
+    data = base.get("data", {})
+    root = data.get("root")
+    if "root" in data:
+        data["root"] = _UNNAMED
     config = load_config(file, overrides, base=base)
     if getattr(config.data, "root", None) == _UNNAMED:
         config = change(config, data={"root": root_of(root, run)})
@@ -198,10 +214,15 @@ def require_same_machine(attributes: Mapping[str, Any], device: torch.device) ->
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """Return the two values of each setting that differs, by ``section.key``."""
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    old, new = (_all_sections(config) for config in (before, after))
     return {
         f"{section}.{key}": (old[section].get(key), new[section].get(key))
         for section in old
         for key in old[section] | new[section]
         if old[section].get(key) != new[section].get(key)
     }
+
+
+def _all_sections(config: Config) -> dict[str, Any]:
+    sections = type(config).model_fields
+    return {name: getattr(config, name).model_dump(mode="json") for name in sections}

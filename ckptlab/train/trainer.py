@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptlab.errors import ConfigError, StepError
+from ckptlab.plugins import loaded_plugins
+from ckptlab.problems.problem import Problem
 from ckptlab.record.pipeline.calibrate import choose_codec
 from ckptlab.record.pipeline.step_capture import encoding_threads
 from ckptlab.record.recorder import Recorder
@@ -21,14 +23,14 @@ from ckptlab.record.schedule import parse_step
 from ckptlab.record.stats import RecorderStats
 from ckptlab.store.maintain.repack import repack
 from ckptlab.store.read.reader import StoredRun, open_store
-from ckptlab.train.assemble import Training, build
+from ckptlab.train.assemble import Training, assemble
 from ckptlab.train.branch import start_of
 from ckptlab.train.config import Config
-from ckptlab.train.data import Data
 from ckptlab.train.estimate import evaluated, measure_step, recorded_steps
 from ckptlab.train.evaluate import EvalResult
 from ckptlab.train.initial_state import Start, begin
 from ckptlab.train.numerics import numerics, resolve_device
+from ckptlab.train.problem_build import build_problem
 from ckptlab.train.resume import as_before, require_resumable, require_same_machine
 from ckptlab.train.sections import AUTO
 from ckptlab.train.step import StepResult
@@ -79,8 +81,8 @@ class Request:
         committed nothing, unless it branched from a run that is still there.
     mask : ndarray of bool, shape (param,), or None
         Which weights are kept, the others being zero throughout; by default those the start kept.
-    data : Data or None
-        The data set on the device, where it was read before.
+    problem : Problem or None
+        What is learnt, with its examples on the device, where it was built before.
     attributes : mapping
         JSON, stored in the root attributes.
     resume : bool
@@ -100,7 +102,7 @@ class Request:
     path: str
     start: Start | None = None
     mask: npt.NDArray[np.bool_] | None = None
-    data: Data | None = None
+    problem: Problem | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = False
     overwrite: bool = False
@@ -179,7 +181,10 @@ def prepare(config: Config, path: str, **options: Any) -> Request | None:
 def session(request: Request) -> Iterator[Loop]:
     """Build a training that `prepare` has checked, and open its recording for the block."""
     start = request.start
-    training = build(request.used, request.mask, request.data)
+    used = request.used
+    device = resolve_device(used.train)
+    problem = request.problem or build_problem(used, device)
+    training = assemble(used, problem, device, request.mask)
     _require_before_end(start, training)
     about = {**request.attributes, **_origin(start, begin(training, start))}
     with _recorder(request, training, about) as recorder:
@@ -240,13 +245,22 @@ def _recorder(request: Request, training: Training, attributes: Mapping[str, Any
         seeds=asdict(seeds),
         attributes={
             **attributes,
-            "classes": list(training.task.answers),
+            "classes": list(training.problem.answers),
             "training_examples": training.update.order.samples,
-            "task": describe_tasks(config.task),
+            **_about(config),
         },
         start=0 if request.start is None else request.start.step,
         mask=request.mask,
     )
+
+
+def _about(config: Config) -> dict[str, Any]:
+    """Return what is learnt, and which files of the user's it needs."""
+    found: dict[str, Any] = {}
+    if config.problem.name is None:
+        found["task"] = describe_tasks(config.task)
+    plugins = loaded_plugins()
+    return found | ({"plugins": [file.name for file in plugins]} if plugins else {})
 
 
 def _codec(config: Config, training: Training, *, resume: bool) -> str:

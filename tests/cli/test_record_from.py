@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 import xarray as xr
 
 from ckptlab.cli import main
-from ckptlab.train.models.build import build_model
+from ckptlab.train.models.build import build_model, build_network
 from ckptlab.train.models.registry import ModelConfig
 from tests.cli.commands import SMALL, ckptlab
 from tests.train.tasks.samples import SHAPE
@@ -113,7 +114,9 @@ def test_a_run_of_another_loop_does_not_say_which_network(tmp_path, capfd):
 
 
 def test_weights_of_another_loop_begin_a_training(tmp_path, capfd):
-    model = build_model(ModelConfig(name="mlp", width=4), SHAPE, init_seed=3)
+    model = build_model(
+        partial(build_network, ModelConfig(name="mlp", width=4), SHAPE), init_seed=3
+    )
     x, y = torch.rand(50, 1, 8, 8), torch.randint(0, 10, (50,))
     path = record_own(tmp_path / "own.zarr", model, x, y)
     named = ["-S", "model.name=mlp", "-S", "model.width=4", "-S", "train.steps=9"]

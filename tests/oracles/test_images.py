@@ -18,7 +18,7 @@ COUNT = 600
 def seen(*settings: str, step: int = 0, part: str = "train"):
     """Return images and labels before and after a task."""
     config = load_config(overrides=["model.name=mlp", "model.width=4", *settings])
-    task = build(config).task
+    task = build(config).problem.train.task
     data = task.data
     index = torch.arange(COUNT if part == "train" else 300)
     raw, labels = (

@@ -27,7 +27,7 @@ def test_equals_a_plain_loop_bit_for_bit():
     overrides = ["data.crop=0", "optim.schedule=multistep", "optim.milestones=30", "optim.lr=0.05"]
     training = build(load_config(overrides=[*SMALL, *overrides]))
     plain = build(load_config(overrides=[*SMALL, *overrides]))
-    model, data = plain.model, plain.task.data
+    model, data = plain.model, plain.problem.train.task.data
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4, foreach=False
     )
@@ -93,7 +93,7 @@ def test_dropout_is_replayed():
         "train.batch_size=8",
     ]
     first, _ = trained(overrides, steps=2)
-    assert first.update.reseed
+    assert first.update.draws is not None
     torch.manual_seed(99)
     second, _ = trained(overrides, steps=2)
     assert torch.equal(vector(first.model), vector(second.model))
@@ -129,7 +129,7 @@ def test_evaluation_equals_one_image_at_a_time_and_changes_nothing():
     assert training.model.training
     for name, value in training.model.state_dict().items():
         assert torch.equal(value, state[name])
-    data = training.task.data
+    data = training.problem.train.task.data
     training.model.eval()
     losses, right = [], []
     with torch.no_grad():

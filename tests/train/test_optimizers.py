@@ -28,7 +28,7 @@ def test_recorded_gradients_are_those_of_the_loss(name, tmp_path):
         weights = torch.from_numpy(np.array(stored.snapshot(step)))
         nn.utils.vector_to_parameters(weights, training.model.parameters())
         batch = training.update.batch_at(step)
-        loss = nn.functional.cross_entropy(training.model(batch.images), batch.labels)
+        loss = nn.functional.cross_entropy(training.model(batch.inputs), batch.targets)
         parts = torch.autograd.grad(loss, list(training.model.parameters()))
         expected = nn.utils.parameters_to_vector(parts).numpy()
         found = stored.snapshot(step + 1, "gradients")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import ckptlab
-from ckptlab.errors import ConfigError, DataError
+from ckptlab.errors import ConfigError, DataError, UnknownNameError
 from ckptlab.record.environment import device_model
 from ckptlab.store.backends.open import open_storage
 from ckptlab.store.read.reader import open_store
@@ -197,3 +197,13 @@ def test_another_cudnn_gives_other_bits(monkeypatch):
     monkeypatch.setattr("ckptlab.train.resume.cudnn_version", lambda device: "91900")
     with pytest.raises(ConfigError, match=r"cuDNN '92400', here it is '91900'"):
         require_same_machine(recorded, device)
+
+
+@pytest.mark.parametrize("section", ["model", "problem", "optim", "loss"])
+@pytest.mark.parametrize(("plugins", "file"), [(["mine.py"], "mine.py"), (None, "FILE.py")])
+def test_a_name_that_a_plugin_registered_names_the_file(section, plugins, file):
+    config = {"train": {"steps": 3}, "model": {"name": "mlp"}, section: {"name": "gone"}}
+    if section == "problem":
+        del config["model"]
+    with pytest.raises(UnknownNameError, match=rf"unknown {section}\.name 'gone'.*--plugin {file}"):
+        stored_config({"config": config, "plugins": plugins})

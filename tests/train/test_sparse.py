@@ -70,7 +70,7 @@ def test_it_trains_as_torch_prune_does(tmp_path):
             batch = reference.update.batch_at(k)
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(
-                reference.model(batch.images), batch.labels
+                reference.model(batch.inputs), batch.targets
             ).backward()
             optimizer.step()
     for module in reference.model.modules():

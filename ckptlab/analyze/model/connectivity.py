@@ -14,7 +14,6 @@ from torch import nn
 from ckptlab.analyze.engine.progress import paced
 from ckptlab.analyze.engine.selection import find_reference, steps_per_epoch
 from ckptlab.analyze.engine.source import Source, as_source
-from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
 from ckptlab.analyze.model.replay_model import (
     ExampleScores,
@@ -23,12 +22,19 @@ from ckptlab.analyze.model.replay_model import (
     read_step,
     require_same_tensors,
 )
+from ckptlab.analyze.model.symmetries import symmetries
+from ckptlab.analyze.model.weight_matching import Symmetry
 from ckptlab.errors import ConfigError, StepError, spell, unknown_name
+from ckptlab.problems.examples import Subset, draw
+from ckptlab.problems.scores import Accuracy, right_answers
 from ckptlab.record.schedule import parse_step
 from ckptlab.store.read.reader import open_store
 
 STATISTICS: tuple[str, ...] = ("recompute", "average")
 """How batch norm's running statistics are found between the ends."""
+
+ALIGNMENTS: tuple[str, ...] = ("none", "weights")
+"""How the units of one end are ordered before it is joined to the other."""
 
 
 def connectivity(
@@ -37,6 +43,7 @@ def connectivity(
     model: Any,
     data: Any,
     loss: Any = None,
+    accuracy: Any = None,
     training_data: Any = None,
     other: Any = None,
     at: Any = "final",
@@ -45,6 +52,8 @@ def connectivity(
     samples: int = 1024,
     seed: int = 0,
     batch_size: int = 256,
+    align: str = "none",
+    permutations: Any = None,
     scheduler: Any = None,
 ) -> xr.Dataset:
     """Loss and error on the line between two snapshots, and the instability.
@@ -59,6 +68,8 @@ def connectivity(
         Examples that the line is evaluated on, usually the test set.
     loss : callable, optional
         ``loss(outputs, targets)``; cross-entropy by default.
+    accuracy : callable, optional
+        ``accuracy(outputs, targets)``, one value per example; right answers by default.
     training_data : (inputs, targets) or Dataset, optional
         For ``statistics="recompute"`` of a network with batch norm.
     other : str, recording, or (recording, step)
@@ -74,6 +85,13 @@ def connectivity(
         Number of training examples that statistics are recomputed on, and the seed of their draw.
     batch_size : int
         Examples at once; recomputed statistics are means over such batches.
+    align : str
+        ``weights``: first bring the units of W₂ into the order in which its weights are closest to
+        those of W₁, by weight matching (Ainsworth et al. 2023, arXiv:2209.04836); or ``none``.
+    permutations : mapping, optional
+        For the alignment: by name of a parameter or buffer, the name of the permutation of each
+        axis, or None. By default it is read off the network, if it has convolutions, linear layers,
+        batch norm, activations, pooling and sums alone.
     scheduler : object
         As `spread` takes it.
 
@@ -92,6 +110,8 @@ def connectivity(
     MissingStepError
         If a step was not recorded.
     """
+    if align not in ALIGNMENTS:
+        raise unknown_name(f"value of {spell('align')}", str(align), ALIGNMENTS)
     if statistics not in STATISTICS:
         raise unknown_name(f"value of {spell('statistics')}", str(statistics), STATISTICS)
     first, near_column = _snapshot(source, at, "at")
@@ -99,15 +119,22 @@ def connectivity(
     require_same_tensors(source.layout, second.layout, (source.path, second.path))
     replay = ReplayModel(source, model, loss)
     near, far = read_step(first, near_column), read_step(second, far_column)
+    moved = None
+    if align == "weights":
+        symmetry = Symmetry(permutations or symmetries(replay.model), source.layout)
+        orders = symmetry.match(near, far, seed)
+        far = symmetry.apply(far, orders)
+        moved = sum(int((order != np.arange(len(order))).sum()) for order in orders.values())
     subset = draw(data, None, 0, batch_size)
     refresh = _recomputed_on(replay, statistics, training_data, samples, seed, batch_size)
     grid = np.linspace(0, 1, alphas)
     held = refresh if refresh is None or scheduler is None else refresh.in_memory()
-    measure = partial(_evaluations, near=near, far=far, refresh=held)
+    scores = accuracy or right_answers
+    measure = partial(_evaluations, near=near, far=far, refresh=held, accuracy=scores)
     found = spread(measure, replay, subset, grid, scheduler)
     losses = np.array([scores.loss for scores in found])
     errors = 1 - np.array([scores.accuracy for scores in found])
-    attrs = {
+    attrs: dict[str, Any] = {
         "line": "alpha * one + (1 - alpha) * other",
         "one": f"{first.path}@{first.steps[near_column]}",
         "other": f"{second.path}@{second.steps[far_column]}",
@@ -116,6 +143,8 @@ def connectivity(
         "precision": replay.precision,
         "batch_norm": _policy(replay, statistics, refresh),
     }
+    if moved is not None:
+        attrs |= {"align": "weight matching", "units_moved": moved}
     return _result(grid, losses, errors, attrs)
 
 
@@ -128,6 +157,7 @@ def _evaluations(
     near: Vectors,
     far: Vectors,
     refresh: Subset | None,
+    accuracy: Accuracy,
 ) -> list[ExampleScores]:
     """Evaluate points of the line, with statistics recomputed on `refresh` if it is given."""
     del before
@@ -136,7 +166,7 @@ def _evaluations(
         model.load(interpolate(near, far, float(alpha)))
         if refresh is not None:
             recompute_statistics(model, refresh)
-        found.append(model.evaluate(subset))
+        found.append(model.evaluate(subset, accuracy))
     return found
 
 

@@ -15,9 +15,9 @@ from ckptlab.analyze.engine.progress import paced
 from ckptlab.analyze.engine.selection import select_columns
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.model.eigen import Eigenpairs, largest, method
-from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
 from ckptlab.analyze.model.replay_model import ReplayModel
+from ckptlab.problems.examples import Subset, draw
 
 Array = npt.NDArray[Any]
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckptlab.analyze.model.examples import Subset
 from ckptlab.analyze.model.replay_model import ReplayModel
 from ckptlab.errors import ConfigError, spell
 from ckptlab.extras import require
+from ckptlab.problems.examples import Subset
 
 DENSE_UP_TO = 256
 """Up to so many weights, or 4 k, the whole Hessian is made; Lanczos needs k well below the size."""

@@ -17,10 +17,10 @@ from ckptlab.analyze.engine.masks import surviving
 from ckptlab.analyze.engine.progress import paced
 from ckptlab.analyze.engine.selection import select
 from ckptlab.analyze.engine.source import Source
-from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
 from ckptlab.analyze.model.replay_model import ReplayModel
 from ckptlab.errors import ConfigError, LayoutError, spell, unknown_name
+from ckptlab.problems.examples import Subset, draw
 
 Array = npt.NDArray[Any]
 

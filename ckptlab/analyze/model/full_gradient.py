@@ -12,10 +12,10 @@ import numpy.typing as npt
 from ckptlab.analyze.engine.progress import paced
 from ckptlab.analyze.engine.selection import Selection
 from ckptlab.analyze.engine.source import Source
-from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
 from ckptlab.analyze.model.replay_model import ReplayModel
 from ckptlab.errors import LayoutError
+from ckptlab.problems.examples import Subset, draw
 
 Array = npt.NDArray[Any]
 

@@ -15,11 +15,11 @@ from ckptlab.analyze.engine.own_metrics import Portable
 from ckptlab.analyze.engine.progress import paced
 from ckptlab.analyze.engine.selection import select_columns
 from ckptlab.analyze.engine.source import Source
-from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
 from ckptlab.analyze.model.replay_model import ReplayModel
 from ckptlab.analyze.registry.spec import Metric
 from ckptlab.errors import ConfigError
+from ckptlab.problems.examples import Subset, draw
 
 
 def run_model(

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ckptlab.analyze.engine.executor import open_executor
-from ckptlab.analyze.model.examples import Subset
 from ckptlab.analyze.model.replay_model import ReplayModel
+from ckptlab.problems.examples import Subset
 
 HERE: tuple[Any, ...] = (None, "threads", "synchronous")
 """Schedulers that mean this process."""
@@ -44,24 +45,24 @@ def spread(
     from dask.delayed import delayed
 
     with open_executor(scheduler) as executor:
-        given = model.to("cpu"), subset.in_memory(), Switches.read(model.device)
-        shared = executor.place(given)
+        given = measure, model.to("cpu"), subset.in_memory(), Switches.read(model.device)
+        # By value where they are of a plug-in file, which workers may not have loaded.
+        shared = executor.place(cloudpickle.dumps(given))
         cuts = np.linspace(0, len(items), min(executor.workers, len(items)) + 1).astype(int)
         task = delayed(_measure_there, pure=False)
         parts = [
-            task(measure, shared, list(items[a:b]), items[a - 1] if a else None)
+            task(shared, list(items[a:b]), items[a - 1] if a else None)
             for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
         ]
         return [result for part in executor.compute(parts) for result in part]
 
 
-def _measure_there(
-    measure: Measure, given: tuple[ReplayModel, Subset, Switches], items: list[Any], before: Any
-) -> list[Any]:
+def _measure_there(given: bytes, items: list[Any], before: Any) -> list[Any]:
     """Measure in a worker: on its GPU if it has one and the model was on one, else on its CPU."""
-    model, subset, switches = given
+    measure, model, subset, switches = cloudpickle.loads(given)
     with switches.set():
-        return measure(model.to(switches.device), subset, items, before)
+        found: list[Any] = measure(model.to(switches.device), subset, items, before)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

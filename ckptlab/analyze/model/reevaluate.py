@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from ckptlab.analyze.engine.labels import EVALUATIONS, STEP_ATTRIBUTES
 from ckptlab.analyze.engine.progress import paced
 from ckptlab.analyze.engine.selection import select_columns
 from ckptlab.analyze.engine.source import Source
-from ckptlab.analyze.model.examples import Subset, draw
 from ckptlab.analyze.model.parallel import spread
 from ckptlab.analyze.model.replay_model import ExampleScores, ReplayModel
 from ckptlab.errors import ConfigError
+from ckptlab.problems.examples import Subset, draw
+from ckptlab.problems.scores import Accuracy, right_answers
 
 
 def reevaluate(
@@ -25,6 +27,7 @@ def reevaluate(
     model: Any,
     data: Any,
     loss: Any = None,
+    accuracy: Any = None,
     steps: Any = None,
     correct: bool = False,
     batch_size: int = 256,
@@ -42,6 +45,8 @@ def reevaluate(
         The test set.
     loss : callable, optional
         ``loss(outputs, targets)``; cross-entropy by default.
+    accuracy : callable, optional
+        ``accuracy(outputs, targets)``, one value per example; right answers by default.
     steps : str, int or slice, optional
         Recorded steps; by default those evaluated during training, or all if none was.
     correct : bool
@@ -66,9 +71,13 @@ def reevaluate(
     replay = ReplayModel(source, model, loss)
     subset = draw(data, None, 0, batch_size)
     columns = _evaluated(source) if steps is None else select_columns(source, steps)
-    found = spread(_evaluations, replay, subset, columns, scheduler)
+    measure = partial(_evaluations, accuracy=accuracy or right_answers)
+    found = spread(measure, replay, subset, columns, scheduler)
     if correct and not len(found[0].correct):
-        raise ConfigError("correct needs outputs (examples, classes) and whole-number targets")
+        raise ConfigError(
+            "correct needs an accuracy that is true or false for each example, such as outputs "
+            "(examples, classes) against whole-number targets give"
+        )
     series = {
         "eval_loss": [scores.loss for scores in found],
         "eval_accuracy": [scores.accuracy for scores in found],
@@ -87,13 +96,18 @@ def reevaluate(
 
 
 def _evaluations(
-    model: ReplayModel, subset: Subset, columns: Sequence[int], before: int | None
+    model: ReplayModel,
+    subset: Subset,
+    columns: Sequence[int],
+    before: int | None,
+    *,
+    accuracy: Accuracy,
 ) -> list[ExampleScores]:
     del before
     found = []
     for column in paced(columns):
         model.load_step(column)
-        found.append(model.evaluate(subset))
+        found.append(model.evaluate(subset, accuracy))
     return found
 
 

@@ -16,8 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ckptlab.analyze.engine.masks import surviving
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.engine.warnings import AnalysisWarning
-from ckptlab.analyze.model.examples import Subset
 from ckptlab.errors import ConfigError, LayoutError, spell, unknown_name
+from ckptlab.problems.examples import Subset
+from ckptlab.problems.scores import Accuracy, MeanLoss, each, right_answers, widened
 from ckptlab.record.state.model_tensors import unwrap
 from ckptlab.store.format.layout import Layout
 
@@ -28,47 +29,11 @@ Vectors = dict[str, npt.NDArray[Any]]
 """One step of a run by array name: the parameter vector `weights`, and the buffer vectors."""
 
 
-class MeanLoss(nn.Module):
-    """A loss averaged over the examples of a batch, whatever its own reduction.
-
-    `loss(outputs, targets)` returns a mean, a sum if its `reduction` says so, or one value per
-    example; None is cross-entropy.
-    """
-
-    reduction = "mean"
-
-    def __init__(self, loss: Any = None) -> None:
-        super().__init__()
-        self.loss = nn.CrossEntropyLoss() if loss is None else loss
-        if not callable(self.loss):
-            raise ConfigError(f"loss is {loss!r:.80}; it must be called as loss(outputs, targets)")
-
-    @property
-    def name(self) -> str:
-        """Name of the function or class."""
-        return str(getattr(self.loss, "__name__", type(self.loss).__name__))
-
-    @property
-    def is_cross_entropy(self) -> bool:
-        """Whether it is minus the log-probability of the target under a softmax."""
-        plain = isinstance(self.loss, nn.CrossEntropyLoss) and (
-            self.loss.weight is None and not self.loss.label_smoothing
-        )
-        return plain or self.loss is nn.functional.cross_entropy
-
-    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss, shape ()."""
-        value: torch.Tensor = self.loss(outputs, targets)
-        if value.ndim:
-            return value.mean()
-        return value / len(targets) if getattr(self.loss, "reduction", "") == "sum" else value
-
-
 @dataclass(frozen=True, slots=True)
 class ExampleScores:
-    """Mean loss and accuracy over some examples, and whether each was classified correctly.
+    """Mean loss and accuracy over some examples, and whether each was right.
 
-    Without class targets `accuracy` is NaN and `correct` is empty.
+    Where the accuracy says neither right nor wrong of single examples, `correct` is empty.
     """
 
     loss: float
@@ -211,19 +176,19 @@ class ReplayModel:
         return total, value
 
     @torch.no_grad()
-    def evaluate(self, subset: Subset) -> ExampleScores:
+    def evaluate(self, subset: Subset, accuracy: Accuracy = right_answers) -> ExampleScores:
         """Return loss and accuracy on some examples."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        correct = []
+        scores, flags = [], True
         for inputs, targets in subset.batches(self.device):
-            outputs = self.model(inputs)
-            outputs = outputs.float() if outputs.dtype in (torch.bfloat16, torch.half) else outputs
+            outputs = widened(self.model(inputs))
             total += len(targets) * self.loss(outputs, targets).double()
-            if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
-                correct.append(outputs.argmax(1) == targets)
-        right = torch.cat(correct).cpu().numpy() if correct else np.zeros(0, bool)
-        accuracy = float(right.mean()) if len(right) else float("nan")
-        return ExampleScores(float(total) / len(subset), accuracy, right)
+            values = accuracy(outputs, targets)
+            flags = flags and values.dtype == torch.bool and values.ndim == 1
+            scores.append(each(values, len(targets)))
+        right = torch.cat(scores).cpu().numpy()
+        correct = right.astype(bool) if flags else np.zeros(0, bool)
+        return ExampleScores(float(total) / len(subset), float(right.mean()), correct)
 
     @torch.no_grad()
     def outputs(self, subset: Subset) -> int:

@@ -21,7 +21,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 WEIGHTS, MODEL = "ckptlab.analyze.weights", "ckptlab.analyze.model"
 ON_TRAINING = {"model": "model", "loss": "loss", "data": "train"}
-ON_TEST = {"model": "model", "loss": "loss", "data": "test"}
+ON_TEST = {"model": "model", "loss": "loss", "data": "test", "accuracy": "accuracy"}
 GUR_ARI = "Gur-Ari, Roberts & Dyer (2018), arXiv:1812.04754"
 LINES, LOGARITHMIC = Plot(log_x=True), Plot(log_x=True, log_y=True)
 
@@ -158,7 +158,7 @@ ENTRIES: tuple[Metric, ...] = (
         compute=f"{MODEL}.connectivity:connectivity",
         long_name="error",
         dims=("alpha",),
-        inputs={**ON_TEST, "training_data": "train"},
+        inputs={**ON_TEST, "training_data": "train", "permutations": "permutations"},
         reference="Frankle, Dziugaite, Roy & Carbin (2020), arXiv:1912.05671",
     ),
     Metric(

@@ -207,6 +207,11 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
                 help="Batch norm's running statistics on the line: recomputed, or averaged.",
             ),
             Option(
+                name="align",
+                metavar="none|weights",
+                help="Match the units of the other snapshot to this one's first, by their weights.",
+            ),
+            Option(
                 name="samples",
                 metavar="N",
                 least=1,

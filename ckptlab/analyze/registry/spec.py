@@ -22,6 +22,8 @@ INPUTS: Mapping[str, str] = {
     "loss": "its loss",
     "train": "the training examples, not augmented",
     "test": "the test set",
+    "accuracy": "what counts as accuracy",
+    "permutations": "which units may change places",
 }
 """What a built-in training offers to metrics that need more than the recording."""
 
@@ -185,7 +187,8 @@ class Metric:
         """Return whether, with these options, it is measured on a model and data."""
         if not self.inputs or not self.inputs_for:
             return bool(self.inputs)
-        return any(options.get(name) not in (None, False) for name in self.inputs_for)
+        # Step 0 is asked for, though 0 equals False.
+        return any(not (options.get(x) is None or options[x] is False) for x in self.inputs_for)
 
     @property
     def function(self) -> Callable[..., xr.DataArray | xr.Dataset]:

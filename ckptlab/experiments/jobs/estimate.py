@@ -6,22 +6,22 @@ import heapq
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ckptlab.experiments.jobs.cluster import open_client
+from ckptlab.experiments.jobs.context import JobContext
 from ckptlab.experiments.jobs.folder import Folder
 from ckptlab.experiments.jobs.job import MeasureJob, TrainJob
 from ckptlab.experiments.jobs.plan import ExperimentPlan
-from ckptlab.experiments.jobs.scheduler import read_outcome
+from ckptlab.experiments.jobs.scheduler import job_context, read_outcome
 from ckptlab.record.schedule import parse_schedule, parse_step
 from ckptlab.train.assemble import assemble
 from ckptlab.train.config import Config, change
-from ckptlab.train.data import data_shape
-from ckptlab.train.estimate import made_up_data, steps_per_epoch
+from ckptlab.train.estimate import steps_per_epoch, timing_problem
 from ckptlab.train.numerics import numerics, resolve_device
-from ckptlab.train.seeds import Seeds
+from ckptlab.train.problem_build import build_problem
 from ckptlab.train.trainer import train
 
 TIMED_SECONDS = 1.0
@@ -89,7 +89,8 @@ def estimate(
             for done, (kind, config) in enumerate(kinds.items()):
                 if on_measured is not None:
                     on_measured(done, len(kinds))
-                found = _everywhere(client, addresses, measure_training, config.model_dump_json())
+                given = config.model_dump_json(), job_context(plan, folder)
+                found = _everywhere(client, addresses, measure_training, *given)
                 costs[kind] = max(found, key=lambda cost: cost.update)
         took = {key: job_seconds(plan, key, costs) for key in left}
         seconds = start + finish_time(plan, took, count)
@@ -114,20 +115,19 @@ def kind_of(job: TrainJob) -> str:
     """Return what decides the speed of a training: all settings but seeds, length and schedules."""
     config = job.config
     train = config.train.model_dump(include={"batch_size", "threads", "device", "precision"})
-    return repr((config.model, config.data, config.task.name, config.optim.name, train))
+    learnt = (config.problem, config.model, config.data, config.task.name, config.loss)
+    return repr((*learnt, config.optim.name, train))
 
 
-def measure_training(text: str) -> JobCost:
-    """Time a training of the settings in `text` (JSON) on images made up for the purpose."""
+def measure_training(text: str, context: JobContext | None = None) -> JobCost:
+    """Time a training of the settings in `text` (JSON), on images made up for the purpose."""
+    if context is not None:
+        context.trust()
     config = Config.model_validate_json(text)
     device = resolve_device(config.train)
-    shape = data_shape(config.data)
-    shape = replace(shape, train=config.train.batch_size, test=min(shape.test, TEST_IMAGES))
-    # An epoch is one batch here, so stages and milestones would fall on other steps.
-    config = change(config, task={"stages": ()}, optim={"schedule": "constant"})
-    data = made_up_data(config, shape, device)
+    config, problem = timing_problem(config, device, TEST_IMAGES)
     with numerics(config.train, device):
-        training = assemble(config, data, device, Seeds.resolve(config.train))
+        training = assemble(config, problem, device)
         step = 0
         for seconds in (0.0, TIMED_SECONDS):  # the first update also sets things up
             began, first = time.perf_counter(), step
@@ -142,12 +142,12 @@ def measure_training(text: str) -> JobCost:
     short = change(config, train={"steps": 2}, record={"steps": "0:"}, eval={"steps": None})
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        train(short, str(Path(folder) / "run.zarr"), data=data)
+        train(short, str(Path(folder) / "run.zarr"), problem=problem)
         whole = time.perf_counter() - began
     return JobCost(
         setup=max(whole - 2 * update - evaluation, 0.0),
         update=update,
-        image=evaluation / shape.test,
+        image=evaluation / len(problem.test),
     )
 
 
@@ -163,7 +163,7 @@ def job_seconds(plan: ExperimentPlan, key: str, costs: Mapping[str, JobCost]) ->
     if job.config.eval.steps is not None:
         due = parse_schedule(job.config.eval.steps, epoch).steps(end + 1)
         evaluations = len({int(step) for step in due if step >= begin} | {end})
-    images = evaluations * data_shape(job.config.data).test
+    images = evaluations * len(build_problem(job.config).test)
     return cost.setup + cost.update * (end - begin) + cost.image * images
 
 
@@ -173,7 +173,7 @@ def _measure_seconds(plan: ExperimentPlan, job: MeasureJob, costs: Mapping[str, 
     if job.metric != "connectivity" or cost is None or not isinstance(run, TrainJob):
         return METRIC_SECONDS
     samples = job.options.get("samples", CONNECTIVITY_SAMPLES)
-    images = data_shape(run.config.data).test + samples
+    images = len(build_problem(run.config).test) + samples
     return METRIC_SECONDS + cost.image * int(images) * int(job.options.get("alphas", 30))
 
 

@@ -30,7 +30,7 @@ _WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
 
 # Fields added since VERSION 1: unset, they are left out of the hash, so that older results count.
 _ADDED: Mapping[str, tuple[str, ...]] = {
-    "mask": ("keep", "code", "shuffle_seed"),
+    "mask": ("keep", "code", "shuffle_seed", "at", "rounds", "structure"),
     "perturbation": ("code", "initial", "sigma"),
 }
 
@@ -57,10 +57,11 @@ class BranchPoint(Section):
 
 
 class Pruning(Section):
-    """A mask made by pruning the last weights of `run` within its own mask.
+    """A mask made by pruning the weights of `run` within its own mask: the last, or those `at`.
 
     `method` names a pruning criterion and `code` is the digest of its source if a user wrote it;
-    `levels` removes as much at once as that many levels would; tensors in `keep` stay whole.
+    `levels` removes as much at once as that many levels would, in as many `rounds`; `structure`
+    ``filter`` removes whole filters; tensors in `keep` stay whole.
     """
 
     type: Literal["pruning"] = "pruning"
@@ -72,6 +73,9 @@ class Pruning(Section):
     seed: int = 0
     keep: Annotated[tuple[str, ...], Field(strict=False)] = ()
     code: str = ""
+    at: int | None = None
+    rounds: int | None = None
+    structure: Literal["", "filter"] = ""
 
 
 class GivenMask(Section):

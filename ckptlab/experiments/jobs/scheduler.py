@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ckptlab.errors import ConfigError
+from ckptlab.experiments.jobs.context import JobContext
 from ckptlab.experiments.jobs.folder import Folder
 from ckptlab.experiments.jobs.job import TrainJob, write_job
 from ckptlab.experiments.jobs.plan import ExperimentPlan
-from ckptlab.experiments.jobs.worker import JobContext, JobResult, reason, run_jobs
+from ckptlab.experiments.jobs.worker import JobResult, reason, run_jobs
 from ckptlab.plugins import VARIABLE
 from ckptlab.registry import allowed
 from ckptlab.train.interleave import SHARED
@@ -178,7 +179,7 @@ class _Driver:
             if self._together > 1 and isinstance(job, TrainJob):
                 train = job.config.train
                 kind = tuple(getattr(train, name) for name in SHARED)
-                alike.setdefault((kind, job.config.data), []).append(key)
+                alike.setdefault((kind, job.config.problem, job.config.data), []).append(key)
             else:
                 yield [key]
         for keys in alike.values():

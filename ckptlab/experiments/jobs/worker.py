@@ -5,7 +5,6 @@ Everything passes through the folder, so that another worker can continue a job 
 
 from __future__ import annotations
 
-import functools
 import shutil
 import threading
 import time
@@ -20,7 +19,6 @@ from typing import Any
 import dask
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ckptlab.analyze.io import save_dataset
 from ckptlab.errors import (
@@ -31,21 +29,18 @@ from ckptlab.errors import (
     StoreError,
     WriteError,
 )
+from ckptlab.experiments.jobs.context import JobContext, problem_of
 from ckptlab.experiments.jobs.folder import Folder
 from ckptlab.experiments.jobs.job import (
     BranchPoint,
-    GivenMask,
     Job,
-    MaskOf,
     MeasureJob,
     Perturbed,
-    Pruning,
     TrainJob,
     parse_job,
     write_job,
 )
-from ckptlab.experiments.operations.arguments import call
-from ckptlab.experiments.operations.criteria import score_function
+from ckptlab.experiments.jobs.make_mask import make_mask
 from ckptlab.experiments.operations.initialisation import drawn_std, fresh_weights, layout_of
 from ckptlab.experiments.operations.perturbations import States, effective_std, perturb
 from ckptlab.experiments.operations.pruning import (
@@ -53,22 +48,14 @@ from ckptlab.experiments.operations.pruning import (
     empty_tensors,
     fit,
     full_mask,
-    prune,
-    shuffle_mask,
 )
 from ckptlab.experiments.operations.registry import parse_kind
-from ckptlab.plugins import load_plugin
-from ckptlab.registry import allow
 from ckptlab.run import open_run
 from ckptlab.store.format.layout import Layout
-from ckptlab.store.read.reader import StoredRun, open_store
 from ckptlab.train.branch import take
-from ckptlab.train.data import Data, load_data
 from ckptlab.train.data_root import trusted_roots
-from ckptlab.train.datasets.registry import DataConfig
 from ckptlab.train.initial_state import Start
 from ckptlab.train.interleave import train_together
-from ckptlab.train.numerics import resolve_device
 from ckptlab.train.trainer import Request, prepare
 
 LOCK_SECONDS = 20.0
@@ -86,26 +73,6 @@ class JobWarning(UserWarning):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JobContext:
-    """Where jobs find what they need: the experiment's folder and recordings by id.
-
-    `plugins` are files to load and `allowed` the names of code that the user wrote; a worker
-    imports no other code, whatever a run's attributes name.
-    """
-
-    folder: str
-    recordings: Mapping[str, str]
-    plugins: tuple[str, ...] = ()
-    allowed: tuple[str, ...] = ()
-
-    def open(self, run: str) -> StoredRun:
-        """Open a recording or the result of a training job by its id."""
-        if run in self.recordings:
-            return open_store(self.recordings[run])
-        return open_store(Path(self.folder) / "jobs" / f"{run.removeprefix('job:')}.zarr")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class JobResult:
     """How a job ended: its error, if it failed, and its warnings."""
 
@@ -118,10 +85,7 @@ def run_jobs(tasks: Sequence[tuple[str, str]], context: JobContext) -> list[JobR
     """Run jobs at once, or what is left of them; `tasks` are ids and what `write_job` wrote."""
     folder, warned = Folder(context.folder), Warned(list)
     with _one_at_a_time:
-        for file in context.plugins:
-            load_plugin(file)
-        for name in context.allowed:
-            allow(name)
+        context.trust()
         failures = _run({key: parse_job(text) for key, text in tasks}, folder, context, warned)
     for key, texts in warned.items():
         folder.write_warnings(key, texts)
@@ -241,7 +205,7 @@ def _request(key: str, job: TrainJob, path: Path, context: JobContext) -> Reques
     settings: dict[str, Any] = {
         "start": start,
         "mask": mask,
-        "data": _data(job.config.data, resolve_device(job.config.train)),
+        "problem": problem_of(job.config),
         "attributes": about,
     }
     if path.exists():
@@ -265,7 +229,7 @@ def _beginning(
         layout = None if start is None else start.layout
         mask = None if layout is None else full_mask(layout)
     else:
-        mask, layout = _mask(job, job.mask, context)
+        mask, layout = make_mask(job, job.mask, context)
         about |= _describe_mask(mask, layout)
     if job.perturbation is not None:
         if job.source is None or start is None or mask is None or layout is None:
@@ -303,52 +267,6 @@ def _start(job: TrainJob, source: BranchPoint, context: JobContext) -> Start:
     return replace(start, origin={**start.origin, "id": source.run})
 
 
-def _mask(
-    job: TrainJob, mask: Pruning | GivenMask | MaskOf, context: JobContext
-) -> tuple[Mask, Layout]:
-    if isinstance(mask, GivenMask):
-        layout = layout_of(job.config)
-        return Folder(context.folder).mask(mask.digest, layout.parameters), layout
-    stored = context.open(mask.run)
-    layout, before = stored.layout, stored.mask()
-    before = full_mask(layout) if before is None else before
-    if isinstance(mask, MaskOf):
-        if mask.shuffle_seed is None:
-            return before, layout
-        return shuffle_mask(before, layout, np.random.default_rng(mask.shuffle_seed)), layout
-    function, generator = score_function(mask.method), np.random.default_rng(mask.seed)
-    weights, start = _ends(stored)
-
-    def score(at: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        available = {"weights": lambda: weights()[at], "start": lambda: start()[at]}
-        scores = np.asarray(call(function, {**available, "rng": lambda: generator}))
-        if scores.shape != at.shape:
-            raise LayoutError(
-                f"pruning {mask.method!r} returned shape {scores.shape}; accepted: {at.shape}, one "
-                "score for each weight"
-            )
-        return scores
-
-    pruned = prune(
-        score,
-        before,
-        layout,
-        mask.fraction,
-        levels=mask.levels,
-        scope=mask.scope,
-        keep=mask.keep,
-    )
-    return pruned, layout
-
-
-def _ends(stored: StoredRun) -> list[Any]:
-    """Return functions that read the last and the first recorded weights, once."""
-    return [
-        functools.cache(functools.partial(stored.snapshot, int(step)))
-        for step in (stored.steps[-1], stored.steps[0])
-    ]
-
-
 def _states(
     job: TrainJob,
     source: BranchPoint,
@@ -370,9 +288,3 @@ def _states(
         layout=start.layout,
         sigma=drawn_std(job.config) if perturbed.sigma == "drawn" else None,
     )
-
-
-@functools.lru_cache(maxsize=1)
-def _data(config: DataConfig, device: torch.device) -> Data:
-    """Read the data set once for the jobs of a process that share it."""
-    return load_data(config, device)

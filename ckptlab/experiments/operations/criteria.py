@@ -10,7 +10,14 @@ from typing import Any, Literal, TypeVar
 from ckptlab.experiments.operations.arguments import code_digest, first_line, options_of
 from ckptlab.registry import Registry, origin_of, resolve
 
-ARGUMENTS: tuple[str, ...] = ("weights", "start", "rng")
+ARGUMENTS: tuple[str, ...] = (
+    "weights",
+    "start",
+    "rng",
+    "gradient",
+    "hessian_gradient",
+    "flow",
+)
 """What a criterion may take, by name; see `pruning`."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -23,7 +30,9 @@ class PruningCriterion:
     `method` scores weights, and the lowest scores are removed: ``magnitude``, ``random`` or a
     user's `score`. A level prunes from `masks`: what its ``own`` previous level ended with, what
     the ``dense`` network ended with (all at once), or it takes the mask that ``imp`` has at that
-    level: as it is, or with `shuffled` in another order within each tensor. `fresh` initialises the
+    level: as it is, or with `shuffled` in another order within each tensor. The weights that decide
+    are those at the ``end``, or those at the ``rewind`` step; they are scored anew in each of
+    `rounds`. Then ``weights`` are rewound, or only the learning ``rate``. `fresh` initialises the
     survivors anew, the same way at every level (``once``) or not (``each``). `draws` says whether
     it needs a seed; `code` is the digest of a user's source.
     """
@@ -35,6 +44,9 @@ class PruningCriterion:
     shuffled: bool = False
     fresh: Literal["", "once", "each"] = ""
     score: str | Callable[..., Any] = ""
+    at: Literal["end", "rewind"] = "end"
+    rounds: int = 1
+    rewinds: Literal["weights", "rate"] = "weights"
     draws: bool = False
     reference: str = ""
     code: str = ""
@@ -48,7 +60,12 @@ class PruningCriterion:
 
 
 def pruning(
-    *, name: str | None = None, iterative: bool = True, reference: str = ""
+    *,
+    name: str | None = None,
+    iterative: bool = True,
+    at: Literal["end", "rewind"] = "end",
+    rounds: int = 1,
+    reference: str = "",
 ) -> Callable[[Function], Function]:
     """Register a function as a pruning criterion that ``--pruning`` and studies accept.
 
@@ -59,16 +76,21 @@ def pruning(
     iterative : bool
         Prune what the level before ended with; if not, prune the dense network's last weights to
         each level's density at once.
+    at : str
+        Score the weights at the ``end`` of a training, or at the step that is rewound to.
+    rounds : int
+        Prune to each level in as many rounds, scored anew.
     reference : str
         Where it is from.
 
     Returns
     -------
     decorator
-        Returns the function unchanged. It takes what it names of `weights` (shape (weights,): the
-        last weights of those that compete), `start` (the same of the run's first recorded step)
-        and `rng` (numpy Generator), and returns a score for each; the lowest are removed, and of
-        equal ones those at lower positions.
+        Returns the function unchanged. It takes what it names of `weights` (shape (weights,): those
+        that compete), `start` (the same of the run's first recorded step), `gradient` (of the mean
+        loss over some training examples), `hessian_gradient` (the Hessian times it), `flow`
+        (∂R/∂|w| of synaptic flow) and `rng` (numpy Generator), and returns a score for each; the
+        lowest are removed, and of equal ones those at lower positions.
 
     Raises
     ------
@@ -80,7 +102,8 @@ def pruning(
 
     def register(function: Function) -> Function:
         entry = _entry(name or function.__name__.replace("_", "-"), function)
-        entry = replace(entry, masks="own" if iterative else "dense", reference=reference)
+        masks: Literal["own", "dense"] = "own" if iterative else "dense"
+        entry = replace(entry, masks=masks, at=at, rounds=rounds, reference=reference)
         PRUNING.add(entry, origin_of(function))
         function.ckptlab_pruning = entry  # type: ignore[attr-defined]
         return function
@@ -108,8 +131,8 @@ def _adapt(name: str, target: Any) -> PruningCriterion:
     return _entry(name, target) if entry is None else replace(entry, name=name, method=name)
 
 
-_MAGNITUDE = "ckptlab.experiments.operations.pruning:magnitude"
-_RANDOM = "ckptlab.experiments.operations.pruning:random_scores"
+_SCORES = "ckptlab.experiments.operations.pruning"
+_MAGNITUDE, _RANDOM = f"{_SCORES}:magnitude", f"{_SCORES}:random_scores"
 LOTTERY = "Frankle & Carbin (2019), arXiv:1803.03635"
 
 PRUNING: Registry[PruningCriterion] = Registry(
@@ -163,6 +186,49 @@ PRUNING: Registry[PruningCriterion] = Registry(
             summary="the same, with another initialisation at each level",
             masks="imp",
             fresh="each",
+        ),
+        PruningCriterion(
+            name="learning-rate-rewinding",
+            summary="imp that rewinds the learning rate alone: survivors keep their last weights",
+            rewinds="rate",
+            score=_MAGNITUDE,
+            reference="Renda, Frankle & Carbin (2020), arXiv:2003.02389",
+        ),
+        PruningCriterion(
+            name="sign-preserving",
+            summary="iterative: first go weights whose sign is no longer that of the first step, "
+            "then those of lowest magnitude",
+            method="sign-preserving",
+            score=f"{_SCORES}:sign_preserving",
+            reference="Zhou, Lan, Liu & Yosinski (2019), arXiv:1905.01067, large final, same sign",
+        ),
+        PruningCriterion(
+            name="snip",
+            summary="at once, at the rewind step: lowest |w · g|, g the gradient of the loss",
+            method="snip",
+            masks="dense",
+            at="rewind",
+            score=f"{_SCORES}:snip",
+            reference="Lee, Ajanthan & Torr (2019), arXiv:1810.02340",
+        ),
+        PruningCriterion(
+            name="grasp",
+            summary="at once, at the rewind step: lowest w · Hg, H the Hessian of the loss",
+            method="grasp",
+            masks="dense",
+            at="rewind",
+            score=f"{_SCORES}:grasp",
+            reference="Wang, Zhang & Grosse (2020), arXiv:2002.07376",
+        ),
+        PruningCriterion(
+            name="synflow",
+            summary="in 100 rounds, at the rewind step, without data: lowest synaptic flow",
+            method="synflow",
+            masks="dense",
+            at="rewind",
+            rounds=100,
+            score=f"{_SCORES}:synflow",
+            reference="Tanaka, Kunin, Yamins & Ganguli (2020), arXiv:2006.05467",
         ),
     ),
     adapt=_adapt,

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from ckptlab.record.state.model_tensors import capture
 from ckptlab.store.format.layout import Layout
 from ckptlab.train.config import Config
-from ckptlab.train.estimate import task_shape
 from ckptlab.train.models.build import build_model
 from ckptlab.train.models.registry import find_model
+from ckptlab.train.problem_build import build_problem
 
 DRAWN_VALUES = 20_000
 """Values drawn for each standard deviation, known to 1 in 200 then."""
@@ -26,7 +26,7 @@ MOST_VALUES = 2 * 10**8
 
 def fresh_weights(config: Config, seed: int) -> npt.NDArray[np.float32]:
     """Return the weights that training with `seed` as `train.init_seed` has at step 0."""
-    model = build_model(config.model, task_shape(config), seed)
+    model = build_model(build_problem(config).model, seed)
     parts = [p.detach().float().reshape(-1).numpy() for p in capture(model).parameters]
     vector: npt.NDArray[np.float32] = np.concatenate(parts)
     return vector
@@ -34,12 +34,12 @@ def fresh_weights(config: Config, seed: int) -> npt.NDArray[np.float32]:
 
 def layout_of(config: Config) -> Layout:
     """Return the tensor table of a network."""
-    return capture(build_model(config.model, task_shape(config), 0)).layout
+    return capture(build_model(build_problem(config).model, 0)).layout
 
 
 def is_kaiming(config: Config) -> bool:
     """Return whether ckptlab itself initialises the network: Kaiming normal by fan in."""
-    return not find_model(config.model.name)[0].own_init
+    return config.problem.name is None and not find_model(config.model.name)[0].own_init
 
 
 def kaiming_std(layout: Layout) -> npt.NDArray[np.float64]:

@@ -25,6 +25,9 @@ from ckptlab.store.format.layout import Layout
 SCOPES: tuple[str, ...] = ("global", "layer")
 """Which weights compete: all prunable ones, or those of each tensor."""
 
+STRUCTURES: tuple[str, ...] = ("", "filter")
+"""What is removed: single weights, or whole output filters (rows of a linear layer)."""
+
 OUTPUT = "output"
 """Stands for the last prunable tensor, the output layer, in lists of tensors to keep whole."""
 
@@ -85,8 +88,32 @@ def random_scores(weights: npt.NDArray[Any], rng: np.random.Generator) -> npt.ND
     return scores
 
 
+def sign_preserving(weights: npt.NDArray[Any], start: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Score weights by magnitude where their sign is that of the start, else 0."""
+    scores: npt.NDArray[Any] = np.maximum(weights * np.sign(start), 0)
+    return scores
+
+
+def snip(weights: npt.NDArray[Any], gradient: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Score weights by how much the loss changes if they are scaled, |w · g|."""
+    scores: npt.NDArray[Any] = np.abs(weights * gradient)
+    return scores
+
+
+def grasp(weights: npt.NDArray[Any], hessian_gradient: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Score weights by how much the gradient's norm falls without them, w · Hg."""
+    scores: npt.NDArray[Any] = weights * hessian_gradient
+    return scores
+
+
+def synflow(weights: npt.NDArray[Any], flow: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Score weights by the synaptic flow through them, |w| · ∂R/∂|w|."""
+    scores: npt.NDArray[Any] = np.abs(weights) * flow
+    return scores
+
+
 def prune(
-    score: Callable[[Positions], npt.NDArray[Any]],
+    score: Callable[[Positions, Mask], npt.NDArray[Any]],
     mask: Mask,
     layout: Layout,
     fraction: float | None = None,
@@ -95,37 +122,74 @@ def prune(
     density: float | None = None,
     scope: str = "global",
     keep: Sequence[str] = (),
+    structure: str = "",
+    rounds: int = 1,
 ) -> Mask:
     """Remove the surviving weights of lowest score; of equal scores, those at lower positions.
 
-    `score` gets the positions of weights that compete. Exactly ``round(fraction * survivors)`` are
-    removed, `levels` times over; or, with `density`, that share of all prunable weights is left.
-    In the scope ``layer`` each tensor loses its own share; tensors in `keep` stay whole.
+    `score` gets the positions of weights that compete, and what is kept so far. Exactly
+    ``round(fraction * survivors)`` are removed, `levels` times over; or, with `density`, that share
+    of all prunable weights is left. It takes `rounds`, each of which leaves the same share, scored
+    anew. In the scope ``layer`` each tensor loses its own share; tensors in `keep` stay whole. The
+    structure ``filter`` removes whole output filters by their mean score, but for the output layer.
     ConfigError if fraction or density is not in (0, 1), or a score is NaN.
     """
+    if structure not in STRUCTURES:
+        raise unknown_name("structure", structure, STRUCTURES[1:])
     if scope not in SCOPES:
         raise unknown_name("scope", scope, SCOPES)
     count = _counter(fraction, levels, density)
     _require_length(layout, mask)
+    keep = (*keep, OUTPUT) if structure and OUTPUT not in keep else keep
     candidates = prunable(layout, keep)
+    unit = output_filters(layout) if structure else np.arange(layout.parameters)
     result = mask | ~candidates
-    alive = np.flatnonzero(mask & candidates)
     ends = layout.offsets if scope == "layer" else np.array([0, layout.parameters])
-    bounds = np.searchsorted(alive, ends)
-    for stretch, (a, b) in zip(itertools.pairwise(ends), itertools.pairwise(bounds), strict=True):
-        total = int(candidates[slice(*stretch)].sum())
-        left = count(int(b - a), total)
-        scores = score(alive[a:b])
-        if np.isnan(scores).any():
-            raise ConfigError(
-                "the weights that decide hold NaN, so that their scores cannot be compared; the "
-                "training has diverged"
-            )
-        # Stable: of ties the lower position comes, and goes, first.
-        order = np.argsort(scores, kind="stable")
-        result[alive[a:b][order[: b - a - left]]] = False
+    for start, stop in itertools.pairwise(ends.tolist()):
+        inside = np.arange(start, stop)
+        inside = inside[candidates[start:stop]]
+        total, begun = (len(np.unique(unit[part])) for part in (inside, inside[mask[inside]]))
+        last = count(begun, total)
+        for turn in range(1, rounds + 1):
+            share = (last / begun) ** (turn / rounds) if begun else 1.0
+            left = last if turn == rounds else round(begun * share)
+            _remove(score, result, inside[result[inside]], unit, left)
     _warn_of_empty(result, mask, layout)
     return result
+
+
+def _remove(
+    score: Callable[[Positions, Mask], npt.NDArray[Any]],
+    result: Mask,
+    at: Positions,
+    unit: Positions,
+    left: int,
+) -> None:
+    """Keep so many of the units that the weights `at` are of: those of highest mean score."""
+    scores = score(at, result)
+    if np.isnan(scores).any():
+        raise ConfigError(
+            "the weights that decide hold NaN, so that their scores cannot be compared; the "
+            "training has diverged"
+        )
+    units, place, size = np.unique(unit[at], return_inverse=True, return_counts=True)
+    if len(units) < len(at):
+        scores = np.bincount(place, scores, len(units)) / size
+    # Stable: of ties the lower position comes, and goes, first.
+    gone = np.argsort(scores, kind="stable")[: len(units) - left]
+    lost = np.zeros(len(units), bool)
+    lost[gone] = True
+    result[at[lost[place]]] = False
+
+
+def output_filters(layout: Layout) -> Positions:
+    """Number the output filters of all tensors; returns that of each weight, shape (param,)."""
+    numbers, first = [], 0
+    for tensor in layout.tensors:
+        count = tensor.shape[0] if tensor.shape else 1
+        numbers.append(first + np.repeat(np.arange(count), tensor.size // max(count, 1)))
+        first += count
+    return np.concatenate(numbers)
 
 
 def prune_magnitude(
@@ -137,7 +201,7 @@ def prune_magnitude(
 ) -> Mask:
     """Remove the surviving weights of lowest magnitude, as `prune` does."""
     _require_length(layout, weights)
-    return prune(lambda at: magnitude(weights[at]), mask, layout, fraction, **how)
+    return prune(lambda at, _: magnitude(weights[at]), mask, layout, fraction, **how)
 
 
 def prune_random(
@@ -148,7 +212,7 @@ def prune_random(
     **how: Any,
 ) -> Mask:
     """Remove surviving weights at random, as many as `prune_magnitude` does."""
-    return prune(lambda at: random_scores(at, generator), mask, layout, fraction, **how)
+    return prune(lambda at, _: random_scores(at, generator), mask, layout, fraction, **how)
 
 
 def shuffle_mask(mask: Mask, layout: Layout, generator: np.random.Generator) -> Mask:

@@ -17,8 +17,14 @@ from ckptlab.experiments.jobs.job import BranchPoint, MaskOf, Perturbed, Pruning
 from ckptlab.experiments.jobs.plan import ExperimentPlan
 from ckptlab.experiments.operations.criteria import PRUNING, PruningCriterion
 from ckptlab.experiments.operations.initialisation import layout_of
-from ckptlab.experiments.operations.pruning import SCOPES, prunable, require_share
+from ckptlab.experiments.operations.pruning import (
+    SCOPES,
+    STRUCTURES,
+    prunable,
+    require_share,
+)
 from ckptlab.experiments.plans.parent_run import Parent
+from ckptlab.record.schedule import parse_step
 
 BUDGETS: dict[str, str] = {
     "full": "the whole schedule follows pre-training",
@@ -29,21 +35,25 @@ BUDGETS: dict[str, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pruner:
-    """How often, how much and where is pruned; tensors in `keep` stay whole."""
+    """How often, how much, where and what is pruned; tensors in `keep` stay whole."""
 
     levels: int
     fraction: float = 0.2
     scope: str = "global"
     keep: tuple[str, ...] = ()
+    structure: str = ""
 
     def __post_init__(self) -> None:
         require_share("fraction", self.fraction)
         if self.scope not in SCOPES:
             raise unknown_name("scope", self.scope, SCOPES)
+        if self.structure not in STRUCTURES:
+            raise unknown_name("structure", self.structure, STRUCTURES[1:])
 
     def prune(self, run: str, **how: Any) -> Pruning:
         """Prune what a run ended with, by one level unless `levels` says more."""
-        settings = {"fraction": float(self.fraction), "scope": self.scope, "keep": self.keep}
+        settings = {"fraction": float(self.fraction)}
+        settings |= {name: getattr(self, name) for name in ("scope", "keep", "structure")}
         return Pruning.model_validate({**settings, "run": run, **how})
 
 
@@ -65,11 +75,16 @@ def prune_chain(
     config = parent.branch(source.number, **sections)
     if pruner.keep:
         prunable(layout_of(config), pruner.keep)  # names a tensor that is not there
-    chain = [dense]
+    chain, epoch = [dense], parent.steps_per_epoch
     for level in range(1, pruner.levels + 1):
-        how = {} if criterion is None else _method(parent, criterion, level)
+        how = {} if criterion is None else _method(parent, criterion, level, source)
         mask = pruner.prune(chain[-1], **how)
-        chain.append(plan.add(TrainJob(config=config, source=source, mask=mask)))
+        begin = source
+        if criterion is not None and criterion.rewinds == "rate":
+            # The last weights go on, with the schedule and order of the rewind step.
+            last = parent.steps if level == 1 else parse_step(config.train.steps, epoch)
+            begin = BranchPoint(run=chain[-1], step=last, at=source.number)
+        chain.append(plan.add(TrainJob(config=config, source=begin, mask=mask)))
     return chain
 
 
@@ -187,7 +202,7 @@ class _Series:
         self, criterion: PruningCriterion, level: int, imp: Sequence[str]
     ) -> Pruning | MaskOf:
         if criterion.masks == "dense":
-            how = _method(self._parent, criterion, level)
+            how = _method(self._parent, criterion, level, self._source)
             return self._pruner.prune(self._parent.run, levels=level, **how)
         if criterion.shuffled:
             seed = self._parent.seed(f"{criterion.name} mask", level)
@@ -202,10 +217,15 @@ class _Series:
         return Perturbed(kind="reinit", fresh_seed=seed)
 
 
-def _method(parent: Parent, criterion: PruningCriterion, level: int) -> dict[str, Any]:
+def _method(
+    parent: Parent, criterion: PruningCriterion, level: int, source: BranchPoint
+) -> dict[str, Any]:
     """Return the fields of a `Pruning` that say how weights are scored."""
     if criterion.method == "magnitude":
         return {}
     purpose = f"{criterion.name} pruning"  # "random pruning" since version 1
     seed = parent.seed(purpose, level) if criterion.draws else 0
-    return {"method": criterion.method, "seed": seed, "code": criterion.code}
+    how: dict[str, Any] = {"method": criterion.method, "seed": seed, "code": criterion.code}
+    if criterion.at == "rewind":
+        how["at"] = source.number
+    return how | ({"rounds": criterion.rounds} if criterion.rounds > 1 else {})

@@ -126,18 +126,23 @@ def recorded_parent(
     threads: int | None,
     replicate: int = 0,
 ) -> Parent:
-    """Branch from a complete recording of the built-in trainer; else ConfigError.
+    """Branch from a complete recording; else ConfigError.
 
-    `overrides` are settings of the branches that differ; `threads` None takes those of the run.
+    `overrides` are settings of the branches that differ; `threads` None takes those of the run. A
+    recording of another loop, or an imported one, needs settings that name what is learnt.
     """
-    require_usable(stored)
+    require_complete(stored)
+    epoch = stored.attributes.get("steps_per_epoch")
+    if not has_settings(stored.attributes):
+        overrides = [f"train.steps={int(stored.steps[-1])}", *overrides]
+    config = _branch_settings(stored, overrides, threads)
     return Parent(
         run=plan.add_recording(stored),
-        config=_branch_settings(stored, overrides, threads),
+        config=config,
         replicate=replicate,
         start=int(stored.attributes.get("start_step", 0)),
         steps=int(stored.steps[-1]),
-        steps_per_epoch=int(stored.attributes["steps_per_epoch"]),
+        steps_per_epoch=int(epoch) if epoch else steps_per_epoch(config),
         recorded=frozenset(int(step) for step in stored.steps),
         mask=None if "mask" not in stored.arrays else MaskOf(run=plan.add_recording(stored)),
         anchors=frozenset(int(step) for step in stored.anchors),
@@ -189,12 +194,17 @@ def _branch_settings(stored: StoredRun, overrides: Sequence[str], threads: int |
 
 
 def require_usable(stored: StoredRun) -> None:
-    """Raise ConfigError unless a run is complete and made by the built-in trainer."""
+    """Raise ConfigError unless a run is complete and made by ckptlab's trainer."""
     if not has_settings(stored.attributes):
         raise ConfigError(
-            f"{stored.path} was imported, or recorded from your own loop, and cannot be trained "
-            "here; experiments need a run made with: ckptlab record"
+            f"{stored.path} was imported, or recorded from your own loop, so it does not say how "
+            "it was made; vary order,augment, or take a run made with: ckptlab record"
         )
+    require_complete(stored)
+
+
+def require_complete(stored: StoredRun) -> None:
+    """Raise ConfigError unless a run is complete."""
     if stored.state != "complete":
         raise ConfigError(
             f"{stored.path} is not complete ({stored.state}); finish it first with: "

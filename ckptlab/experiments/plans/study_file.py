@@ -42,6 +42,9 @@ class Pruned(Study):
     keep: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="tensors never pruned; output stands for the output layer"
     )
+    structure: Literal["", "filter"] = Field(
+        "", description="filter: whole output filters are removed, not single weights"
+    )
 
 
 class RecordStudy(Study):

@@ -139,4 +139,5 @@ def _parents(
 
 
 def _pruner(study: Pruned, levels: int) -> Pruner:
-    return Pruner(levels=levels, fraction=study.fraction, scope=study.scope, keep=study.keep)
+    how = {name: getattr(study, name) for name in ("fraction", "scope", "keep", "structure")}
+    return Pruner(levels=levels, **how)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ckptlab._version import __version__
 from ckptlab.analyze.registry.metrics import METRICS
@@ -51,7 +50,7 @@ def runs_page(runs: Sequence[MeasuredRun]) -> Page:
 
 def _lede(runs: Sequence[MeasuredRun]) -> str:
     facts = [run.facts for run in runs]
-    trained = {_trained(f["config"]) for f in facts}
+    trained = {tables.learnt(f["config"]) for f in facts}
     what = f" of {trained.pop()}" if len(trained) == 1 and None not in trained else ""
     if len(runs) > 1:
         stored = human_bytes(sum(f["stored_bytes"] for f in facts))
@@ -66,17 +65,6 @@ def _lede(runs: Sequence[MeasuredRun]) -> str:
         f"{only['last_step']:,}: how far the weights moved, which of them changed sign, and what "
         "the gradient did meanwhile."
     )
-
-
-def _trained(config: Any) -> str | None:
-    """Name network and data of the built-in trainer."""
-    if not isinstance(config, Mapping):
-        return None
-    model, data = config.get("model"), config.get("data")
-    if not isinstance(model, Mapping) or not isinstance(data, Mapping):
-        return None
-    names = model.get("name"), data.get("name")
-    return f"{names[0]} learning {names[1]}" if None not in names else None
 
 
 def _phases(runs: Sequence[MeasuredRun]) -> Section:

@@ -131,6 +131,16 @@ def _groups(facts: dict[str, Any]) -> Groups:
     return {title: rows for title, rows in groups.items() if rows}
 
 
+def learnt(config: Any) -> str | None:
+    """Name what a run of ckptlab's trainer learns: a problem, or a network and data."""
+    sections = config if isinstance(config, Mapping) else {}
+    problem, model, data = (
+        held.get("name") if isinstance(held := sections.get(part), Mapping) else None
+        for part in ("problem", "model", "data")
+    )
+    return problem or (f"{model} learning {data}" if model and data else None)
+
+
 def settings(config: Any) -> Groups:
     """Lay out settings of any form, by section where they have sections; None is left out."""
     tables = config if isinstance(config, Mapping) else {"config": config}

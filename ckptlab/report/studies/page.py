@@ -69,9 +69,8 @@ def _unknown(study: StudyResults) -> list[Section]:
 
 
 def _lede(study: StudyResults) -> str:
-    config = study.results.attrs.get("config") or {}
-    names = [str((config.get(part) or {}).get("name", "")) for part in ("model", "data")]
-    what = f"{names[0]} learning {names[1]}: " if all(names) else ""
+    name = tables.learnt(study.results.attrs.get("config"))
+    what = f"{name}: " if name else ""
     count = study.results.sizes.get("replicate", 1)
     grid = [
         f"{len(values)} {_plural(dim, len(values))}"

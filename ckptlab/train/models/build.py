@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from ckptlab.errors import ConfigError
+from ckptlab.errors import CkptlabError, ConfigError
+from ckptlab.problems.problem import Problem
 from ckptlab.train.counter_rng import derived_seed
 from ckptlab.train.datasets.registry import DataShape
 from ckptlab.train.factories import call
 from ckptlab.train.models.registry import ModelConfig, find_model
 
 
-def build_model(config: ModelConfig, shape: DataShape, init_seed: int) -> nn.Module:
-    """Build a network on the CPU; the same seed gives the same weights on every machine.
+def build_model(make: Callable[[], Any], init_seed: int) -> nn.Module:
+    """Make a network on the CPU; the same seed gives the same weights on every machine.
 
     torch's own generator is left as it was.
 
     Raises
     ------
     ConfigError
-        If there is no such network, or it does not take such images.
+        If what `make` returns is no new network.
     """
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the devices' generators for good.
         torch.default_generator.manual_seed(derived_seed(init_seed, "init"))
-        model = _make(config, shape)
-        if not find_model(config.name)[0].own_init:
-            initialise(model)
+        model = _made(make)
+    if getattr(model, "_ckptlab_made", False):
+        raise ConfigError("the model's function returns the same module again; make a new one")
+    model._ckptlab_made = True  # type: ignore[assignment]
     if torch.backends.cpu.get_cpu_capability() == "AVX2":
         _avoid_overrun(model)
     return model.train()
@@ -51,6 +55,33 @@ def _avoid_overrun(model: nn.Module) -> None:
 
 def _contiguous(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(x.contiguous() for x in inputs)
+
+
+def _made(make: Callable[[], Any]) -> nn.Module:
+    try:
+        model = make()
+    except CkptlabError:
+        raise
+    # Whatever a user's code raises is told in one line; --debug shows where.
+    except Exception as error:
+        raise ConfigError(f"the model's function failed: {_reason(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"the model's function returns a {type(model).__name__}; a torch.nn.Module is needed"
+        )
+    return model
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def build_network(config: ModelConfig, shape: DataShape) -> nn.Module:
+    """Build a network of the settings, initialised from torch's generator."""
+    model = _make(config, shape)
+    if not find_model(config.name)[0].own_init:
+        initialise(model)
+    return model
 
 
 def _make(config: ModelConfig, shape: DataShape) -> nn.Module:
@@ -99,10 +130,10 @@ class Size:
     buffers: int
 
 
-def model_size(config: ModelConfig, shape: DataShape) -> Size:
+def model_size(make: Callable[[], Any]) -> Size:
     """Count the elements of a network without allocating them."""
     with torch.device("meta"):
-        model = _make(config, shape)
+        model = _made(make)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Size(
         parameters=parameters,
@@ -110,23 +141,86 @@ def model_size(config: ModelConfig, shape: DataShape) -> Size:
     )
 
 
-def draws_randomness(model: nn.Module, shape: DataShape, batch_size: int) -> bool:
-    """Return whether a training forward draws random numbers, as dropout does.
+def try_forward(problem: Problem, model: nn.Module, batch_size: int) -> bool:
+    """Try a model that is on the CPU; return whether a training forward draws random numbers.
 
-    Tries a copy of the model, which is on the CPU, on black images; ConfigError if it does not take
-    them.
+    Draws from torch's generator, such as dropout's, are seeded for each update.
+
+    Raises
+    ------
+    ConfigError
+        If it does not take the examples, the loss is no scalar, or its outputs are not determined
+        by weights, inputs and torch's generator.
     """
-    trial = copy.deepcopy(model).train()
-    images = torch.zeros(batch_size, shape.channels, shape.height, shape.width)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    trial = copy.deepcopy(model)
+    held = copy.deepcopy(trial.state_dict())
+    inputs, targets = (part.cpu() for part in problem.train.take(torch.arange(batch_size)))
+
+    def forward(*, training: bool) -> tuple[Any, bool]:
+        """Return outputs, and whether torch's generator was drawn from."""
+        trial.load_state_dict(held)
+        torch.default_generator.manual_seed(0)
         before = torch.default_generator.get_state()
+        outputs = trial.train(training)(inputs)
+        return outputs, not torch.equal(before, torch.default_generator.get_state())
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
-            trial(images)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
+            first, draws = forward(training=True)
+        except Exception as error:
             raise ConfigError(
-                f"the model does not take {batch_size} images of {shape.channels} x "
-                f"{shape.height} x {shape.width}: {reason}. Choose another model.name, "
-                "data.image_size or train.batch_size."
+                f"the model does not take {_described(inputs)}: {_reason(error)}. Choose another "
+                "model.name, data.image_size or train.batch_size."
             ) from error
-        return not torch.equal(before, torch.default_generator.get_state())
+        _require_scalar(problem, first, targets)
+        if not _same(first, forward(training=True)[0]):
+            raise ConfigError(
+                "the model's forward draws random numbers that torch's generator does not decide, "
+                "so that no step could be repeated; draw them with torch, without a generator of "
+                "its own"
+            )
+        once, drawn = forward(training=False)
+        if drawn or not _same(once, forward(training=False)[0]):
+            raise ConfigError(
+                "the model's forward draws random numbers in evaluation too, so that losses could "
+                "not be compared; draw them only while self.training"
+            )
+    return draws
+
+
+def _same(one: Any, other: Any) -> bool:
+    flat = [torch.utils._pytree.tree_leaves(x) for x in (one, other)]
+    return len(flat[0]) == len(flat[1]) and all(
+        torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+        for a, b in zip(*flat, strict=True)
+        if isinstance(a, torch.Tensor)
+    )
+
+
+def _require_scalar(problem: Problem, outputs: Any, targets: torch.Tensor) -> None:
+    name = problem.mean_loss.name
+    try:
+        loss = problem.loss(outputs, targets)
+    except Exception as error:
+        raise ConfigError(f"the loss {name} failed: {_reason(error)}") from error
+    if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.is_floating_point():
+        found = (
+            f"{loss.dtype} of shape {tuple(loss.shape)}"
+            if isinstance(loss, torch.Tensor)
+            else type(loss).__name__
+        )
+        raise ConfigError(
+            f"the loss {name} returns {found}; a tensor of shape () is needed, the mean over the "
+            "batch"
+        )
+    try:
+        problem.score(outputs, targets).float().mean()
+    except Exception as error:
+        raise ConfigError(f"the accuracy of the problem failed: {_reason(error)}") from error
+
+
+def _described(inputs: torch.Tensor) -> str:
+    if inputs.ndim == 4:
+        count, *sizes = inputs.shape
+        return f"{count} images of {' x '.join(map(str, sizes))}"
+    return f"inputs of {inputs.dtype} and shape {tuple(inputs.shape)}"

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import ckptlab
-from ckptlab.builtin import TaskExamples, rebuild
+from ckptlab.builtin import rebuild
 from ckptlab.errors import ConfigError, LayoutError, MissingStepError, StoreError
+from ckptlab.train.models.build import build_model
 from tests.trained import normed_network, points, record_own, tanh_network
 
 
@@ -70,12 +71,12 @@ def test_between_the_ends_weights_and_statistics_are_averaged(tmp_path: Path) ->
 def test_recomputed_statistics_equal_brute_force(tiny_resnet: Path) -> None:
     run = ckptlab.open_run(tiny_resnet)
     found = run.analyze("connectivity", other="@0", alphas=2, samples=120, seed=1, batch_size=50)
-    training = rebuild(run.attributes)
+    _, problem = rebuild(run.attributes)
     index = np.sort(np.random.default_rng(1).permutation(1437)[:120])
-    x, _ = TaskExamples(training, "train").take(index)
-    test = TaskExamples(training, "test")
+    x, _ = problem.train.take(index)
+    test = problem.test
     test_x, test_y = test.take(np.arange(len(test)))
-    model = training.model
+    model = build_model(problem.model, 0)
     model.load_state_dict(run.state_dict(12))
     statistics: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import ckptlab
-from ckptlab.builtin import TaskExamples, rebuild
+from ckptlab.builtin import rebuild
 from ckptlab.errors import ConfigError, LayoutError
+from ckptlab.train.models.build import build_model
 from tests.trained import normed_network, points, record_own
 
 
@@ -82,10 +83,11 @@ def test_a_built_in_run_takes_its_training_data(tiny_mlps: list[Path]) -> None:
     assert found["step"].values.tolist() == [0, 1, 3, 10]
     assert found["gradient_norm"].attrs["weights"] == 64 * 6 + 6 * 2 + 2 * 10
     assert "all 1437 examples" in found.attrs["data"]
-    training = rebuild(run.attributes)
-    x, y = TaskExamples(training, "train").take(np.arange(1437))
-    training.model.load_state_dict(run.state_dict(3))
-    parts = gradients(training.model, x, y)[::2]
+    _, problem = rebuild(run.attributes)
+    model = build_model(problem.model, 0)
+    x, y = problem.train.take(np.arange(1437))
+    model.load_state_dict(run.state_dict(3))
+    parts = gradients(model, x, y)[::2]
     norm = found["gradient_norm"].sel(step=3).item()
     assert norm == pytest.approx(np.linalg.norm(np.concatenate(parts)), rel=1e-4)
     some = run.analyze("gradient-magnitude", full=True, steps=3, samples=50, seed=2)

@@ -13,9 +13,9 @@ from torch import nn
 
 import ckptlab
 from ckptlab.analyze.engine.source import as_source
-from ckptlab.analyze.model.examples import draw
 from ckptlab.analyze.model.parallel import Switches, spread
 from ckptlab.analyze.model.replay_model import ReplayModel
+from ckptlab.problems.examples import draw
 from tests.trained import normed_network, points, record_own
 
 SMALL = {"samples": 24, "batch_size": 12}

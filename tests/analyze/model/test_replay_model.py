@@ -76,12 +76,14 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
 
 
 def digits(run: ckptlab.Run, step: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    from ckptlab.builtin import TaskExamples, rebuild
+    from ckptlab.builtin import rebuild
+    from ckptlab.train.models.build import build_model
 
-    training = rebuild(run.attributes)
-    training.model.load_state_dict(run.state_dict(step))
+    _, problem = rebuild(run.attributes)
+    model = build_model(problem.model, 0)
+    model.load_state_dict(run.state_dict(step))
     index = np.sort(np.random.default_rng(0).permutation(1437)[:60])
-    return training.model, *TaskExamples(training, "train").take(index)
+    return model, *problem.train.take(index)
 
 
 SUBSET = {"samples": 60, "steps": 12}

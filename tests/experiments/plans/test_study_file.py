@@ -1,3 +1,4 @@
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from ckptlab.errors import CkptlabError, ConfigError, UnknownNameError
 from ckptlab.experiments.jobs.job import MeasureJob, TrainJob
 from ckptlab.experiments.jobs.plan import ExperimentPlan
 from ckptlab.experiments.plans.study_file import KINDS, load_study, planner
+from ckptlab.plugins import load_plugin
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "early_phase"
 FIGURES = [f"fig{number}" for number in range(1, 11)]
@@ -94,8 +96,12 @@ def test_the_figures_of_the_paper_can_be_planned(name, scale):
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.parent.glob("*.toml")), ids=lambda p: p.stem)
-def test_the_other_examples_can_be_planned_at_every_scale(path):
-    for scale in ("small", "paper"):
+def test_the_other_examples_can_be_planned_at_every_scale(path, monkeypatch):
+    monkeypatch.setenv("CKPTLAB_PLUGINS", "")
+    script = path.with_suffix(".py")
+    if script.exists():
+        load_plugin(script)
+    for scale in tomllib.loads(path.read_text())["scales"]:
         plan = planned(path, scale)
         assert plan.jobs
         assert {cell.run for cell in plan.cells} <= set(plan.jobs)

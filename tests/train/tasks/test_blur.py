@@ -93,8 +93,8 @@ def test_only_training_images_are_blurred_and_after_augmentation():
     plain, blurring = training(), training("task.name=blur", "task.factor=2")
     for step in range(9):
         sharp, batch = plain.update.batch_at(step), blurring.update.batch_at(step)
-        assert torch.equal(batch.labels, sharp.labels)
-        assert torch.equal(batch.images, blur(sharp.images, 2))
+        assert torch.equal(batch.targets, sharp.targets)
+        assert torch.equal(batch.inputs, blur(sharp.inputs, 2))
     assert plain.evaluate() == blurring.evaluate()
 
 
@@ -103,14 +103,14 @@ def test_only_training_images_are_blurred_and_after_augmentation():
 def test_images_lie_in_memory_as_those_of_other_tasks(name, channels):
     colours = f"data.channels={channels}"
     run, plain = training(colours, f"task.name={name}"), training(colours)
-    assert run.update.batch_at(0).images.stride() == plain.update.batch_at(0).images.stride()
+    assert run.update.batch_at(0).inputs.stride() == plain.update.batch_at(0).inputs.stride()
 
 
 def test_the_factor_is_4_unless_told_otherwise():
-    sharp = training().update.batch_at(0).images
+    sharp = training().update.batch_at(0).inputs
     for name in ("blur", "blur-rotation"):
         default, four, two = (
-            training(f"task.name={name}", *factor).update.batch_at(0).images
+            training(f"task.name={name}", *factor).update.batch_at(0).inputs
             for factor in ([], ["task.factor=4"], ["task.factor=2"])
         )
         assert torch.equal(default, four)
@@ -123,7 +123,7 @@ def test_blurred_images_are_turned_as_sharp_ones_are():
     both = training("task.name=blur-rotation")
     for step in range(5):
         batch = both.update.batch_at(step)
-        assert torch.equal(batch.labels, sharp.update.batch_at(step).labels)
-        before = blurring.update.batch_at(step).images
-        for image, turn, blurry in zip(batch.images, batch.labels, before, strict=True):
+        assert torch.equal(batch.targets, sharp.update.batch_at(step).targets)
+        before = blurring.update.batch_at(step).inputs
+        for image, turn, blurry in zip(batch.inputs, batch.targets, before, strict=True):
             assert torch.equal(torch.rot90(image, -int(turn), dims=(1, 2)), blurry)

@@ -44,16 +44,17 @@ def test_only_training_labels_change_and_only_by_their_own_seed():
         for step in range(18):
             batch = run.update.batch_at(step)
             if not overrides:
-                assert torch.equal(batch.images, plain.update.batch_at(step).images)
-            for sample, label in zip(batch.index.tolist(), batch.labels.tolist(), strict=True):
+                assert torch.equal(batch.inputs, plain.update.batch_at(step).inputs)
+            index = run.update.order.batch_at(step).tolist()
+            for sample, label in zip(index, batch.targets.tolist(), strict=True):
                 assert seen.setdefault(sample, label) == label
     assert len(seen) == 70
     other = training("task.name=random-labels", "train.task_seed=1")
-    batch = other.update.batch_at(0)
-    assert batch.labels.tolist() != [seen[sample] for sample in batch.index.tolist()]
-    data = plain.task.data
+    index = other.update.order.batch_at(0).tolist()
+    assert other.update.batch_at(0).targets.tolist() != [seen[sample] for sample in index]
+    data = plain.problem.train.task.data
     test = Batch(data.test, data.test_labels, torch.arange(len(data.test)))
-    assert run.task.test(test) is test
+    assert run.problem.train.task.test(test) is test
 
 
 def test_a_network_learns_them_by_heart_and_nothing_of_the_true_ones():

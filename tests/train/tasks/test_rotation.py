@@ -56,14 +56,15 @@ def test_the_first_turn_is_counter_clockwise():
 
 def test_images_are_turned_after_augmentation_by_what_must_be_answered():
     plain, turning = training(), training("task.name=rotation")
-    assert turning.task.answers == TURNS
+    assert tuple(turning.problem.answers) == TURNS
     turns = []
     for step in range(20):
         expected, found = plain.update.batch_at(step), turning.update.batch_at(step)
-        assert torch.equal(found.index, expected.index)
-        for image, turn, augmented in zip(found.images, found.labels, expected.images, strict=True):
+        for image, turn, augmented in zip(
+            found.inputs, found.targets, expected.inputs, strict=True
+        ):
             assert torch.equal(torch.rot90(image, -int(turn), dims=(1, 2)), augmented)
-        turns += found.labels.tolist()
+        turns += found.targets.tolist()
     assert set(turns) == {0, 1, 2, 3}
 
 
@@ -96,7 +97,7 @@ def test_a_turn_belongs_to_the_sample_not_to_its_place(index, step):
 
 def test_test_images_are_sharp_unaugmented_and_turned_by_one_turn_each():
     for name in ("rotation", "blur-rotation"):
-        task = training(f"task.name={name}").task
+        task = training(f"task.name={name}").problem.train.task
         index = torch.arange(17)
         images = task.data.normalise(task.data.test[index])
         batches = [
@@ -115,8 +116,8 @@ def test_only_its_own_seed_decides_the_turns(key):
     index = torch.arange(70)
     runs = [training("task.name=rotation", f"{key}={seed}") for seed in (0, 1)]
     one, other = (
-        run.task.train(Batch(run.task.data.normalise(run.task.data.train), index, index), 3).labels
-        for run in runs
+        task.train(Batch(task.data.normalise(task.data.train), index, index), 3).labels
+        for task in (run.problem.train.task for run in runs)
     )
     assert torch.equal(one, other)
 

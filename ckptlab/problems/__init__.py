@@ -1,0 +1,1 @@
+"""What is learnt: model, loss, examples, optimizer, and what counts as accuracy."""
