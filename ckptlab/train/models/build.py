@@ -132,8 +132,12 @@ class Size:
 
 def model_size(make: Callable[[], Any]) -> Size:
     """Count the elements of a network without allocating them."""
-    with torch.device("meta"):
-        model = _made(make)
+    try:
+        with torch.device("meta"):
+            model = _made(make)
+    except ConfigError:
+        # Some networks of users compute with what they are made of.
+        model = build_model(make, 0)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Size(
         parameters=parameters,
