@@ -14,6 +14,7 @@ BENCHMARKS = (
     "ablations",
     "storage",
     "access",
+    "large",
     "telemetry",
     "scaling",
     "step",
