@@ -128,6 +128,10 @@ def calls(tree, name):
                 yield node
 
 
+RESTRICTED = "ckptlab/record/convert/readers/dcp.py"
+"""Imports no class that a file names; tests/record/convert/readers/test_hostile_files.py attacks it."""
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_no_module_can_unpickle(source):
     tree = ast.parse(source.read_text())
@@ -135,7 +139,10 @@ def test_no_module_can_unpickle(source):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) else []
         roots = {str(name).partition(".")[0] for name in names}
-        assert not roots & {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+        allowed = {"pickle"} if source.as_posix().endswith(RESTRICTED) else set()
+        assert (
+            not roots & {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"} - allowed
+        )
     for name in ("eval", "exec", "system", "__import__", "read_pickle", "unpickle"):
         found = [c for c in calls(tree, name) if isinstance(c.func, ast.Name) or name != "eval"]
         assert not found, f"{source}: {name}"

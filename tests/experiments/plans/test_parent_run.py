@@ -32,7 +32,7 @@ def test_steps_are_read_and_must_be_recorded(dense, tmp_path):
         parent.step(49)
     made = made_parent(Bench(dense, tmp_path).plan, load_config(overrides=SETTINGS), record="0,5")
     assert made.step(5) == 5
-    with pytest.raises(MissingStepError, match="Use 5, the nearest"):
+    with pytest.raises(MissingStepError, match="Use rewind=5, the nearest"):
         made.step(4)
     with pytest.raises(UnknownNameError, match="augment, order, seed"):
         parent.varied(["init"])

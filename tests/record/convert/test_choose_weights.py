@@ -9,7 +9,7 @@ from ckptlab.record.convert.choose_weights import choose_weights
 from ckptlab.record.convert.find_checkpoints import Choice
 from ckptlab.record.convert.import_checkpoints import import_checkpoints
 from ckptlab.record.convert.infer_layout import layout_of
-from ckptlab.record.convert.readers.pickles import read_pickle
+from ckptlab.record.convert.readers.pickles import read_torch_file
 from ckptlab.record.convert.readers.safetensors_file import read_safetensors
 from ckptlab.run import open_run
 from tests.record.convert.test_layouts import net, same_bits, state
@@ -19,7 +19,7 @@ A, B = {"weight": torch.ones(2, 2)}, {"weight": torch.zeros(2, 2)}
 
 def chosen(tmp_path, content, **options):
     torch.save(content, tmp_path / "a.pt")
-    return choose_weights(read_pickle(tmp_path / "a.pt"), "a.pt", **options)
+    return choose_weights(read_torch_file(tmp_path / "a.pt"), "a.pt", **options)
 
 
 def read(tensor):

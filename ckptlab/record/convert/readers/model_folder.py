@@ -109,9 +109,9 @@ def read_part_file(folder: Path, name: str, what: str = "") -> Content:
         )
     if name.lower().endswith(".safetensors"):
         return read_safetensors(path)
-    from ckptlab.record.convert.readers.pickles import read_pickle
+    from ckptlab.record.convert.readers.pickles import read_torch_file
 
-    return read_pickle(path)
+    return read_torch_file(path)
 
 
 def inside(folder: Path, name: str) -> Path:

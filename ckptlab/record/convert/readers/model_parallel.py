@@ -48,6 +48,6 @@ def read_megatron(path: Path) -> Content:
 
 
 def _read(path: Path, name: str) -> Content:
-    from ckptlab.record.convert.readers.pickles import read_pickle
+    from ckptlab.record.convert.readers.pickles import read_torch_file
 
-    return read_pickle(inside(path, name))
+    return read_torch_file(inside(path, name))

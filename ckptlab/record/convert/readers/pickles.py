@@ -54,7 +54,7 @@ class StandIn:
         pass
 
 
-def read_pickle(path: Path) -> Content:
+def read_torch_file(path: Path) -> Content:
     """Read a file that ``torch.save`` wrote; DataError if it is damaged or needs code to be run."""
     file = TorchFile(path)
     return Content(

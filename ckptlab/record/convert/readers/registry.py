@@ -115,7 +115,7 @@ _OWN = (
         name="torch",
         summary=f"files of torch.save: {', '.join(PICKLES)}; Lightning, timm, open_lth, Composer",
         matches=_suffix(*PICKLES),
-        read=f"{_HERE}.pickles:read_pickle",
+        read=f"{_HERE}.pickles:read_torch_file",
     ),
 )
 

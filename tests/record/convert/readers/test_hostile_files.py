@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from ckptlab.errors import DataError
 from ckptlab.record.convert.import_checkpoints import import_checkpoints
 from ckptlab.record.convert.readers.dcp import _Unpickler
-from ckptlab.record.convert.readers.pickles import read_pickle
+from ckptlab.record.convert.readers.pickles import read_torch_file
 from tests.record.convert.test_layouts import (
     deepspeed,
     distributed,
@@ -80,7 +80,7 @@ def test_settings_become_stand_ins_and_their_code_is_not_run(tmp_path):
             return argparse.Namespace, (), {"lr": 1}
 
     torch.save({"model": ONE, "args": Sneaky()}, tmp_path / "a.pt")
-    args = read_pickle(tmp_path / "a.pt").tree["args"]
+    args = read_torch_file(tmp_path / "a.pt").tree["args"]
     assert not isinstance(args, argparse.Namespace)
     assert vars(args) == {}
 
