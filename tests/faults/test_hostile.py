@@ -129,7 +129,7 @@ def calls(tree, name):
 
 
 RESTRICTED = "ckptlab/record/convert/readers/dcp.py"
-"""Imports no class that a file names; tests/record/convert/readers/test_hostile_files.py attacks it."""
+"""Imports no class that a file names; `test_hostile_files` attacks it."""
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
