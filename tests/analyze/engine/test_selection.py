@@ -95,7 +95,7 @@ def test_a_model_without_conv_and_linear_weights_is_measured_by_its_matrices(tmp
     class Odd(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.w = torch.nn.Parameter(torch.ones(3, 4))
+            self.mix = torch.nn.Parameter(torch.ones(3, 4))
             self.b = torch.nn.Parameter(torch.ones(5))
 
     with ckptlab.Recorder(tmp_path / "odd.zarr", Odd()) as recorder:
