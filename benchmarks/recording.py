@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,15 +137,18 @@ def _measured(case: Case, *, quick: bool) -> tuple[dict[str, Any], str, str]:
     makers = {
         OFF: _off,
         OURS: _ckptlab,
+        f"{OURS}, codec=auto": partial(_ckptlab, codec="auto"),
+        f"{OURS}, observing alone": partial(_ckptlab, schedule="0", observe="0:"),
         "torch.save a step": _torch_save,
         "safetensors a step": _safetensors,
         "Zarr, a chunk a step": _naive_zarr,
         "Zarr, an array per tensor": _array_per_tensor,
     }
+    own = (OFF, OURS)
     folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
     try:
         variants = {name: make(config, folder / name, steps) for name, make in makers.items()}
-        peers = dict.fromkeys(list(makers)[2:], 2)
+        peers = dict.fromkeys([name for name in makers if name.partition(",")[0] not in own], 2)
         rows = interleave(variants, rounds, OFF, fewer=peers)
     finally:
         shutil.rmtree(folder)
@@ -178,14 +182,24 @@ def _off(config: Any, folder: Path, steps: int) -> Callable[[], float]:
     return lambda: _timed(lambda: segments.train(steps, lambda: None))
 
 
-def _ckptlab(config: Any, folder: Path, steps: int) -> Callable[[], float]:
+def _ckptlab(
+    config: Any,
+    folder: Path,
+    steps: int,
+    *,
+    codec: str | None = None,
+    schedule: str = "0:",
+    observe: str | None = None,
+) -> Callable[[], float]:
     segments = Segments(config)
 
     def segment() -> float:
         shutil.rmtree(folder, ignore_errors=True)
         training = segments.training
-        codec = config.record.codec
-        with Recorder(folder, training.model, training.optimizer, codec=codec) as recorder:
+        options: dict[str, Any] = {"codec": codec or config.record.codec, "steps": schedule}
+        if observe is not None:
+            options["observe"] = observe
+        with Recorder(folder, training.model, training.optimizer, **options) as recorder:
             # Entering makes the store, once a run; leaving commits what is left, and counts.
             began = time.perf_counter()
             segments.train(steps, recorder.step)

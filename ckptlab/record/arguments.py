@@ -61,7 +61,7 @@ def check_path(path: Any) -> Any:
     return path
 
 
-def check_steps(steps: object, steps_per_epoch: int | None) -> Schedule:
+def check_steps(steps: object, steps_per_epoch: int | None, name: str = "steps") -> Schedule:
     """Read a schedule, which must be text: a bare number or a list can mean two things."""
     if isinstance(steps, str):
         return parse_schedule(steps, steps_per_epoch)
@@ -71,7 +71,24 @@ def check_steps(steps: object, steps_per_epoch: int | None) -> Schedule:
         accepted = f'text: "{", ".join(map(str, steps))}" for these steps alone'
     else:
         accepted = 'text such as "0:2000, 2000:20000:100" or "log:20"'
-    raise ConfigError(f"steps={steps!r} is not a schedule; accepted: {accepted}")
+    raise ConfigError(f"{name}={steps!r} is not a schedule; accepted: {accepted}")
+
+
+def check_observe(
+    observe: Any, steps_per_epoch: int | None, schedule: Schedule, start: int
+) -> Schedule | None:
+    """Read at which steps the weights are observed; they are compared with the initial ones."""
+    if observe is None or observe is False:
+        return None
+    observed = check_steps("0:" if observe is True else observe, steps_per_epoch, "observe")
+    for name, given in (("observe", observed), ("steps", schedule)):
+        if start not in given:
+            raise ConfigError(
+                f"observe={observed.text!r} compares with step {start}, which {name}="
+                f"{given.text!r} leaves out; add it, such as {name}='{start}, {given.text}'",
+                parameter="observe",
+            )
+    return observed
 
 
 def check_names(name: str, value: object) -> tuple[str, ...] | None:

@@ -31,6 +31,7 @@ def create_run(
     mask: npt.NDArray[np.bool_] | None,
     overwrite: bool,
     sync_seconds: float,
+    observed: bool,
     total_steps: int | None,
     attributes: dict[str, Any],
 ) -> StoreWriter:
@@ -52,6 +53,7 @@ def create_run(
         attributes={**attributes, **describe_environment(captured.device)},
         optional=gradients,
         mask=mask,
+        observed=observed,
         capacity=OPEN_ENDED_CAPACITY if planned is None else planned,
         overwrite=overwrite,
         sync_seconds=sync_seconds,

@@ -26,6 +26,7 @@ class Opening:
 
     storage: Storage
     schedule: Schedule
+    observe: Schedule | None
     start: int
     resume: bool | str
     at: int | None
@@ -64,9 +65,13 @@ class Opening:
     ) -> tuple[StoreWriter, int, int]:
         """Begin the run, or restore from it; return its writer, its first step and its step."""
         if not found:
-            create, seconds = self.create, self.sync_seconds
             writer = create_run(
-                self.storage, captured, self.schedule, sync_seconds=seconds, **create
+                self.storage,
+                captured,
+                self.schedule,
+                sync_seconds=self.sync_seconds,
+                observed=self.observe is not None,
+                **self.create,
             )
         else:
             writer = StoreWriter.resume(self.storage, sync_seconds=self.sync_seconds)
@@ -74,10 +79,12 @@ class Opening:
         try:
             warn_of_extra_state(captured.model)
             if found and self.at is not None:
-                start = go_on_at(writer, captured, self.at, self.schedule, self.plan)
+                start = go_on_at(writer, captured, self.at, self.schedule, self.observe, self.plan)
                 step = self.at
             elif found:
-                start, step = restore(writer, captured, training, self.schedule, self.plan)
+                start, step = restore(
+                    writer, captured, training, self.schedule, self.observe, self.plan
+                )
         except BaseException:
             writer.abandon()
             raise

@@ -48,6 +48,9 @@ class Recorder:
         a step counts once, whichever of them it updates.
     steps : str
         Which steps: ``"0:2000, 2000:20000:100"``, ``"log:20"``. The last state is always recorded.
+    observe : str, optional
+        At which steps sums over the weights, loss, rate and gradient norms are kept, whether or not
+        snapshots are: ``"0:"``. Metrics against ``init`` or ``previous`` then need no snapshots.
     arrays : str or sequence of str
         Large arrays: ``weights``, which always are recorded, and optionally ``gradients``.
     codec : str
@@ -120,6 +123,7 @@ class Recorder:
         optimizer: arguments.Optimizers = None,
         *,
         steps: str = defaults.STEPS,
+        observe: str | None = None,
         arrays: str | Sequence[str] = ("weights",),
         codec: str = defaults.CODEC,
         memory: int | str = defaults.MEMORY,
@@ -146,6 +150,7 @@ class Recorder:
         self._writes = self._alone or rank() == 0  # the others restore and count
         self.step_number = self._start = arguments.check_count("start", start)
         self._schedule = arguments.check_steps(steps, steps_per_epoch)
+        observed = arguments.check_observe(observe, steps_per_epoch, self._schedule, start)
         self._flush_seconds = arguments.check_seconds("flush_seconds", flush_seconds)
         sync = arguments.check_seconds("sync_seconds", sync_seconds)
         if total_steps is not None:
@@ -164,12 +169,14 @@ class Recorder:
             **plan,
             "seeds": arguments.plain_mapping("seeds", seeds),
             "schedule": self._schedule.text,
+            **({} if observed is None else {"observe": observed.text}),
             "steps_per_epoch": steps_per_epoch,
             "start_step": self._start,
         }
         self._opening = Opening(
             storage=storage,
             schedule=self._schedule,
+            observe=observed,
             start=self._start,
             resume=arguments.check_resume(resume, at, overwrite=overwrite),
             at=at,

@@ -21,7 +21,9 @@ from ckptlab.store.read.reader import open_latest, read_root
 from ckptlab.store.write.writer import StoreWriter
 
 
-def require_resumable(writer: StoreWriter, captured: Capture, schedule: Schedule) -> None:
+def require_resumable(
+    writer: StoreWriter, captured: Capture, schedule: Schedule, observe: Schedule | None
+) -> None:
     """Raise LayoutError for another model's run, ConfigError for another schedule."""
     require_same_layout(writer.layout, captured.layout)
     if not captured.complete:
@@ -30,6 +32,12 @@ def require_resumable(writer: StoreWriter, captured: Capture, schedule: Schedule
     if recorded != schedule.text:
         raise ConfigError(
             f"steps={schedule.text!r} is not the schedule of the run, {recorded!r}; give that one"
+        )
+    observed, given = writer.attributes.get("observe"), None if observe is None else observe.text
+    if observed != given:
+        raise ConfigError(
+            f"observe={given!r} is not what the run observes, {observed!r}; give that",
+            parameter="observe",
         )
 
 
@@ -49,13 +57,14 @@ def restore(
     captured: Capture,
     training: Training,
     schedule: Schedule,
+    observe: Schedule | None,
     plan: Mapping[str, Any],
 ) -> tuple[int, int]:
     """Set model, optimizers, attached state and writer to the last anchor.
 
     Return the run's first step and its step. What `plan` sets replaces the run's attributes.
     """
-    require_resumable(writer, captured, schedule)
+    require_resumable(writer, captured, schedule, observe)
     start = step = int(writer.attributes.get("start_step", 0))
     kept = 0
     if writer.anchors:
@@ -67,18 +76,25 @@ def restore(
         kept = writer.steps.index(step) + (step in schedule)
     writer.set_attributes(**{key: value for key, value in plan.items() if value})
     # Later: the other ranks may still be reading the step that is restored.
-    writer.cut(kept, later=True)
+    # Where nothing is kept, the first state is observed again.
+    observed = sum(seen <= step for seen in writer.observed) if kept else 0
+    writer.cut(kept, later=True, observed=observed)
     return start, step
 
 
 def go_on_at(
-    writer: StoreWriter, captured: Capture, step: int, schedule: Schedule, plan: Mapping[str, Any]
+    writer: StoreWriter,
+    captured: Capture,
+    step: int,
+    schedule: Schedule,
+    observe: Schedule | None,
+    plan: Mapping[str, Any],
 ) -> int:
     """Cut the run after `step`, at which the model is already; return the run's first step.
 
     Raises ConfigError if the run does not reach the step, or holds another state there.
     """
-    require_resumable(writer, captured, schedule)
+    require_resumable(writer, captured, schedule, observe)
     start = int(writer.attributes.get("start_step", 0))
     kept = [recorded for recorded in writer.steps if recorded <= step and recorded in schedule]
     wanted = schedule.steps(step + 1)
@@ -102,7 +118,8 @@ def go_on_at(
                     parameter="at",
                 )
     writer.set_attributes(**{key: value for key, value in plan.items() if value})
-    writer.cut(len(kept), later=True)
+    observed = sum(seen <= step for seen in writer.observed)
+    writer.cut(len(kept), later=True, observed=observed)
     return start
 
 

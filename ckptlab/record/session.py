@@ -11,6 +11,7 @@ import torch
 from ckptlab.errors import CkptlabError, RecordingError
 from ckptlab.record import defaults
 from ckptlab.record.opening import Opening
+from ckptlab.record.pipeline.observer import Observer
 from ckptlab.record.pipeline.step_capture import StepCapture, StepInfo
 from ckptlab.record.signals import Interrupts
 from ckptlab.record.state.model_tensors import Capture
@@ -40,25 +41,28 @@ class Session:
         opened = opening.open_writer(captured, training, found=found)
         self._writer, self._start, self.step_number = opened
         try:
+            self.observer = self._make_observer()
             self.steps = StepCapture(
                 self._writer,
                 captured,
                 training,
                 flush_seconds=flush_seconds,
                 choose_codec=opening.create["codec"] == defaults.AUTO and not found,
+                observer=self.observer,
             )
         except BaseException:
             self._writer.abandon()
             raise
         self.interrupts = Interrupts(opening.storage.hurry)
         self.watch = UpdateWatch(self._is_due)
-        self.watch.attach(training.optimizers, self.steps.take_gradients)
+        self.watch.attach(training.optimizers, self._take_gradients)
         self._info = StepInfo()
 
     def begin(self) -> None:
         """Record the first state of a new run."""
         first = self.steps.last_step < 0 and self.step_number == self._start
         if first and self._start in self._opening.schedule:
+            self._observe(gradients=False)
             self.steps.record(self._start, self._info)
 
     def step(
@@ -81,6 +85,7 @@ class Session:
             seen.skipped if skipped is None else skipped,
             {**seen.scalars, **{name: _detach(value) for name, value in scalars.items()}},
         )
+        self._observe(gradients=True)
         if self.step_number in self._opening.schedule:
             self.steps.record(self.step_number, self._info, taken=seen.taken)
         else:
@@ -111,9 +116,42 @@ class Session:
         return RecorderStats(self.steps.recorded, committed, raw, stored, stalled)
 
     def _is_due(self) -> bool:
-        """Return whether the update that begins is recorded."""
+        """Return whether the update that begins is recorded or observed."""
         step = self.step_number + 1
+        return self._is_recorded(step) or self._is_observed(step)
+
+    def _is_recorded(self, step: int) -> bool:
         return step in self._opening.schedule or step == self._opening.create["total_steps"]
+
+    def _is_observed(self, step: int) -> bool:
+        return self._opening.observe is not None and step in self._opening.observe
+
+    def _take_gradients(self, optimizer: str) -> None:
+        step = self.step_number + 1
+        if self._is_recorded(step):
+            self.steps.take_gradients(optimizer)
+        if self.observer is not None and self._is_observed(step):
+            self.observer.take_gradients(optimizer)
+
+    def _make_observer(self) -> Observer | None:
+        if self._opening.observe is None:
+            return None
+        stored = self._writer.stored()
+        resumed = bool(len(stored.steps))
+        return Observer(
+            self._captured,
+            self._training.optimizers,
+            stored.snapshot(self._start) if resumed else None,
+            knows_previous=not resumed or self.step_number in self._writer.observed[-1:],
+        )
+
+    def _observe(self, *, gradients: bool) -> None:
+        if self.observer is None or not self._is_observed(self.step_number):
+            return
+        info = self._info
+        numbers = {"loss": info.loss, "batch_accuracy": info.accuracy, "lr": info.lr}
+        self.observer.observe(self.step_number, numbers, gradients=gradients)
+        self.steps.commit_observed()
 
     def _close(self, error: BaseException | None) -> None:
         try:

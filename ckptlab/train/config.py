@@ -218,7 +218,7 @@ _UNUSED: Mapping[str, Mapping[str, Any]] = {
 """What version 0.1 wrote for settings that did not apply."""
 
 
-_LATER: tuple[str, ...] = ("outage_seconds",)
+_LATER: tuple[str, ...] = ("observe", "outage_seconds")
 """Settings of `record` that came later and change no result."""
 
 

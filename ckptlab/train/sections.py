@@ -209,6 +209,11 @@ class RecordConfig(Section):
     steps: StepSchedule = setting(
         defaults.STEPS, "steps that are recorded; the last always is", "ranges A:B[:stride], log:N"
     )
+    observe: StepSchedule | None = setting(
+        None,
+        "steps at which sums over the weights are kept, stored or not",
+        "ranges A:B[:stride], log:N or none",
+    )
     arrays: Annotated[
         tuple[Annotated[str, _one_of(defaults.ARRAYS)], ...],
         Field(strict=False, min_length=1),

@@ -230,6 +230,7 @@ def _recorder(request: Request, training: Training, attributes: Mapping[str, Any
         training.model,
         training.optimizer,
         steps=record.steps,
+        observe=record.observe,
         arrays=record.arrays,
         codec=_codec(config, training, resume=resume),
         memory=record.memory,

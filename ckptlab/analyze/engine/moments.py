@@ -20,6 +20,7 @@ from ckptlab.analyze.engine.blocks import MemoryBlock, StoredBlock
 from ckptlab.analyze.engine.executor import open_executor
 from ckptlab.analyze.engine.fields import PREVIOUS
 from ckptlab.analyze.engine.memory import share_memory
+from ckptlab.analyze.engine.observed import ObservedSource, observed_sums
 from ckptlab.analyze.engine.partial_sums import NaNSpot, Origin, Piece, merge_spots
 from ckptlab.analyze.engine.selection import Reference, Selection
 from ckptlab.analyze.engine.source import BlockGrid, Source, StoredSource
@@ -90,6 +91,10 @@ def compute_moments(
     cancel. Warns of NaN in weights, naming tensor and step.
     """
     known = {r.step: r for r in references if r.step is not None}
+    if isinstance(source, ObservedSource):
+        sums, spots = observed_sums(source, selection, known)
+        warn_of_nan(source, spots)
+        return Moments(selection, sums, _intervals(source, selection))
     wanted = selection.columns
     if previous:
         wanted = np.union1d(wanted, np.maximum(wanted - 1, 0))
@@ -258,8 +263,13 @@ def _assemble(
         if signed:
             sums["difference", step] = found["total", None] - origin.total[:, None]
             sums["product", step] = found["product", k]
-    interval = np.diff(source.steps, prepend=source.steps[:1])[selection.columns]
-    return Moments(selection, sums, interval)
+    return Moments(selection, sums, _intervals(source, selection))
+
+
+def _intervals(source: Source, selection: Selection) -> npt.NDArray[np.int64]:
+    """Return the updates since the step before, shape (step,)."""
+    found: npt.NDArray[np.int64] = np.diff(source.steps, prepend=source.steps[:1])
+    return found[selection.columns]
 
 
 def warn_of_nan(source: Source, spots: Mapping[int, NaNSpot]) -> None:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from ckptlab.analyze.engine.labels import compared, labelled, share
 from ckptlab.analyze.engine.moments import Moments, compute_moments
+from ckptlab.analyze.engine.observed import observed
 from ckptlab.analyze.engine.selection import Reference, find_reference, select
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.registry.metrics import METRICS
@@ -158,6 +159,7 @@ def _measure(
     memory: Any = None,
     **selection: Any,
 ) -> xr.DataArray:
+    source = observed(source, relative_to, selection.get("mask"))
     reference = None if relative_to is None else find_reference(source, relative_to)
     moments = compute_moments(
         source,

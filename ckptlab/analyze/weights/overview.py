@@ -10,6 +10,7 @@ import xarray as xr
 
 from ckptlab.analyze.engine.fields import COMBINE
 from ckptlab.analyze.engine.moments import Moments
+from ckptlab.analyze.engine.observed import observed
 from ckptlab.analyze.engine.selection import Selection, select
 from ckptlab.analyze.engine.source import as_source
 from ckptlab.analyze.weights.distance import PREVIOUS, measure_moments
@@ -68,7 +69,7 @@ def survey(
     StepError
         If fewer than two steps are committed and selected.
     """
-    source = as_source(recording)
+    source = observed(as_source(recording))
     selection = select(source, steps=steps, by="layer", kinds=kinds)
     if len(selection.steps) < 2:
         raise StepError(

@@ -10,6 +10,7 @@ import xarray as xr
 
 from ckptlab.analyze.engine.labels import labelled, share
 from ckptlab.analyze.engine.moments import Moments, compute_moments
+from ckptlab.analyze.engine.observed import ObservedSource, observed
 from ckptlab.analyze.engine.selection import Reference, Selection, find_reference, select
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.engine.warnings import MissingInitWarning
@@ -36,10 +37,12 @@ def telemetry(source: Source, **selection: Unpack[Pooled]) -> xr.Dataset:
     Dataset, dims (step,) or (layer | tensor, step)
         Distances, cosines and sign flips against init, final and the previous step (suffixes
         ``_init``, ``_final``, ``_previous``), change, magnitude, zeros, extremes, gradients and
-        the recorded series. What is against init is left out if step 0 was not recorded.
+        the recorded series. What is against init is left out if step 0 was not recorded, what is
+        against final if sums that were kept while recording stand in for the weights.
     """
     options: dict[str, Any] = dict(selection)
     resources = {key: options.pop(key, None) for key in ("scheduler", "memory")}
+    source = observed(source, mask=options.get("mask"))
     chosen = select(source, **options)
     references = ends(source)
     moments = compared_moments(source, chosen, tuple(references.values()), **resources)
@@ -48,7 +51,9 @@ def telemetry(source: Source, **selection: Unpack[Pooled]) -> xr.Dataset:
 
 def ends(source: Source) -> dict[str, Reference]:
     """Return the snapshots that telemetry compares with: ``init``, if recorded, and ``final``."""
-    references = {"final": find_reference(source, "final")}
+    # What was summed while recording could not be compared with a state that was still to come.
+    final = not isinstance(source, ObservedSource)
+    references = {"final": find_reference(source, "final")} if final else {}
     # A recording that starts later has no init; everything else can still be measured.
     try:
         return {"init": find_reference(source, "init"), **references}
@@ -63,7 +68,8 @@ def compared_moments(
 ) -> Moments:
     """Read the recording once, and again only if its cosines need more digits."""
     moments = compute_moments(source, selection, references, **resources)
-    if any(norms_differ_widely(moments, reference) for reference in references):
+    apart = (norms_differ_widely(moments, reference) for reference in references)
+    if not moments.signed and any(apart):
         # Rare, as in a diverged run: read again, with the products for the cosines themselves.
         moments = compute_moments(source, selection, references, signed=True, **resources)
     return moments

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from ckptlab.analyze.engine.moments import Moments, compute_moments
+from ckptlab.analyze.engine.observed import ObservedSource, observed
 from ckptlab.analyze.engine.selection import Reference, Selection, select
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.weights.distance import PREVIOUS
@@ -103,6 +104,7 @@ def timeline(
     StepError
         If the run holds fewer than two steps.
     """
+    source = observed(source, mask=mask)
     selection = select(source, kinds=kinds, mask=mask)
     references = phase_references(selection)
     moments = compute_moments(source, selection, references, scheduler=scheduler, memory=memory)
@@ -179,6 +181,8 @@ class Speeds:
         same = moments.interval[inside] == interval
         if same.any():
             squares = moments.get("distance", PREVIOUS)[0, inside][same]
+        elif isinstance(self._source, ObservedSource):
+            return np.nan
         else:
             before, after = _pairs(moments.selection.steps[a : b + 1], interval)
             if not len(before):
@@ -357,10 +361,12 @@ def _agrees(phase: Phase, rows: list[dict[str, float]], i: int, speeds: Speeds) 
 
 
 def _text(phase: Phase, row: dict[str, float], agrees: str) -> str:
-    parts = [
-        f"moves {row['change_per_update']:.3g} an update, {row['distance']:.3g} in all",
-        f"{100 * row['sign_flips']:.2g} % of signs flip",
-    ]
+    parts = [f"moves {row['change_per_update']:.3g} an update"]
+    if np.isfinite(row["distance"]):
+        parts[0] += f", {row['distance']:.3g} in all"
+        parts.append(f"{100 * row['sign_flips']:.2g} % of signs flip")
+    else:
+        parts[0] += " (the snapshots at its ends are not stored)"
     if np.isfinite(row["gradient_norm"]):
         parts.append(
             f"gradient norm {row['gradient_norm']:.3g}, smallest {row['gradient_min']:.3g} "

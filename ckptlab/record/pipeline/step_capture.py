@@ -16,6 +16,7 @@ from ckptlab.record.pipeline.buffers import BlockBuffer
 from ckptlab.record.pipeline.calibrate import choose_codec
 from ckptlab.record.pipeline.gradients import Gradients, writes_into_gradients
 from ckptlab.record.pipeline.graphs import CudaGraphs
+from ckptlab.record.pipeline.observer import Observed, Observer
 from ckptlab.record.pipeline.rows import GraphedRows, Rows
 from ckptlab.record.pipeline.writer_thread import Commit, WriterThread
 from ckptlab.record.restore import refill
@@ -65,6 +66,7 @@ class StepCapture:
         *,
         flush_seconds: float,
         choose_codec: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         cuda = captured.device.type == "cuda"
         self._start = int(writer.attributes.get("start_step", 0))
@@ -77,6 +79,7 @@ class StepCapture:
         self._training = training
         self._flush_seconds = flush_seconds
         self._codec_is_open = choose_codec
+        self._observer = observer
         self._evaluations: list[Evaluation] = []
         self._stall = 0.0
         self._base_time = _last_time(writer)
@@ -191,14 +194,24 @@ class StepCapture:
                 self._waited(self._thread.wait_encoded(commit))
 
     def flush_if_late(self) -> None:
-        """Commit rows that have waited longer than `flush_seconds`, at a step not recorded."""
-        buffer = self._buffer
-        if buffer is None or buffer.count == buffer.sent:
-            return
-        now = time.perf_counter()
-        if now - self._block_began > self._flush_seconds:
+        """Commit what has waited longer than `flush_seconds`, at a step not recorded."""
+        buffer, now = self._buffer, time.perf_counter()
+        late = now - self._block_began > self._flush_seconds
+        if buffer is not None and buffer.count > buffer.sent and late:
             self._submit(buffer, exact=False)
             self._block_began = now
+        elif late and self._observer is not None and self._observer.steps:
+            # Evaluations wait for a block: they count at steps that are committed.
+            self._thread.put(Commit(None, 0, None, [], last=False, observed=self._take_observed()))
+            self._block_began = now
+
+    def _take_observed(self) -> Observed:
+        return Observed() if self._observer is None else self._observer.take()
+
+    def commit_observed(self) -> None:
+        """Commit what was observed, without a block, once there is no more room."""
+        if self._observer is not None and self._observer.full:
+            self._thread.put(Commit(None, 0, None, [], last=False, observed=self._take_observed()))
 
     def flush(self, *, exact: bool) -> None:
         """Hand over what is left; `exact` if the optimizer is at the last recorded step."""
@@ -207,9 +220,10 @@ class StepCapture:
         self._evaluations = [e for e in self._evaluations if e.step <= self.last_step]
         if buffer is not None and buffer.count > buffer.sent:
             self._submit(buffer, exact=exact)
-        elif self._evaluations:
-            self._thread.put(Commit(None, 0, None, self._evaluations, last=False))
-            self._evaluations = []
+        elif self._evaluations or (self._observer is not None and self._observer.steps):
+            evaluations, self._evaluations = self._evaluations, []
+            observed = self._take_observed()
+            self._thread.put(Commit(None, 0, None, evaluations, last=False, observed=observed))
 
     def finish(self, step: int, info: StepInfo, *, exact: bool) -> CkptlabError | None:
         """Record the last state if it is `exact`, and flush; return why it could not be stored."""
@@ -277,7 +291,8 @@ class StepCapture:
         full = buffer.count == self._writer.block
         evaluations, self._evaluations = self._evaluations, []
         buffer.sent = buffer.count
-        commit = Commit(buffer, buffer.count, state, evaluations, full)
+        observed = self._take_observed()
+        commit = Commit(buffer, buffer.count, state, evaluations, full, observed)
         self._thread.put(commit)
         if full:
             self._handed_over = self.last_step

@@ -20,6 +20,7 @@ import numpy as np
 from ckptlab.errors import CkptlabError, WriteError
 from ckptlab.record.pipeline.buffers import BY_TENSOR, SCALARS, BlockBuffer
 from ckptlab.record.pipeline.encode_pool import EncodePool
+from ckptlab.record.pipeline.observer import Observed
 from ckptlab.record.state.optimizer import OptimizerState
 from ckptlab.store.format.block import Block, Evaluation
 from ckptlab.store.write.writer import StoreWriter
@@ -29,9 +30,9 @@ from ckptlab.store.write.writer import StoreWriter
 class Commit:
     """What the writer thread commits at once: the first `count` steps of a buffer.
 
-    Without a buffer only evaluations are left to write. `state` is the optimizer's at the last of
-    these steps, `last` says whether the buffer is free afterwards, and `encoded` is set once the
-    large arrays are encoded.
+    Without a buffer only evaluations and what was observed are left to write. `state` is the
+    optimizer's at the last of these steps, `last` says whether the buffer is free afterwards, and
+    `encoded` is set once the large arrays are encoded.
     """
 
     buffer: BlockBuffer | None
@@ -39,6 +40,7 @@ class Commit:
     state: OptimizerState | None
     evaluations: list[Evaluation]
     last: bool
+    observed: Observed = field(default_factory=Observed)
     encoded: threading.Event = field(default_factory=threading.Event)
 
 
@@ -141,8 +143,9 @@ class WriterThread:
 
     def _commit(self, commit: Commit) -> None:
         if commit.buffer is None:
-            if commit.evaluations:
-                self._writer.write_evaluations(commit.evaluations)
+            if commit.evaluations or commit.observed.steps:
+                observations = commit.observed.to_observations()
+                self._writer.write_evaluations(commit.evaluations, observations)
             self._writer.sync()
             commit.encoded.set()
             return
@@ -159,6 +162,7 @@ class WriterThread:
             series=series,
             anchor=commit.state.to_anchor() if commit.state else None,
             evaluations=commit.evaluations,
+            observations=commit.observed.to_observations(),
         )
         self.zeroed |= _forget_zeroed(block)
         self._writer.write_block(

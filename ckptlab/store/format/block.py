@@ -61,6 +61,14 @@ class LazyRows:
 
 
 @dataclass(kw_only=True, slots=True)
+class Observations:
+    """What was summed over the weights at observed `steps`: `arrays` by name, steps last."""
+
+    steps: list[int] = field(default_factory=list)
+    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True, slots=True)
 class Block:
     """Recorded steps from the start of a block of the store on, `start` among all recorded ones.
 
@@ -68,7 +76,7 @@ class Block:
     that are read while they are written; `series` arrays over
     steps, shape (steps,) or (tensor, steps), ``step`` among them. Series that are left out are
     stored as their fill value. `anchor` is None where the optimizer's state at the last step is not
-    known exactly. `evaluations` are those since the previous block.
+    known exactly. `evaluations` and `observations` are those since the previous block.
     """
 
     start: int
@@ -77,6 +85,7 @@ class Block:
     lazy: dict[str, LazyRows] = field(default_factory=dict)
     anchor: Anchor | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
+    observations: Observations = field(default_factory=Observations)
 
     @property
     def count(self) -> int:

@@ -88,6 +88,63 @@ SERIES: dict[str, Series] = {
 }
 
 
+OBSERVED_SERIES = "observed_"
+"""Prefix of what is kept of observed steps, for arrays that are kept of recorded ones, too."""
+
+SUMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "observed_sums": (
+        "float64",
+        (
+            "magnitude",
+            "square",
+            "distance_previous",
+            "distance_init",
+            "total",
+            "product_previous",
+            "product_init",
+        ),
+    ),
+    "observed_counts": ("int32", ("signs", "flips_previous", "flips_init", "nan")),
+    "observed_extremes": ("float32", ("low", "high")),
+}
+"""What is summed over the weights of a tensor at observed steps: type and rows of each array."""
+
+
+def observed_metadata(layout: Layout) -> dict[str, ArrayMetadata]:
+    """Return the metadata of the arrays of observed steps, by name."""
+    axis, tensors = zarr_metadata.OBSERVED, len(layout.tensors)
+    small = zarr_metadata.small
+    about = {"long_name": "steps whose weights were summed while recording"}
+    found = {axis: small([axis], "int64", -1, attributes=about)}
+    for name, (dtype, rows) in SUMS.items():
+        chunk = _chunk(len(rows) * tensors)
+        about = {"long_name": ", ".join(rows)}
+        fill: Any = 0 if dtype == "int32" else "NaN"
+        names, inner = [name.removeprefix(OBSERVED_SERIES), "tensor", axis], [len(rows), tensors]
+        found[name] = small(names, dtype, fill, inner=inner, chunk=chunk, attributes=about)
+    for name in ("loss", "batch_accuracy", "lr", "gradient_norm", "gradient_mean_abs"):
+        series = SERIES[name]
+        about = {"long_name": series.long_name, "units": series.units}
+        inner = [tensors] if series.by_tensor else []
+        found[OBSERVED_SERIES + name] = small(
+            [*(["tensor"] if inner else []), axis],
+            series.dtype,
+            series.fill,
+            inner=inner,
+            chunk=_chunk(tensors) if inner else zarr_metadata.STEP_CHUNK,
+            attributes=about,
+        )
+    return found
+
+
+def _chunk(values: int) -> int:
+    """Return the steps of a chunk, about 1 MiB at most, since each commit rewrites one."""
+    chunk = zarr_metadata.STEP_CHUNK
+    while chunk > 32 and chunk * values > 2**17:
+        chunk //= 2
+    return chunk
+
+
 def series_metadata(series: Series, layout: Layout) -> ArrayMetadata:
     """Return the metadata of a small array."""
     attributes = {"long_name": series.long_name}
@@ -110,7 +167,10 @@ def series_metadata(series: Series, layout: Layout) -> ArrayMetadata:
     )
 
 
-_TAKEN = re.compile(r"(weights|gradients|mask|tensor|tensor_index|param|byte)\Z|buffer|optimizer_")
+_TAKEN = re.compile(
+    r"(weights|gradients|mask|tensor|tensor_index|param|byte)\Z|buffer|optimizer_|observed_"
+    r"|(sums|counts|extremes)\Z"
+)
 
 
 def is_scalar_name(name: str) -> bool:
@@ -118,6 +178,12 @@ def is_scalar_name(name: str) -> bool:
     # It becomes the name of a folder, which some file systems find in any case.
     taken = name.lower() in SERIES or _TAKEN.match(name.lower()) is not None
     return not taken and re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,99}", name) is not None
+
+
+def scalar_names(metadata: Mapping[str, ArrayMetadata]) -> tuple[str, ...]:
+    """Name the arrays of numbers that a training loop logged."""
+    found = (n for n, meta in metadata.items() if is_small(meta) and axis(meta) == "step")
+    return tuple(name for name in found if name not in SERIES)
 
 
 def scalar_metadata() -> ArrayMetadata:
@@ -138,7 +204,13 @@ def is_small(metadata: ArrayMetadata) -> bool:
 
 
 def array_metadata(
-    layout: Layout, *, block: int, codec: str, optional: Iterable[str] = (), masked: bool = False
+    layout: Layout,
+    *,
+    block: int,
+    codec: str,
+    optional: Iterable[str] = (),
+    masked: bool = False,
+    observed: bool = False,
 ) -> dict[str, ArrayMetadata]:
     """Return the metadata of all arrays of a new run, by name.
 
@@ -167,6 +239,8 @@ def array_metadata(
     found["tensor_index"] = zarr_metadata.constant(
         ["param"], layout.parameters, "int32", CODECS["zstd"]
     )
+    if observed:
+        found |= observed_metadata(layout)
     if masked:
         found[MASK] = zarr_metadata.constant(
             ["param"], layout.parameters, "bool", CODECS["zstd"], False
@@ -200,4 +274,10 @@ def optimizer_row_metadata(width: int) -> ArrayMetadata:
 
 def committed_lengths(metadata: Mapping[str, ArrayMetadata]) -> dict[str, int]:
     """Return how long each step axis is in the consolidated view."""
-    return {axis: int(metadata[axis]["shape"][-1]) for axis in zarr_metadata.STEP_AXES}
+    return {axis: int(metadata[axis]["shape"][-1]) for axis in step_axes(metadata)}
+
+
+def step_axes(metadata: Mapping[str, ArrayMetadata]) -> tuple[str, ...]:
+    """Return the step axes of a run: all but the observed one, and that if there is one."""
+    last = zarr_metadata.OBSERVED
+    return tuple(axis for axis in zarr_metadata.STEP_AXES if axis != last or last in metadata)

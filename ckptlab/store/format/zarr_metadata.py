@@ -24,8 +24,13 @@ SHARD_PARAMETERS = 2**21
 STEP_CHUNK = 1024
 """Steps of a chunk of the arrays over steps alone: chunks of 32 make opening 50 times slower."""
 
-STEP_AXES: tuple[str, ...] = ("step", "anchor", "eval_step")
-"""The axes that grow, and that the consolidated view cuts at what is committed."""
+OBSERVED = "observed_step"
+
+STEP_AXES: tuple[str, ...] = ("step", "anchor", "eval_step", OBSERVED)
+"""The axes that grow, and that the consolidated view cuts at what is committed.
+
+The last is there only where steps are observed.
+"""
 
 ArrayMetadata = dict[str, Any]
 """The content of an array's ``zarr.json``."""

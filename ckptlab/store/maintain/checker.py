@@ -129,7 +129,7 @@ class Checker:
     # The parts.
 
     def _check_axes(self) -> None:
-        for name in STEP_AXES:
+        for name in schema.step_axes(self._metadata):
             document, length = self._metadata[name], self._lengths[name]
             before = len(self._findings)
             for key in committed_keys(name, document):

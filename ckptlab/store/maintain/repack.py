@@ -20,10 +20,11 @@ from ckptlab.errors import ConfigError, CorruptError, RunExistsError
 from ckptlab.store.backends.local import sync_folder
 from ckptlab.store.backends.open import open_storage
 from ckptlab.store.format import schema
-from ckptlab.store.format.block import Block, Evaluation
+from ckptlab.store.format.block import Block, Evaluation, Observations
 from ckptlab.store.format.codecs import require_public
 from ckptlab.store.format.digest import snapshot_digest
 from ckptlab.store.format.shards import EncodeMap, is_sharded
+from ckptlab.store.format.zarr_metadata import OBSERVED
 from ckptlab.store.read.reader import StoredRun, open_store
 from ckptlab.store.write.metadata import RESERVED
 from ckptlab.store.write.writer import StoreWriter
@@ -161,6 +162,7 @@ def _copy(
         attributes=attributes,
         optional=optional,
         mask=source.mask(),
+        observed=source.observed is not None,
         capacity=max(len(source.steps), 1),
         overwrite=overwrite,
     )
@@ -171,6 +173,10 @@ def _copy(
                 _copy_block(source, small, writer, start, pool.map)
                 if progress is not None:
                     progress(len(writer.steps), len(source.steps))
+        if source.observed is not None and len(source.observed):
+            arrays = {n: v for n, v in small.items() if n.startswith(schema.OBSERVED_SERIES)}
+            steps = arrays.pop(OBSERVED).tolist()
+            writer.write_evaluations([], Observations(steps=steps, arrays=arrays))
         writer.finish("interrupted" if source.state == "recording" else source.state)
     except BaseException:
         writer.abandon()

@@ -14,9 +14,10 @@ import numpy as np
 
 from ckptlab.errors import CorruptError
 from ckptlab.store.backends.base import Storage
+from ckptlab.store.format.schema import step_axes
 from ckptlab.store.format.shards import Grid, is_sharded
 from ckptlab.store.format.small_arrays import chunk_key, chunk_length, read_chunk
-from ckptlab.store.format.zarr_metadata import STEP_AXES, ArrayMetadata
+from ckptlab.store.format.zarr_metadata import OBSERVED, STEP_AXES, ArrayMetadata
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,16 +32,20 @@ class Markers:
         Those of them with the optimizer's state.
     evaluations : list of int
         Steps of the evaluations, up to the last recorded step.
+    observed : list of int or None
+        Observed steps; None where none are.
     """
 
     steps: list[int]
     anchors: list[int]
     evaluations: list[int]
+    observed: list[int] | None = None
 
     def lengths(self) -> dict[str, int]:
         """Return the length of each step axis."""
-        counts = len(self.steps), len(self.anchors), len(self.evaluations)
-        return dict(zip(STEP_AXES, counts, strict=True))
+        found = self.steps, self.anchors, self.evaluations, self.observed
+        axes = zip(STEP_AXES, found, strict=True)
+        return {axis: len(steps) for axis, steps in axes if steps is not None}
 
 
 def read_markers(
@@ -67,14 +72,19 @@ def read_markers(
     CorruptError
         If a marker the view names is missing or damaged, or they contradict each other.
     """
-    found = {axis: _leading(storage, axis, documents[axis]) for axis in STEP_AXES}
+    found = {axis: _leading(storage, axis, documents[axis]) for axis in step_axes(documents)}
     if not ahead:
         found = {axis: v[: documents[axis]["shape"][-1]] for axis, v in found.items()}
     steps = found["step"]
     last = steps[-1] if steps else -1
     anchors = [s for s in found["anchor"] if s <= last]
     evaluations = [s for s in found["eval_step"] if s <= last]
-    for name, values in (("step", steps), ("anchor", anchors), ("eval_step", evaluations)):
+    # Steps are observed past the last recorded one, too.
+    observed = found.get(OBSERVED)
+    axes = zip(STEP_AXES, (steps, anchors, evaluations, observed), strict=True)
+    for name, values in axes:
+        if values is None:
+            continue
         if len(values) < documents[name]["shape"][-1]:
             raise CorruptError(
                 f"{storage.path}: `{name}` goes past the last step; run ckptlab verify"
@@ -83,7 +93,7 @@ def read_markers(
             raise CorruptError(f"{storage.path}: `{name}` does not increase; run ckptlab verify")
     if not set(anchors) <= set(steps):
         raise CorruptError(f"{storage.path}: `anchor` names a step that was not recorded")
-    return Markers(steps=steps, anchors=anchors, evaluations=evaluations)
+    return Markers(steps=steps, anchors=anchors, evaluations=evaluations, observed=observed)
 
 
 def committed_keys(name: str, document: ArrayMetadata) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ckptlab.store.format.shards import Grid, is_sharded, shard_key
 from ckptlab.store.format.small_arrays import chunk_key, chunk_length
-from ckptlab.store.format.zarr_metadata import STEP_AXES, ArrayMetadata, with_length
+from ckptlab.store.format.zarr_metadata import OBSERVED, STEP_AXES, ArrayMetadata, with_length
 
 SYNCED = "synced"
 """Root attribute: ``boot`` and, for each step axis, how many entries were synced."""
@@ -70,7 +70,8 @@ def synced_lengths(attributes: Mapping[str, Any]) -> dict[str, int] | None:
     """
     if SYNCED not in attributes:
         return None
-    lengths = {axis: attributes[SYNCED][axis] for axis in STEP_AXES}
+    synced = attributes[SYNCED]
+    lengths = {axis: synced[axis] for axis in STEP_AXES if axis != OBSERVED or axis in synced}
     if not all(type(n) is int and n >= 0 for n in lengths.values()):
         raise ValueError(f"{SYNCED} {attributes[SYNCED]!r:.80} holds no lengths")
     return lengths

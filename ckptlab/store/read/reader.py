@@ -25,7 +25,7 @@ from ckptlab.store.format.digest import snapshot_digest
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.shards import Grid, is_sharded, shard_key
 from ckptlab.store.format.small_arrays import read_all
-from ckptlab.store.format.zarr_metadata import ArrayMetadata, with_length
+from ckptlab.store.format.zarr_metadata import OBSERVED, ArrayMetadata, with_length
 from ckptlab.store.read.array_reader import StoredArray, absolute
 from ckptlab.store.read.commits import committed_keys, read_markers
 from ckptlab.store.read.optimizer_state import read_anchor
@@ -122,6 +122,8 @@ class StoredRun:
         Recorded steps, increasing.
     anchors : ndarray of int64, shape (anchor,)
         Steps at which the optimizer's state is stored.
+    observed : ndarray of int64, shape (observed_step,), or None
+        Steps at which sums over the weights are stored; None where none are.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class StoredRun:
             raise CorruptError(f"{self.path}: the tensor table does not cover `weights`")
         self.steps = self._axis("step")
         self.anchors = self._axis("anchor")
+        self.observed = self._axis(OBSERVED) if OBSERVED in metadata else None
         self._require_files(large=True)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from ckptlab.store.backends.base import ROOT, MissingObjectError, Storage
 from ckptlab.store.format import schema
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.zarr_metadata import (
+    OBSERVED,
     STEP_AXES,
     ArrayMetadata,
     metadata_digest,
@@ -137,6 +138,7 @@ def _check_metadata(metadata: dict[str, ArrayMetadata], attributes: dict[str, An
         codec=attributes["codec"],
         optional=["gradients"] if "gradients" in metadata else [],
         masked=schema.MASK in metadata,
+        observed=OBSERVED in metadata,
     )
     for name, document in expected.items():
         _require_like(name, metadata[name], document)
@@ -160,7 +162,7 @@ def _check_metadata(metadata: dict[str, ArrayMetadata], attributes: dict[str, An
     if any(not 0 <= length <= 2**40 for length in lengths.values()):
         raise ValueError("a step axis has an absurd length")
     synced = synced_lengths(attributes) or lengths
-    if any(synced[axis] > lengths[axis] for axis in STEP_AXES):
+    if any(synced[axis] > lengths[axis] for axis in lengths):
         raise ValueError("more is said to be synced than is committed")
 
 

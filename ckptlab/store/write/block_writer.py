@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from ckptlab.store.backends.base import Storage
 from ckptlab.store.format import schema
-from ckptlab.store.format.block import Anchor, Block, Evaluation, LazyRows
+from ckptlab.store.format.block import Anchor, Block, Evaluation, LazyRows, Observations
 from ckptlab.store.format.digest import snapshot_digest
 from ckptlab.store.format.shard_buffer import Sheet
 from ckptlab.store.format.shards import EncodeMap, Grid, encode_shard, shard_key
 from ckptlab.store.format.small_arrays import GrowingArray
-from ckptlab.store.format.zarr_metadata import STEP_AXES, ArrayMetadata, with_length
+from ckptlab.store.format.zarr_metadata import ArrayMetadata, with_length
 
 Objects = dict[str, list[bytes]]
 
@@ -67,14 +67,16 @@ class BlockWriter:
         *,
         anchors: int,
         evaluations: int,
+        observed: int,
         map_chunks: EncodeMap | None = None,
         encoded: Callable[[], None] | None = None,
     ) -> None:
         """Write all of a block but the markers of its steps and evaluations.
 
-        `column` is its position among the blocks; `anchors` and `evaluations` count those before
-        it. `map_chunks` is like `map` and encodes the chunks of a shard, on several cores if it
-        likes. `encoded` is called once the large arrays are encoded: nearly all of the work.
+        `column` is its position among the blocks; `anchors`, `evaluations` and `observed` count
+        those before it. `map_chunks` is like `map` and encodes the chunks of a shard, on several
+        cores if it likes. `encoded` is called once the large arrays are encoded: nearly all of the
+        work.
         """
         rows: dict[str, npt.NDArray[Any] | LazyRows] = {**block.rows, **block.lazy}
         *others, largest = sorted(rows, key=lambda name: rows[name].nbytes)
@@ -90,13 +92,21 @@ class BlockWriter:
         digests = lazy.digests() if lazy else [snapshot_digest(r) for r in block.rows["weights"]]
         objects |= self._small["digest"].changed(block.start, np.array(digests, "<u8"))
         objects |= self._evaluation_chunks(evaluations, block.evaluations)
+        objects |= self._observation_chunks(observed, block.observations)
         if block.anchor is not None:
             objects |= self._anchor_chunks(anchors, block.anchor, map_chunks)
         self._storage.put_all(objects)
 
-    def write_evaluations(self, start: int, evaluations: list[Evaluation]) -> None:
-        """Write results of evaluations, from position `start` on."""
-        self._storage.put_all(self._evaluation_chunks(start, evaluations))
+    def write_between(
+        self,
+        evaluated: int,
+        observed: int,
+        evaluations: list[Evaluation],
+        observations: Observations,
+    ) -> None:
+        """Write what needs no block, from these positions on."""
+        objects = self._evaluation_chunks(evaluated, evaluations)
+        self._storage.put_all(objects | self._observation_chunks(observed, observations))
 
     def mark(self, axis: str, start: int, steps: Iterable[int]) -> None:
         """Write step numbers on an axis, which commits what they stand for."""
@@ -104,7 +114,7 @@ class BlockWriter:
 
     def put_markers(self) -> None:
         """Write the markers as they are after `open`: fewer, and each synced."""
-        for axis in STEP_AXES:
+        for axis in schema.step_axes(self._metadata):
             # Steps first: the others, without them, would be missing from committed steps.
             self._storage.put_all(self._small[axis].chunk())
             self._storage.sync()
@@ -143,6 +153,12 @@ class BlockWriter:
         padded = np.frombuffer(row.ljust(width, b"\0"), np.uint8)
         self._write_shards(schema.OPTIMIZER_ROW, padded[None], position, map_chunks)
         return self._small["anchor"].changed(position, np.array([anchor.step], "<i8"))
+
+    def _observation_chunks(self, start: int, observations: Observations) -> Objects:
+        objects: Objects = {}
+        for name, values in observations.arrays.items():
+            objects |= self._small[name].changed(start, values)
+        return objects
 
     def _evaluation_chunks(self, start: int, evaluations: list[Evaluation]) -> Objects:
         columns = {

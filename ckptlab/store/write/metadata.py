@@ -15,7 +15,13 @@ from ckptlab.store.format import schema
 from ckptlab.store.format.block import Anchor
 from ckptlab.store.format.constants import mask_digest
 from ckptlab.store.format.layout import Layout
-from ckptlab.store.format.zarr_metadata import STEP_AXES, ArrayMetadata, root_metadata, with_length
+from ckptlab.store.format.zarr_metadata import (
+    OBSERVED,
+    STEP_AXES,
+    ArrayMetadata,
+    root_metadata,
+    with_length,
+)
 from ckptlab.store.read.power_loss import SYNCED, synced_attribute
 from ckptlab.store.read.root import MAX_ROOT_BYTES
 from ckptlab.store.write.recovery import mend_metadata, metadata_objects, read_own_metadata
@@ -105,6 +111,19 @@ class MetadataWriter:
         """Write the metadata of arrays that appear while a run is recorded, or grow wider."""
         self.arrays |= arrays
         self.write_arrays(arrays)
+
+    def set_codec(self, layout: Layout, codec: str) -> None:
+        """Write the metadata of a run of no steps again, under another codec."""
+        chosen = schema.array_metadata(
+            layout,
+            block=self.attributes["block"],
+            codec=codec,
+            optional=[name for name in ("gradients",) if name in self.arrays],
+            masked=schema.MASK in self.arrays,
+            observed=OBSERVED in self.arrays,
+        )
+        self.attributes["codec"] = codec
+        self.add({n: meta for n, meta in chosen.items() if meta != self.arrays.get(n)})
 
     def look_up_capacity(self, lengths: Mapping[str, int]) -> None:
         """Find out what was allocated before, at least these lengths."""

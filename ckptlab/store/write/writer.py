@@ -1,7 +1,7 @@
 """The one writer of a run: create or resume it, commit blocks, finish.
 
-The commit protocol (see docs/format.md): data files first, then `step`, which
-is the commit, then the root metadata, in which every step axis is cut at what is committed.
+The commit protocol (see docs/format.md): data files first, then `step`, which is the commit, then
+the root metadata, in which every step axis is cut at what is committed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ckptlab.errors import StoreError
 from ckptlab.store.backends.base import Storage
 from ckptlab.store.backends.lock import Lock
 from ckptlab.store.format import schema
-from ckptlab.store.format.block import Block, Evaluation
+from ckptlab.store.format.block import Block, Evaluation, Observations
 from ckptlab.store.format.constants import CONSTANTS, write_constants, write_mask
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.shards import EncodeMap
-from ckptlab.store.format.zarr_metadata import STEP_AXES, ArrayMetadata
+from ckptlab.store.format.zarr_metadata import OBSERVED, STEP_AXES, ArrayMetadata
 from ckptlab.store.read.commits import read_markers
 from ckptlab.store.read.power_loss import (
     SYNCED,
@@ -64,12 +64,11 @@ class StoreWriter:
         sync_seconds: float = 0.0,
     ) -> None:
         self.layout = Layout.from_attributes(attributes)
-        self.steps: list[int] = []
-        self.anchors: list[int] = []
-        self.evaluations: list[int] = []
+        self.steps, self.anchors = list[int](), list[int]()
+        self.evaluations, self.observed = list[int](), list[int]()
         self.sync_seconds = sync_seconds
         self._synced_at = -math.inf
-        self._synced = dict.fromkeys(STEP_AXES, 0)
+        self._synced = dict.fromkeys(schema.step_axes(metadata), 0)
         self._is_cut = self._power_was_lost = False
         self._storage = storage
         self._lock = lock
@@ -87,6 +86,7 @@ class StoreWriter:
         attributes: Mapping[str, Any],
         optional: Iterable[str] = (),
         mask: npt.NDArray[np.bool_] | None = None,
+        observed: bool = False,
         capacity: int = 1,
         overwrite: bool = False,
         sync_seconds: float = 0.0,
@@ -100,8 +100,9 @@ class StoreWriter:
         """
         # What cannot be stored must not cost the run that lies there.
         root = new_attributes(attributes, layout, block=block, codec=codec, mask=mask)
+        chosen: dict[str, Any] = {"masked": mask is not None, "observed": observed}
         metadata = schema.array_metadata(
-            layout, block=block, codec=codec, optional=optional, masked=mask is not None
+            layout, block=block, codec=codec, optional=optional, **chosen
         )
         require_free(storage, overwrite=overwrite)
         lock = storage.lock()
@@ -158,8 +159,7 @@ class StoreWriter:
     @property
     def scalars(self) -> tuple[str, ...]:
         """Names of the arrays of numbers that the training loop logged."""
-        arrays = self._metadata.arrays.items()
-        return tuple(n for n, meta in arrays if schema.is_small(meta) and n not in schema.SERIES)
+        return schema.scalar_names(self._metadata.arrays)
 
     @property
     def unsynced(self) -> bool:
@@ -171,8 +171,10 @@ class StoreWriter:
         wanted = self.sync_seconds if hurry else min(self.sync_seconds, IDLE_SYNC_SECONDS)
         return self._synced_at + wanted - time.monotonic()
 
-    def cut(self, steps: int, *, later: bool = False) -> None:
+    def cut(self, steps: int, *, later: bool = False, observed: int | None = None) -> None:
         """Drop every committed step from position `steps` on, with all that belongs to it.
+
+        So many `observed` steps stay; by default those up to the last one that does.
 
         `later` leaves the files as they are until the next commit: other ranks that resume the run
         may still be reading them.
@@ -181,6 +183,8 @@ class StoreWriter:
         last = self.steps[-1] if self.steps else -1
         self.anchors = [step for step in self.anchors if step <= last]
         self.evaluations = [step for step in self.evaluations if step <= last]
+        kept = sum(step <= last for step in self.observed) if observed is None else observed
+        self.observed = self.observed[:kept]
         self._blocks.open(self._lengths())
         self._is_cut = True
         if not later:
@@ -212,15 +216,16 @@ class StoreWriter:
             column,
             anchors=len(self.anchors),
             evaluations=len(self.evaluations),
+            observed=len(self.observed),
             map_chunks=map_chunks,
             encoded=encoded,
         )
         durable = not self._in_groups() or self.sync_in(hurry=hurry) <= 0
         if durable:
             self._storage.sync()
-        if block.evaluations:
+        if block.evaluations or block.observations.steps:
             # They count as soon as they are marked, so what they are must be there before.
-            self._mark_evaluations(block.evaluations)
+            self._mark(block.evaluations, block.observations)
             if durable:
                 self._storage.sync()
         self._lock.check()
@@ -233,14 +238,19 @@ class StoreWriter:
         else:
             self._publish()
 
-    def write_evaluations(self, evaluations: list[Evaluation]) -> None:
-        """Commit evaluations alone, at steps that are committed."""
+    def write_evaluations(
+        self, evaluations: list[Evaluation], observations: Observations | None = None
+    ) -> None:
+        """Commit evaluations alone, at steps that are committed, and observations at any."""
+        observations = observations or Observations()
         self._settle()
         self._metadata.grow("eval_step", len(self.evaluations) + len(evaluations))
-        self._blocks.write_evaluations(len(self.evaluations), evaluations)
+        self._metadata.grow(OBSERVED, len(self.observed) + len(observations.steps))
+        places = len(self.evaluations), len(self.observed)
+        self._blocks.write_between(*places, evaluations, observations)
         self._storage.sync()
         self._lock.check()
-        self._mark_evaluations(evaluations)
+        self._mark(evaluations, observations)
         self._publish_synced()
 
     def sync(self) -> None:
@@ -251,16 +261,7 @@ class StoreWriter:
 
     def set_codec(self, codec: str) -> None:
         """Change the codec of a run of no steps."""
-        arrays = self._metadata.arrays
-        chosen = schema.array_metadata(
-            self.layout,
-            block=self.block,
-            codec=codec,
-            optional=[name for name in ("gradients",) if name in arrays],
-            masked=schema.MASK in arrays,
-        )
-        self.set_attributes(codec=codec)
-        self._metadata.add({n: meta for n, meta in chosen.items() if meta != arrays.get(n)})
+        self._metadata.set_codec(self.layout, codec)
         # Whoever resumes after the first marker but before the view must know of it.
         self._publish_synced()
 
@@ -291,15 +292,15 @@ class StoreWriter:
 
     def _begin(self, capacity: int, mask: npt.NDArray[np.bool_] | None) -> None:
         """Write a run of no steps in place of what lies there, or leave nothing."""
+        anchors = max(capacity // self.block, 1)
         try:
             self._storage.clear()
             write_constants(self._storage, self.layout)
             if mask is not None:
                 write_mask(self._storage, mask)
             self._metadata.write_arrays(CONSTANTS if mask is None else (*CONSTANTS, schema.MASK))
-            self._metadata.grow("step", capacity)
-            self._metadata.grow("anchor", max(capacity // self.block, 1))
-            self._metadata.grow("eval_step", 1)
+            for axis, length in zip(STEP_AXES, (capacity, anchors, 1, 1), strict=True):
+                self._metadata.grow(axis, length)
             self._blocks.open(self._lengths())
             self._storage.sync()
             self._publish()
@@ -310,8 +311,9 @@ class StoreWriter:
             raise
 
     def _lengths(self) -> dict[str, int]:
-        counts = len(self.steps), len(self.anchors), len(self.evaluations)
-        return dict(zip(STEP_AXES, counts, strict=True))
+        found = self.steps, self.anchors, self.evaluations, self.observed
+        lengths = dict(zip(STEP_AXES, map(len, found), strict=True))
+        return {axis: lengths[axis] for axis in schema.step_axes(self._metadata.arrays)}
 
     def _in_groups(self) -> bool:
         """Return whether commits share syncs: only where a power loss can be told afterwards."""
@@ -354,6 +356,7 @@ class StoreWriter:
         self._metadata.grow("step", block.stop)
         self._metadata.grow("anchor", len(self.anchors) + (block.anchor is not None))
         self._metadata.grow("eval_step", len(self.evaluations) + len(block.evaluations))
+        self._metadata.grow(OBSERVED, len(self.observed) + len(block.observations.steps))
         new = [name for name in block.series if name not in self._metadata.arrays]
         self._metadata.add({name: schema.scalar_metadata() for name in new})
         for name in new:
@@ -365,10 +368,14 @@ class StoreWriter:
             # Whoever resumes after the marker but before the view must know of them.
             self._publish_synced()
 
-    def _mark_evaluations(self, evaluations: list[Evaluation]) -> None:
-        steps = [evaluation.step for evaluation in evaluations]
-        self._blocks.mark("eval_step", len(self.evaluations), steps)
-        self.evaluations += steps
+    def _mark(self, evaluations: list[Evaluation], observations: Observations) -> None:
+        for axis, known, steps in (
+            ("eval_step", self.evaluations, [evaluation.step for evaluation in evaluations]),
+            (OBSERVED, self.observed, observations.steps),
+        ):
+            if steps:
+                self._blocks.mark(axis, len(known), steps)
+                known.extend(steps)
 
     def _load_markers(self) -> None:
         metadata = self._metadata.arrays
@@ -376,6 +383,7 @@ class StoreWriter:
         markers = read_markers(self._storage, metadata, ahead=survived is None)
         self.steps, self.anchors = markers.steps, markers.anchors
         self.evaluations = markers.evaluations
+        self.observed = markers.observed or []
         self._metadata.look_up_capacity(self._lengths())
         self._blocks.measure(len(self.steps))
         self.attributes.pop(SYNCED, None)
