@@ -120,7 +120,7 @@ def test_failures_are_reported_and_the_rest_goes_on(tmp_path, there):
     [
         (["imp", "RUN", "--rewind", "49"], "--rewind 49 lies outside the run; accepted: 0 to 48"),
         (["perturb", "RUN", "--at", "5000", "--kind", "none"], "--at 5000 lies outside the run"),
-        (["perturb", "RUN", "--at", "8", "--kind", "nomod:f"],),
+        (["perturb", "RUN", "--at", "8", "--kind", "nomod:f"], "cannot be imported"),
         (["imp", "RUN"], "--rewind STEP is needed"),
         (["imp", "RUN", "--rewind", "8", "--fraction", "1.5"], "fraction 1.5 is not accepted"),
         (["imp", "RUN", "--rewind", "8", "--scope", "tensor"], "scope"),

@@ -88,7 +88,7 @@ def test_settings_become_stand_ins_and_their_code_is_not_run(tmp_path):
 @pytest.mark.parametrize(
     "evil",
     [Evil("owned"), print, os.system, torch.load, pickle.loads, getattr, eval, type, super],
-    ids=str,
+    ids=lambda evil: getattr(evil, "__name__", "object"),  # no address: workers must agree
 )
 def test_the_metadata_of_dcp_names_no_code(tmp_path, monkeypatch, evil):
     monkeypatch.chdir(tmp_path)
