@@ -66,6 +66,14 @@ def interleave(
     return rows
 
 
+def wait_for(device: Any) -> None:
+    """Wait until a device has done what it was asked."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def quartiles(values: Sequence[float]) -> list[float]:
     """Return the first and the third quartile."""
     if len(values) < 2:
@@ -82,18 +90,27 @@ def machine() -> dict[str, Any]:
         for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
+    commit = os.environ.get("CKPTLAB_COMMIT", "") or _head()
     return {
         "cpu": model,
         "cores": os.cpu_count(),
         "gpu": _gpu(),
         "python": platform.python_version(),
         "versions": {package: metadata.version(package) for package in PACKAGES},
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
+
+
+def _head() -> str:
+    """Return the commit; a machine without git names it in CKPTLAB_COMMIT."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return "unknown"
+    return found.stdout.strip()
 
 
 def _gpu() -> str | None:

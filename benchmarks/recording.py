@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import zarr
 from safetensors.torch import save_file
 
-from benchmarks.measure import interleave, ratio_table
+from benchmarks.measure import interleave, ratio_table, wait_for
 from benchmarks.runs import Options
 from benchmarks.targets import Target
 from ckptlab.record.pipeline.calibrate import choose_codec
+from ckptlab.record.pipeline.step_capture import encoding_threads
 from ckptlab.record.recorder import Recorder
 from ckptlab.train.assemble import Training, build
 from ckptlab.train.config import load_config, override
@@ -132,7 +132,8 @@ def _measured(case: Case, *, quick: bool) -> tuple[dict[str, Any], str, str]:
     if codec == "auto":
         parameters = sum(p.numel() for p in build(config).model.parameters())
         budget = config.record.budget
-        codec = choose_codec(parameters, measure_step(config), threads=0, budget=budget)
+        free = encoding_threads() if torch.cuda.is_available() else 0
+        codec = choose_codec(parameters, measure_step(config), threads=free, budget=budget)
     config = override(config, [f"record.codec={codec}"])
     makers = {
         OFF: _off,
@@ -174,6 +175,7 @@ class Segments:
                 self.training.step(self.done)
                 self.done += 1
                 after()
+            wait_for(self.training.device)
 
 
 def _off(config: Any, folder: Path, steps: int) -> Callable[[], float]:
@@ -250,7 +252,7 @@ def _naive_zarr(config: Any, folder: Path, steps: int) -> Callable[[], float]:
 
         def save() -> None:
             row = torch.nn.utils.parameters_to_vector(model.parameters())
-            array[segments.done - first - 1] = np.asarray(row.detach())
+            array[segments.done - first - 1] = row.detach().cpu().numpy()
 
         return _timed(lambda: segments.train(steps, save))
 
@@ -274,7 +276,7 @@ def _array_per_tensor(config: Any, folder: Path, steps: int) -> Callable[[], flo
 
         def save() -> None:
             for name, array in arrays.items():
-                array[segments.done - first - 1] = parameters[name].detach().numpy()
+                array[segments.done - first - 1] = parameters[name].detach().cpu().numpy()
 
         return _timed(lambda: segments.train(steps, save))
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.measure import interleave, ratio_table
+from benchmarks.measure import interleave, ratio_table, wait_for
 from benchmarks.runs import Options
 from benchmarks.targets import Target
 from ckptlab.train.assemble import Training, build
@@ -44,11 +44,11 @@ def run(options: Options) -> dict[str, Any]:
     config = load_config(overrides=settings)
     training = build(config)
     variants: dict[str, Callable[[], float]] = {
-        "plain loop, 0 loader processes": _plain(training, steps, 0),
-        "plain loop, 2 loader processes": _plain(training, steps, 2),
-        ALONE: _convolutions(config, steps),
-        "ckptlab": _ours(config, steps),
-        "ckptlab, bf16": _ours(load_config(overrides=[*settings, "train.precision=bf16"]), steps),
+        "plain loop, 0 loader processes": plain(training, steps, 0),
+        "plain loop, 2 loader processes": plain(training, steps, 2),
+        ALONE: convolutions(config, steps),
+        "ckptlab": ours(config, steps),
+        "ckptlab, bf16": ours(load_config(overrides=[*settings, "train.precision=bf16"]), steps),
     }
     rows = interleave(variants, rounds, "ckptlab")
     what = "images" if options.images else "synthetic images"
@@ -95,7 +95,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
         return self._transform(self._images[index]), self._labels[index]
 
 
-def _plain(training: Training, steps: int, workers: int) -> Callable[[], float]:
+def plain(training: Training, steps: int, workers: int) -> Callable[[], float]:
     device = training.device
     loader: DataLoader[Any] = DataLoader(
         Pictures(training),
@@ -143,7 +143,7 @@ def _write_plainly(model: nn.Module) -> None:
             module.__class__ = plain
 
 
-def _convolutions(config: Config, steps: int) -> Callable[[], float]:
+def convolutions(config: Config, steps: int) -> Callable[[], float]:
     training = build(config)
     batch = training.config.train.batch_size
     images = training.problem.train.task.data.train[:batch].permute(0, 3, 1, 2).float()
@@ -172,7 +172,7 @@ def _convolutions(config: Config, steps: int) -> Callable[[], float]:
     return _segment(update, steps, training.device, training)
 
 
-def _ours(config: Config, steps: int) -> Callable[[], float]:
+def ours(config: Config, steps: int) -> Callable[[], float]:
     training = build(config)
     done = itertools.count()
 
@@ -188,16 +188,11 @@ def _segment(
     def measured() -> float:
         with contextlib.nullcontext() if training is None else training.numerics():
             update()  # what the first update sets up is not what is asked
-            _wait(device)
+            wait_for(device)
             began = time.perf_counter()
             for _ in range(steps):
                 update()
-            _wait(device)
+            wait_for(device)
             return time.perf_counter() - began
 
     return measured
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -51,17 +51,20 @@ def promises(results: list[Mapping[str, Any]]) -> list[str]:
         Lines of Markdown.
     """
     rows = []
-    measured_on_gpu = False
+    measured = set()
     for held in results:
         for name, result in held.items():
             here = result["machine"]
-            measured_on_gpu |= here["gpu"] is not None
             hardware = here["gpu"] or f"{here['cpu']}, {here['cores']} cores"
             for target in result.get("targets", ()):
+                measured.add(target["question"])
                 cells = [target[key] for key in ("question", "wanted", "measured", "settings")]
                 rows.append([*cells, f"{hardware}; `{name}`"])
-    if not measured_on_gpu:
-        rows += [[t.question, t.wanted, "not measured", "", "no GPU at hand"] for t in ON_A_GPU]
+    rows += [
+        [t.question, t.wanted, "not measured", "", "no GPU at hand"]
+        for t in ON_A_GPU
+        if t.question not in measured
+    ]
     return [
         "| question | wanted | measured | settings | where |",
         "|---|---|---|---|---|",

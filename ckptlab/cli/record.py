@@ -225,10 +225,12 @@ def _how_to_go_on(path: str) -> str:
 def _print_plan(settings: Config, path: str, as_json: bool) -> None:
     import shutil
 
+    from ckptlab.train.choices import choices
     from ckptlab.train.estimate import measure_step, training_size
 
     sizes = training_size(settings)
-    seconds = measure_step(settings) * sizes.steps
+    step = measure_step(settings)
+    seconds, chosen = step * sizes.steps, choices(settings, step)
     folder = Path(path)
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -244,6 +246,7 @@ def _print_plan(settings: Config, path: str, as_json: bool) -> None:
         "raw_bytes": sizes.raw_bytes,
         "estimated_seconds": seconds,
         "free_bytes": free,
+        "choices": {c.what: {"value": c.value, "why": c.why} for c in chosen},
         "config": settings.model_dump(mode="json"),
     }
     if as_json:
@@ -258,6 +261,8 @@ def _print_plan(settings: Config, path: str, as_json: bool) -> None:
     click.echo(f"training time   about {seconds:,.0f} s on this machine")
     if free is not None:
         click.echo(f"free space      {human_bytes(free)}")
+    for choice in chosen:
+        click.echo(f"{choice.what:15} {choice.value} ({choice.why})")
 
 
 def _print_presets() -> None:

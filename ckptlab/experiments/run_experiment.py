@@ -13,9 +13,7 @@ from ckptlab.experiments.jobs.job import write_job
 from ckptlab.experiments.jobs.plan import ExperimentPlan
 from ckptlab.experiments.jobs.scheduler import OnChange, Outcome, read_outcome, run_plan
 from ckptlab.experiments.results.gather import write_results
-
-TOGETHER = 8
-"""Default number of trainings that run at once on a GPU."""
+from ckptlab.record.defaults import TOGETHER
 
 GATHER_SECONDS = 10.0
 """Least time between two gatherings while jobs are running."""

@@ -17,3 +17,6 @@ OUTAGE_SECONDS = 600.0
 
 BUDGET = 0.03
 """Share of a step's time that compression may cost where it takes it from training."""
+
+TOGETHER = 8
+"""Trainings at once on a GPU, which a small network alone leaves mostly idle."""

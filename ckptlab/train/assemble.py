@@ -17,6 +17,7 @@ from ckptlab.train.config import Config
 from ckptlab.train.cuda_graph import GraphedStep
 from ckptlab.train.data import Data
 from ckptlab.train.evaluate import EvalResult, evaluate
+from ckptlab.train.layout import CHANNELS_LAST, FORMATS, resolve_layout
 from ckptlab.train.models.build import build_model, try_forward
 from ckptlab.train.numerics import numerics, resolve_device
 from ckptlab.train.optimizers import AdamwConfig, SgdConfig, build_optimizer, learning_rate
@@ -101,6 +102,9 @@ def assemble(
     steps = parse_step(config.train.steps, order.steps_per_epoch)
     model = build_model(problem.model, seeds.init)
     draws = try_forward(problem, model, _smallest_batch(samples, order.batch_size))
+    layout = resolve_layout(config.train, device)
+    if layout.weights == CHANNELS_LAST:
+        model.to(memory_format=torch.channels_last)
     model.to(device)
     optimizer = build_optimizer(config.optim, model, problem.optimizer)
     built_in = isinstance(config.optim, SgdConfig | AdamwConfig)
@@ -118,6 +122,7 @@ def assemble(
         autocast=torch.bfloat16 if config.train.precision == "bf16" else None,
         draws=seeds.augment if draws else None,
         sparsity=None if mask is None else Sparsity(model, mask),
+        image_format=FORMATS[layout.images] if layout.images == layout.weights else None,
         # As a graph has it, so that both round it alike.
         device_rate=torch.zeros((), device=device) if device.type == "cuda" and built_in else None,
     )

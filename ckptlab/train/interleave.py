@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ def train_together(requests: Sequence[Request]) -> list[Exception | None]:
     if not requests:
         return []
     _require_alike(requests)
+    requests = [replace(request, replicas=len(requests)) for request in requests]
     failures: list[Exception | None] = [None] * len(requests)
     turns: list[_Turn] = []
     with requests[0].numerics():

@@ -201,6 +201,12 @@ class TrainConfig(Section):
     precision: Literal["fp32", "tf32", "bf16"] = setting(
         "fp32", "of matrix products and convolutions; weights stay float32", "fp32, tf32 or bf16"
     )
+    layout: Literal["auto", "contiguous", "channels_last"] = setting(
+        "auto",
+        "of images and weights in memory; auto: what suits device and precision",
+        "auto, contiguous or channels_last",
+        exclude_if=lambda layout: layout == "auto",
+    )
 
 
 class RecordConfig(Section):

@@ -33,7 +33,7 @@ class TrainingStep:
     groups; `autocast` is the type of convolutions and matrix products where it is not float32;
     `draws` seeds the model's own random numbers, None if it draws none; `sparsity` zeroes pruned
     weights; `device_rate`, of shape (), is what the optimizer reads the learning rate from, if not
-    from the host.
+    from the host; `image_format` is how images are to lie in memory, None as they come.
     """
 
     model: nn.Module
@@ -46,6 +46,7 @@ class TrainingStep:
     draws: int | None = None
     sparsity: Sparsity | None = None
     device_rate: torch.Tensor | None = None
+    image_format: torch.memory_format | None = None
 
     def rate(self, step: int) -> float:
         """Return the learning rate of the first group in the update from `step`."""
@@ -81,7 +82,7 @@ class TrainingStep:
         # Here and not after the update, so that a recorder still finds the gradients.
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            outputs = self.model(inputs)
+            outputs = self.model(self._laid_out(inputs))
             loss = self.problem.loss(outputs, targets)
         loss.backward()
         if self.sparsity is not None:
@@ -90,3 +91,8 @@ class TrainingStep:
         with torch.no_grad():
             accuracy = self.problem.score(outputs, targets).float().mean()
         return StepResult(loss.detach(), accuracy)
+
+    def _laid_out(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.image_format is None or inputs.ndim != 4:
+            return inputs
+        return inputs.contiguous(memory_format=self.image_format)

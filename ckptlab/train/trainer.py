@@ -94,6 +94,8 @@ class Request:
         uninterrupted run's.
     on_progress : callable or None
         Called with a `Progress` about twice a second.
+    replicas : int
+        Trainings that run at once in this process, of which this is one.
     pinned : Config or None
         The settings with device and threads of a run that is resumed; set by `prepare`.
     """
@@ -108,6 +110,7 @@ class Request:
     overwrite: bool = False
     allow_inexact: bool = False
     on_progress: Callable[[Progress], None] | None = None
+    replicas: int = 1
     pinned: Config | None = None
 
     @property
@@ -232,7 +235,7 @@ def _recorder(request: Request, training: Training, attributes: Mapping[str, Any
         steps=record.steps,
         observe=record.observe,
         arrays=record.arrays,
-        codec=_codec(config, training, resume=resume),
+        codec=_codec(config, training, resume=resume, replicas=request.replicas),
         memory=record.memory,
         flush_seconds=record.flush_seconds,
         sync_seconds=record.sync_seconds,
@@ -264,13 +267,13 @@ def _about(config: Config) -> dict[str, Any]:
     return found | ({"plugins": [file.name for file in plugins]} if plugins else {})
 
 
-def _codec(config: Config, training: Training, *, resume: bool) -> str:
+def _codec(config: Config, training: Training, *, resume: bool, replicas: int) -> str:
     """Choose the codec for ``auto`` before the arrays are made; a resumed run keeps its own."""
     if config.record.codec != AUTO or resume:
         return "dense" if resume else config.record.codec
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
     # On the CPU, compression takes its time from training.
-    free = encoding_threads() if training.device.type == "cuda" else 0
+    free = encoding_threads() / replicas if training.device.type == "cuda" else 0
     step_seconds = measure_step(config)
     return choose_codec(parameters, step_seconds, threads=free, budget=config.record.budget)
 

@@ -54,6 +54,8 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert facts["parameters"] == sum((64 * 300 + 300, 300 * 100 + 100, 100 * 10 + 10))
     assert facts["recorded_steps"] == 501
     assert facts["raw_bytes"] == 4 * facts["parameters"] * 501
+    assert {"device", "precision", "layout"} < facts["choices"].keys()
+    assert all(choice["value"] and choice["why"] for choice in facts["choices"].values())
     assert not path.exists()
 
 

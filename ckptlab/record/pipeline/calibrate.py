@@ -14,7 +14,7 @@ from ckptlab.store.format.zarr_metadata import CHUNK_PARAMETERS
 
 
 def choose_codec(
-    parameters: int, step_seconds: float, *, threads: int, budget: float = BUDGET
+    parameters: int, step_seconds: float, *, threads: float, budget: float = BUDGET
 ) -> str:
     """Return the densest codec that keeps up with a step, or the cheapest if none does.
 
