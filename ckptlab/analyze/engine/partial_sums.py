@@ -152,7 +152,8 @@ class Accumulator:
 
     def visit(self, row: int, chunk: Array, column: int, width: int) -> None:
         """Add `width` steps of a chunk whose first row is `row` and first step is `column`."""
-        from ckptlab.analyze.engine.kernel import LANES, accumulate
+        from ckptlab.analyze.engine.kernel import accumulate
+        from ckptlab.analyze.engine.lanes import LANES
 
         stop = min(row + len(chunk), len(self.carry))
         layout = self.stretch.layout(row, stop)
