@@ -19,6 +19,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
+@pytest.fixture(autouse=True)
+def _no_plugins_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take back what loading a plug-in says to the processes that are started later."""
+    monkeypatch.setenv("CKPTLAB_PLUGINS", "")
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """Two worker processes of dask that all tests of a cluster share."""

@@ -120,7 +120,7 @@ def test_failures_are_reported_and_the_rest_goes_on(tmp_path, there):
     [
         (["imp", "RUN", "--rewind", "49"], "--rewind 49 lies outside the run; accepted: 0 to 48"),
         (["perturb", "RUN", "--at", "5000", "--kind", "none"], "--at 5000 lies outside the run"),
-        (["perturb", "RUN", "--at", "8", "--kind", "nomod:f"], "cannot be imported"),
+        (["perturb", "RUN", "--at", "8", "--kind", "nomod:f"], "unknown perturbation 'nomod'"),
         (["imp", "RUN"], "--rewind STEP is needed"),
         (["imp", "RUN", "--rewind", "8", "--fraction", "1.5"], "fraction 1.5 is not accepted"),
         (["imp", "RUN", "--rewind", "8", "--scope", "tensor"], "scope"),
@@ -164,7 +164,7 @@ def test_runs_that_can_not_be_branched_from(tmp_path, call):
         recorder.step()
     code, _, error = call("imp", tmp_path / "own.zarr", "--rewind", "0")
     assert code == 2
-    assert "your own loop" in error
+    assert "a training loop outside ckptlab" in error
 
 
 def test_replicates_say_what_they_share(run, call, monkeypatch):

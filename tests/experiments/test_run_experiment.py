@@ -75,7 +75,10 @@ def workers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
 
 @pytest.mark.parametrize(
     ("levels", "rewind"),
-    [(2, "4,8"), pytest.param(5, "0,4,8", marks=pytest.mark.slow)],
+    [
+        pytest.param(2, "4,8", marks=pytest.mark.slow),
+        pytest.param(5, "0,4,8", marks=pytest.mark.slow),
+    ],
     ids=["8 jobs", "30 jobs"],
 )
 def test_killing_a_worker_and_the_driver_costs_nothing(dense, tmp_path, levels, rewind):

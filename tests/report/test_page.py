@@ -415,7 +415,7 @@ def test_heat_maps_are_means_over_bins(single_page: Opened, log: bool) -> None:
 
 def test_lines_hold_every_value(browser: Any, tmp_path: Path) -> None:
     """Zooming and saving need no more data than the line has: nothing is left out of it."""
-    made = record(tmp_path / "long.zarr", steps=3000, schedule="0:")
+    made = record(tmp_path / "long.zarr", steps=1500, schedule="0:")
     flips = ckptlab.open_run(made.path).analyze("sign-flips", relative_to="init").values
     with opened(browser, report(tmp_path / "long.html", made.path)) as page:
         drawn = page.drawn("telemetry-sign-flips-init", "[...plot.data[0].y]")
@@ -423,7 +423,7 @@ def test_lines_hold_every_value(browser: Any, tmp_path: Path) -> None:
         # Plotly draws the extremes of a line, but not a point for each step.
         count = "plot.querySelector('path.js-line').getAttribute('d').split(/[LHVM]/).length"
         path = page.drawn("telemetry-sign-flips-init", count)
-        assert path < 3000
+        assert path < 1500
 
 
 def test_numbers_are_written_alike_in_text_and_charts(single_page: Opened) -> None:

@@ -220,7 +220,10 @@ def _runs(flags: Array) -> list[tuple[int, int]]:
 
 
 def _usual_changes(changed: Array, group: tuple[int, int]) -> float:
-    """Return how many weights usually change beside a run of intervals in which none does."""
+    """Return how many weights usually change beside a run of intervals in which none does.
+
+    On the quieter side: where the learning rate falls towards a restart, 16-bit weights rest.
+    """
     first, last = group
-    beside = np.concatenate([changed[max(first - 3, 0) : first], changed[last + 1 : last + 4]])
-    return float(np.median(beside)) if len(beside) else 0.0
+    sides = (changed[max(first - 3, 0) : first], changed[last + 1 : last + 4])
+    return min((float(np.median(side)) for side in sides if len(side)), default=0.0)

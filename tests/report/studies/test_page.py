@@ -133,7 +133,9 @@ def check_table(
             assert (float(text) if text else math.nan) == pytest.approx(exact, rel=0, nan_ok=True)
 
 
-@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (420, "dark")])
+@pytest.mark.parametrize(
+    ("width", "theme"), [(1280, "light"), pytest.param(420, "dark", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", list(STUDIES))
 def test_it_draws_everything_and_asks_for_nothing(
     browser: Any, studies: Studies, kind: str, width: int, theme: str

@@ -58,7 +58,7 @@ def test_what_was_not_synced_does_not_count_after_another_boot(storage):
         (lambda a, _: a.pop("codec"), "codec"),
         (lambda a, _: a.update(tensors=[]), "holds no parameter"),
         (lambda _, m: m.pop("digest"), "digest"),
-        (lambda _, m: m.update(extra=m["loss"]), "array 'extra' is not of format 1"),
+        (lambda _, m: m.update(extra=m["loss"]), "array 'extra' is not stored as format 1 says"),
         (lambda _, m: m["loss"].update(shape=[20]), "'loss' is not as long as its axis step"),
         (lambda _, m: m["step"].update(shape=[2**50]), "not as long as its axis|absurd"),
         (lambda _, m: m["weights"].update(shape=[12, 21]), "'weights' has another shape"),

@@ -132,7 +132,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(actions)
 def test_any_sequence_of_blocks_partials_kills_and_cuts_equals_a_model(tmp_path_factory, actions):
     path = tmp_path_factory.mktemp("run")
