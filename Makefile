@@ -34,7 +34,7 @@ demo: install
 	@echo "The report: $(DEMO)/report.html"
 
 test: install browser
-	@echo "Running the tests on $(WORKERS) processes: about 5 minutes on two cores."
+	@echo "Running the tests on $(WORKERS) processes: 10 to 20 minutes on two cores."
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not gpu"
 
 lint: install

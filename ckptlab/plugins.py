@@ -47,6 +47,7 @@ def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
     held = sys.modules.get(name)
     if held is not None:
         if held.__file__ == str(path):
+            _inherit(path)
             return held
         raise PluginError(
             f"two plug-ins are called {path.stem}: {held.__file__} and {path}. Rename one of them."

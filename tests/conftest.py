@@ -19,10 +19,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
-@pytest.fixture(autouse=True)
-def _no_plugins_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _no_plugins_of_other_tests() -> Iterator[None]:
     """Take back what loading a plug-in says to the processes that are started later."""
-    monkeypatch.setenv("CKPTLAB_PLUGINS", "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CKPTLAB_PLUGINS", "")
+        yield
 
 
 @pytest.fixture(scope="session")

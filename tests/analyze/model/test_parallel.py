@@ -23,8 +23,8 @@ SMALL = {"samples": 24, "batch_size": 12}
 OPTIONS = {
     "evaluation": {"steps": "0:13:3", "correct": True},
     "gradient-magnitude": {"steps": "0:13:4", "full": True, "by": "layer", **SMALL},
-    "hessian-spectrum": {"steps": "0:13:4", "eigenvalues": 3, "vectors": True, **SMALL},
-    "gradient-subspace": {"steps": "0:13:4", "eigenvalues": 3, **SMALL},
+    "hessian-spectrum": {"steps": "0:13:12", "eigenvalues": 3, "vectors": True, **SMALL},
+    "gradient-subspace": {"steps": "0:13:12", "eigenvalues": 3, **SMALL},
     "fisher-trace": {"steps": "0:13:4", **SMALL},
     "connectivity": {"other": "@4", "alphas": 5, **SMALL},
 }
