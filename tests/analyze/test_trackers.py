@@ -94,7 +94,6 @@ def read_wandb(place):
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
 def test_a_tracker_receives_every_finite_number_at_its_step(tmp_path, monkeypatch, name):
-    pytest.importorskip(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

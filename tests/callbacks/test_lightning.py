@@ -4,16 +4,15 @@ import warnings
 
 import numpy as np
 import pytest
+import pytorch_lightning as lightning
 import torch
 from torch import nn
 
+from ckptlab.callbacks.lightning import RecorderCallback
 from ckptlab.errors import ConfigError
 from ckptlab.store.maintain.verify import verify
 from ckptlab.store.read.reader import open_store
 from tests.record.loops import Oops, vector
-
-lightning = pytest.importorskip("pytorch_lightning")
-from ckptlab.callbacks.lightning import RecorderCallback  # noqa: E402
 
 
 class Automatic(lightning.LightningModule):

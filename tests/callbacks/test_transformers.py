@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 
+from ckptlab.callbacks.transformers import RecorderCallback
 from ckptlab.errors import ConfigError
 from ckptlab.store.maintain.verify import verify
 from ckptlab.store.read.reader import open_store
 from tests.record.loops import Oops, assert_same_run, vector
-
-transformers = pytest.importorskip("transformers")
-from ckptlab.callbacks.transformers import RecorderCallback  # noqa: E402
 
 STEPS = 6
 

@@ -116,9 +116,8 @@ def test_masks_at_the_rewind_step(bench: Bench, name: str) -> None:
         np.testing.assert_array_equal(run.snapshot(4), bench.stored.snapshot(4) * wanted)
 
 
+@pytest.mark.parametrize("dense", ["without_biases"], indirect=True)  # the oracle has none
 def test_synaptic_flow_in_a_hundred_rounds(bench: Bench) -> None:
-    if Path(bench.stored.path).stem != "without_biases":
-        pytest.skip("the oracle has no biases")
     run = ckptlab.open_run(bench.stored.path)
     state = run.state_dict(4)
     layers = [state[f"{i}.weight"].double().numpy() for i in (0, 2, 4)]

@@ -105,7 +105,8 @@ def lbfgs(train):
 
 @loop
 def lora(train):
-    peft = pytest.importorskip("peft")
+    import peft
+
     config = peft.LoraConfig(r=2, target_modules=["0", "3"])
     model = peft.get_peft_model(net(), config)
     own = [p for p in model.parameters() if p.requires_grad]
@@ -178,7 +179,8 @@ def low_precision(train):
 
 @loop
 def accelerate(train):
-    library = pytest.importorskip("accelerate")
+    import accelerate as library
+
     accelerator = library.Accelerator(cpu=True, gradient_accumulation_steps=2)
     model = net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)

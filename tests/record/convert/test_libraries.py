@@ -11,7 +11,8 @@ from tests.record.convert.test_layouts import require_exact
 
 
 def small_llama(*, tied=False):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=32,
@@ -35,7 +36,6 @@ class Rows(torch.utils.data.Dataset):
 
 
 def test_transformers_trainer(tmp_path):
-    pytest.importorskip("accelerate")
     from transformers import Trainer, TrainingArguments
 
     model = small_llama()
@@ -74,7 +74,8 @@ def test_transformers_shards(tmp_path, dtype):
 
 
 def test_accelerate(tmp_path):
-    accelerate = pytest.importorskip("accelerate")
+    import accelerate
+
     accelerator = accelerate.Accelerator(cpu=True)
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     prepared, _ = accelerator.prepare(model, torch.optim.Adam(model.parameters()))
@@ -90,7 +91,7 @@ def test_accelerate(tmp_path):
 
 
 def test_lightning(tmp_path):
-    lightning = pytest.importorskip("pytorch_lightning")
+    import pytorch_lightning as lightning
 
     class Module(lightning.LightningModule):
         def __init__(self):
@@ -133,7 +134,8 @@ def test_lightning(tmp_path):
 
 
 def test_peft(tmp_path):
-    peft = pytest.importorskip("peft")
+    import peft
+
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     model = peft.get_peft_model(small_llama(), config)
     model.save_pretrained(tmp_path / "old" / "checkpoint-3")

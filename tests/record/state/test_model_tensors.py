@@ -140,9 +140,7 @@ def test_a_lazy_layer_is_named_with_the_fix():
 
 def test_wrappers_within_a_model_leave_no_trace_in_names():
     """One compiled submodule, one in DataParallel, one under activation checkpointing, one tied."""
-    checkpoint_wrapper = pytest.importorskip(
-        "torch.distributed.algorithms._checkpoint.checkpoint_wrapper"
-    ).checkpoint_wrapper
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
     def build():
         torch.manual_seed(0)
