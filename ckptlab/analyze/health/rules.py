@@ -116,7 +116,8 @@ def misplaced(numbers: Numbers, steps: Array, excused: Array) -> Iterator[Sympto
     if numbers.size < MANY or len(kept) < 5:
         return
     path = _Path(numbers.sketch[kept], steps[kept])
-    found = [*path.outliers(), *path.jumps()]
+    outliers = [*path.outliers()]
+    found = [*outliers, *path.jumps({k for _, (k,), _, _ in outliers})]
     if numbers.size >= INDEPENDENT:
         found += path.foreign_ends(np.sqrt(numbers.square[kept]), numbers.size)
     if len(found) <= max(FEW, RARE * len(kept)):
@@ -151,10 +152,11 @@ class _Path:
 
         One that is nearer to a far step than to its neighbours needs to be half as much away.
         """
-        for k in range(1, len(self._points) - 1):
+        # Beside the two intervals of a step, those that follow and precede both.
+        before = self._usual([*range(-_NEAR, 0), *range(2, _NEAR + 2)])[:-1]
+        after = self._usual([*range(-_NEAR - 1, -1), *range(1, _NEAR + 1)])[1:]
+        for k, usual in enumerate(np.stack([before, after], axis=1), 1):
             sides = self._moves[k - 1 : k + 1]
-            near = [j for j in range(k - 1 - _NEAR, k + 1 + _NEAR) if j not in (k - 1, k)]
-            usual = np.array([self._usual(i, near) for i in (k - 1, k)])
             if not (sides > AWAY / 2 * usual).all() or not usual.all():
                 continue
             across = np.linalg.norm(self._points[k + 1] - self._points[k - 1])
@@ -171,15 +173,12 @@ class _Path:
             elif returns and times >= AWAY:
                 yield "outlier", (k,), ratio, (k, k - 1, k + 1)
 
-    def jumps(self) -> Iterator[_Found]:
+    def jumps(self, outliers: set[int]) -> Iterator[_Found]:
         """Find intervals over which the path goes much farther than before and after."""
-        last = len(self._moves) - 1
-        outliers = {k for _, (k,), _, _ in self.outliers()}
-        for i in range(1, last):
-            near = [j for j in range(i - _NEAR, i + _NEAR + 1) if j != i]
-            usual = self._usual(i, near)
-            if usual and self._moves[i] > JUMP * usual and not outliers & {i, i + 1}:
-                said = f"{self._moves[i] / usual:.1f} times as far apart as others near by"
+        usual = self._usual([*range(-_NEAR, 0), *range(1, _NEAR + 1)])
+        for i in range(1, len(self._moves) - 1):
+            if 0 < JUMP * usual[i] < self._moves[i] and not outliers & {i, i + 1}:
+                said = f"{self._moves[i] / usual[i]:.1f} times as far apart as others near by"
                 yield "jump", (i, i + 1), said, (i, i + 1)
 
     def foreign_ends(self, norms: Array, size: int) -> Iterator[_Found]:
@@ -188,8 +187,8 @@ class _Path:
         Two draws of the same initialisation are orthogonal; training keeps a direction.
         """
         for i, end, other in ((0, 0, 1), (len(self._moves) - 1, -1, -2)):
-            near = range(1, 1 + 2 * _NEAR) if i == 0 else range(i - 2 * _NEAR, i)
-            usual, apart = self._usual(i, [*near]), norms[end] ** 2 + norms[other] ** 2
+            inwards = range(1, 1 + 2 * _NEAR) if i == 0 else range(-2 * _NEAR, 0)
+            usual, apart = self._usual([*inwards])[i], norms[end] ** 2 + norms[other] ** 2
             cosine = (apart - self._moves[i] ** 2) / max(2 * norms[end] * norms[other], 1e-300)
             # The sketch tells a cosine to about one by the root of its length.
             slack = 4 * (1 / np.sqrt(size) + 1 / np.sqrt(self._points.shape[1]))
@@ -199,18 +198,20 @@ class _Path:
                 said = f"{self._moves[i] / usual:.0f} times as far apart as the next ones"
                 yield "foreign", at, said, at
 
-    def _usual(self, i: int, near: list[int]) -> float:
-        """Return how far interval `i` may go, by intervals near by; 0 if there are too few.
+    def _usual(self, offsets: list[int]) -> Array:
+        """Return how far each interval may go, by those at some offsets; 0 if there are too few.
 
         Over L times the updates, noise goes √L times as far and a direction L times: the more of
         the two counts. The largest of several is left out, since damage may come in pairs.
         """
-        known = [j for j in near if 0 <= j < len(self._moves)]
-        if len(known) < 2:
-            return 0.0
-        ratios = self._spans[i] / self._spans[known]
-        moves = np.sort(self._moves[known] * np.maximum(ratios, np.sqrt(ratios)))
-        return float(moves[-2] if len(known) > 2 else moves[-1])
+        near = np.arange(len(self._moves))[:, None] + offsets
+        known = (near >= 0) & (near < len(self._moves))
+        near = np.where(known, near, 0)
+        ratios = self._spans[:, None] / self._spans[near]
+        moves = self._moves[near] * np.maximum(ratios, np.sqrt(ratios))
+        moves = np.sort(np.where(known, moves, -np.inf), axis=1)
+        count = known.sum(axis=1)
+        return np.where(count > 2, moves[:, -2], np.where(count == 2, moves[:, -1], 0.0))
 
 
 def _runs(flags: Array) -> list[tuple[int, int]]:
