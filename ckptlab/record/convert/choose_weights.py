@@ -19,6 +19,9 @@ STATES = (
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Names that torch.compile, FSDP and activation checkpointing put on the way to a tensor."""
 
+OPTIMIZER = re.compile(r"optim(izer)?s?(_\d+)?(_states?)?(_dict)?")
+"""Keys under which checkpoints keep the state of an optimizer."""
+
 _AVERAGED = re.compile(r"(?:^|_)(?:ema|swa|averaged?|shadow|polyak|best)(?:_|$)", re.IGNORECASE)
 _BESIDE = re.compile(
     r"^opt|optim|sched|scaler|rng|random|loops?$|callback|hyper|param_groups|^h?args|config|loader"
@@ -80,7 +83,10 @@ def choose_weights(
     elif weights is not None and weights != "model":
         found, place = _copy(node, weights, label)
     else:
-        found, place = node, ""
+        # An optimizer's state that is read comes with the run: it is not left out.
+        read = content.optimizers is not None
+        found = {k: v for k, v in node.items() if not (read and OPTIMIZER.fullmatch(k))}
+        place = ""
     chosen = _descend(found, place) if key is None else Weights(tensors={}, chosen=key)
     source = chosen.source if chosen.source is not None else found
     if not chosen.tensors:

@@ -57,7 +57,7 @@ def read_anchor(
         return _anchor(found[0], names, layout, step), ""
     except CkptlabError as error:
         return None, f"left out the optimizer: {error}"
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (LookupError, TypeError, AttributeError, ValueError):
         return None, "left out the optimizer: it is no state_dict of torch's"
 
 
@@ -65,16 +65,20 @@ def _names(
     optimizer: Mapping[str, Any], content: Content, weights: Weights, layout: Layout
 ) -> list[str] | str:
     """Name the parameter of each of the optimizer's, in its order; else say why not."""
-    groups = optimizer["param_groups"]
-    count = sum(len(group["params"]) for group in groups)
+    groups, keys = optimizer["param_groups"], _keys(optimizer)
+    count = len(keys)
+    known = {n: row.name for row in layout.tensors for n in (row.name, *row.aliases)}
     own = [name for group in groups for name in group.get("param_names", ())]
+    if len(own) != count and all(isinstance(key, str) for key in keys):
+        own = keys  # as torch.distributed.checkpoint.state_dict names them
     if len(own) == count > 0:
-        candidates = [own]
+        if unknown := [name for name in own if name not in known]:
+            return f"it names the parameter {unknown[0]!r:.80}, which the model lacks"
+        candidates = [[known[name] for name in own]]
     else:
         order = content.order([*weights.tensors])
         if order is None:
             return "the files do not tell the order of the parameters"
-        known = {n: row.name for row in layout.tensors for n in (row.name, *row.aliases)}
         names = [*dict.fromkeys(known[name] for name in order if name in known)]
         kinds = {row.name: row.kind in ("norm", "bias") for row in layout.tensors}
         # HF's Trainer has a group that decays, then one of biases and norms that does not.

@@ -10,11 +10,17 @@ import io
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ckptlab.errors import DataError
+from ckptlab.record.convert.readers.dcp_optimizer import (
+    Value,
+    place_in_optimizer,
+    read_optimizers,
+)
 from ckptlab.record.convert.readers.model_folder import inside
 from ckptlab.record.convert.step_numbers import INSIDE
 from ckptlab.record.convert.tensors import (
@@ -54,21 +60,13 @@ def read_dcp(path: Path) -> Content:
         )
     metadata = _metadata(inside(home, ".metadata"))
     try:
-        blobs: dict[str, list[tuple[tuple[int, ...] | None, Any]]] = {}
-        for index, info in metadata.storage_data.items():
-            offset = getattr(index, "offset", None)
-            start = None if offset is None else tuple(int(n) for n in offset)
-            blobs.setdefault(index.fqn, []).append((start, info))
+        entries = _entries(home, metadata)
         tree: dict[str, Any] = {}
-        places = metadata.planner_data if isinstance(metadata.planner_data, Mapping) else {}
-        for name, entry in metadata.state_dict_metadata.items():
-            keys = [str(key) for key in places.get(name, (name,))] or [name]
-            if hasattr(entry, "properties"):
-                value: Any = _tensor(home, name, entry, blobs.get(name, []))
-            elif keys[-1] in INSIDE or keys[0] in ("train_state", "state"):
-                value = _plain(home, blobs.get(name, []))
-            else:
-                continue
+        for keys, value in entries:
+            if not isinstance(value, LazyTensor):
+                if keys[-1] not in INSIDE and keys[0] not in ("train_state", "state"):
+                    continue
+                value = _known(value)  # noqa: PLW2901
             node = tree
             for key in keys[:-1]:
                 node = node.setdefault(key, {})
@@ -79,7 +77,49 @@ def read_dcp(path: Path) -> Content:
         raise DataError(
             f"{home}/.metadata is damaged ({type(error).__name__}: {error!s:.80})"
         ) from error
-    return Content(tree=tree)
+    beside = path / "optimizer_0"  # where Accelerate puts it
+    apart = home != path and (beside / ".metadata").is_file()
+    known = apart or any(place_in_optimizer(keys) for keys, _ in entries)
+    # Several ranks write the tensors in an order of theirs.
+    alone = not any(file.name[2:4] != "0_" for file in home.glob("__*.distcp"))
+    return Content(
+        tree=tree,
+        optimizers=partial(_optimizers, beside if apart else None, entries) if known else None,
+        order=list if alone else lambda _: None,
+    )
+
+
+def _known(read: Callable[[], Any]) -> Any:
+    """Read a value; None if that would need code of the checkpoint."""
+    try:
+        return read()
+    except DataError:
+        return None
+
+
+def _optimizers(beside: Path | None, entries: list[tuple[list[str], Value]]) -> list[Any]:
+    if beside is not None:
+        entries = _entries(beside, _metadata(inside(beside, ".metadata")))
+    return read_optimizers(entries)
+
+
+def _entries(home: Path, metadata: Any) -> list[tuple[list[str], Value]]:
+    """List what the checkpoint holds by its keys: tensors, and what reads another value."""
+    blobs: dict[str, list[tuple[tuple[int, ...] | None, Any]]] = {}
+    for index, info in metadata.storage_data.items():
+        offset = getattr(index, "offset", None)
+        start = None if offset is None else tuple(int(n) for n in offset)
+        blobs.setdefault(index.fqn, []).append((start, info))
+    places = metadata.planner_data if isinstance(metadata.planner_data, Mapping) else {}
+    found: list[tuple[list[str], Value]] = []
+    for name, entry in metadata.state_dict_metadata.items():
+        keys = [str(key) for key in places.get(name, (name,))] or [name]
+        held = blobs.get(name, [])
+        is_tensor = hasattr(entry, "properties")
+        found.append(
+            (keys, _tensor(home, name, entry, held) if is_tensor else partial(_plain, home, held))
+        )
+    return found
 
 
 class _Record:
@@ -235,13 +275,10 @@ class _Piece(io.RawIOBase):
 
 
 def _plain(home: Path, blobs: list[tuple[tuple[int, ...] | None, Any]]) -> Any:
-    """Read a small value that is no tensor, such as the step; None if it cannot be read."""
+    """Read a small value that is no tensor, such as the step; None if it is not small."""
     from ckptlab.record.convert.readers.pickles import load
 
     if not blobs or int(blobs[0][1].length) > 2**20:
         return None
     piece = _Piece(home, blobs[0][1])
-    try:
-        return load(io.BytesIO(piece.read(piece.length)))
-    except DataError:
-        return None
+    return load(io.BytesIO(piece.read(piece.length)))
