@@ -86,12 +86,16 @@ def _lines(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
             tickformat=".2~%" if data.panel.percent else None,
             **place,
         )
-        # All panels share one step axis, so that zooming into one panel zooms into every panel.
-        drawn.update_xaxes(matches="x" if number else None, **place)
+        # Panels over steps share one axis, so that zooming into one zooms into all of them.
+        first = next(k for k, other in enumerate(panels) if other.x_name == data.x_name)
+        drawn.update_xaxes(
+            matches=f"x{first + 1 if first else ''}" if number > first else None,
+            type="log" if metric.plot.log_x and data.over_steps else "linear",
+            title={"text": _x_title(data, metric), "font": {"size": 12}},
+            **place,
+        )
         if len(panels) > 1:
             _head(drawn, data, legend, number)
-    drawn.update_xaxes(type="log" if metric.plot.log_x else "linear")
-    drawn.update_xaxes(title_text=_x_title(panels[-1], metric), title_font_size=12)
     longest = max(len(data.curves) for data in panels) if len(panels) == 1 else 0
     drawn.update_layout(
         height=max(480, 130 + 300 * rows, 150 + LEGEND_ROW * longest),
@@ -122,7 +126,7 @@ def _line(curve: Curve, data: PanelData, style: tuple[str, str], metric: Metric)
     dash, colour = style
     faint = curve.variable in data.panel.faint
     return {
-        "x": positions(curve.x, metric.plot.log_x),
+        "x": positions(curve.x, metric.plot.log_x and data.over_steps),
         "y": np.where(np.isfinite(curve.y), curve.y, np.nan),
         "name": _escaped(curve.name),
         "mode": "lines+markers" if len(curve.x) <= MARKERS_UP_TO else "lines",

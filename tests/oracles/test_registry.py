@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptlab.analyze.registry.metrics import ENTRIES
+from ckptlab.analyze.registry.entries import ENTRIES
 from ckptlab.experiments.operations.criteria import PRUNING
 from ckptlab.experiments.operations.registry import PERTURBATIONS
 from ckptlab.train.optimizers import OPTIMIZERS

@@ -18,7 +18,9 @@ COMPARED = {
     "sign-flips": "previous",
     "cosine": "init",
     "effective-std": "init",
+    "unchanged": "previous",
 }
+SPECTRA = ("spectral-norm", "stable-rank", "effective-rank", "condition")
 
 
 def half(run: PlainRun) -> np.ndarray:
@@ -57,6 +59,80 @@ def test_compared_with_a_snapshot(make, name: str, metric: str) -> None:
             found = by_tensor.sel(tensor=tensor["name"])
             defined = np.isfinite(wanted)
             np.testing.assert_allclose(found[defined], wanted[defined], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_zeros_and_the_shape_of_the_distribution(make, name: str) -> None:
+    path = make(name)
+    run, package = PlainRun(path), ckptlab.open_run(path)
+    for mask in (None, half(run)):
+        chosen = run.matrices if mask is None else run.matrices & mask
+        # A pruned weight is a zero that is stored.
+        np.testing.assert_allclose(
+            package.analyze("sparsity", mask=mask), oracles.sparsity(run.weights[chosen])
+        )
+        wanted = oracles.kurtosis(run.weights[chosen & run.kept])
+        np.testing.assert_allclose(package.analyze("kurtosis", mask=mask), wanted, rtol=1e-6)
+    layers = package.analyze("kurtosis", by="tensor", kinds="all")
+    for number, tensor in enumerate(run.tensors):
+        own = run.weights[(run.tensor == number) & run.kept]
+        same = np.ptp(own, axis=0) == 0
+        found = layers.sel(tensor=tensor["name"]).values
+        assert np.isnan(found[same]).all()
+        np.testing.assert_allclose(found[~same], oracles.kurtosis(own[:, ~same]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dense", "masked", "branch", "resnet"])
+def test_spectra(make, name: str) -> None:
+    path = make(name)
+    run, package = PlainRun(path), ckptlab.open_run(path)
+    found = {metric: package.analyze(metric) for metric in SPECTRA}
+    tails = package.analyze("heavy-tail")
+    for number, tensor in enumerate(run.tensors):
+        if len(tensor["shape"]) < 2:
+            assert tensor["name"] not in tails["tensor"]
+            continue
+        for k in range(0, len(run.steps), 5):
+            matrix = run.weights[run.tensor == number, k].reshape(tensor["shape"])
+            at = {"tensor": tensor["name"], "step": run.steps[k]}
+            for metric in SPECTRA:
+                wanted = ORACLES["metric", metric].function(matrix)
+                assert float(found[metric].sel(at)) == pytest.approx(wanted, rel=1e-5), metric
+            row = tails.sel(at)
+            wanted = oracles.heavy_tail(matrix)
+            one = [float(row[key]) for key in ("alpha", "distance", "tail_size")]
+            np.testing.assert_allclose(one, wanted, rtol=1e-5)
+
+
+def test_what_a_mask_prunes_is_zero_in_a_matrix(make) -> None:
+    path = make("dense")
+    run, mask = PlainRun(path), half(PlainRun(path))
+    found = ckptlab.open_run(path).analyze("stable-rank", mask=mask, steps="12")
+    rows = run.tensor == 0
+    matrix = np.where(mask, run.weights[:, -1], 0)[rows].reshape(run.tensors[0]["shape"])
+    assert float(found[0, 0]) == pytest.approx(oracles.stable_rank(matrix), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_alignment(make, name: str) -> None:
+    path = make(name)
+    run, package = PlainRun(path), ckptlab.open_run(path)
+    gradients = run["gradients"].astype(np.float64)
+    lags = min(4, len(run.steps) - 2)
+    wanted = oracles.alignment(run.weights[run.selected], gradients[run.selected], run.steps, lags)
+    found = package.analyze("alignment", lags=4)
+    for variable, values in wanted.items():
+        np.testing.assert_allclose(found[variable], values, atol=1e-6)
+    some = package.analyze("alignment", lags=4, steps=f"{run.steps[3]}:", by="tensor")
+    for number, tensor in enumerate(run.tensors):
+        own = (run.tensor == number) & run.selected
+        if own.any():
+            one = oracles.alignment(run.weights[own], gradients[own], run.steps, lags)
+            np.testing.assert_allclose(
+                some["update_cosine"].sel(tensor=tensor["name"]),
+                one["update_cosine"][3:],
+                atol=1e-6,
+            )
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg
+from scipy import stats
 
 from tests.oracles.plain import FRANKLE, oracle
 
@@ -50,6 +52,87 @@ def cosine(w: Array, r: Array) -> Array:
 def effective_std(w: Array, r: Array) -> Array:
     change = w - r
     return np.sqrt(((change - change.mean(axis=0)) ** 2).mean(axis=0))
+
+
+@oracle("metric", "unchanged", "relative 1e-12", "arXiv:2602.03839")
+def unchanged(w: Array, r: Array) -> Array:
+    """Bits of float32; float64 of the same number and the same sign."""
+    same = (w == r) & (np.signbit(w) == np.signbit(r))
+    return np.where(np.isnan(r).any(axis=0), np.nan, same.mean(axis=0))
+
+
+@oracle("metric", "sparsity", "relative 1e-12", f"{FRANKLE}, section 4")
+def sparsity(w: Array) -> Array:
+    return (w == 0).mean(axis=0)
+
+
+@oracle("metric", "kurtosis", "relative 1e-6", "scipy.stats.kurtosis")
+def kurtosis(w: Array) -> Array:
+    return stats.kurtosis(w, axis=0)
+
+
+def spectrum(matrix: Array) -> Array:
+    """Singular values, increasing."""
+    return scipy.linalg.svd(matrix.reshape(len(matrix), -1), compute_uv=False)[::-1]
+
+
+@oracle("metric", "spectral-norm", "relative 1e-6", "numpy.linalg.norm")
+def spectral_norm(matrix: Array) -> float:
+    return float(np.linalg.norm(matrix.reshape(len(matrix), -1), 2))
+
+
+@oracle("metric", "stable-rank", "relative 1e-6", "arXiv:math/0503442")
+def stable_rank(matrix: Array) -> float:
+    return float((matrix**2).sum() / spectral_norm(matrix) ** 2)
+
+
+@oracle("metric", "effective-rank", "relative 1e-6", "Roy & Vetterli (2007)")
+def effective_rank(matrix: Array) -> float:
+    return float(np.exp(stats.entropy(spectrum(matrix))))
+
+
+@oracle("metric", "condition", "relative 1e-5", "numpy.linalg.cond")
+def condition(matrix: Array) -> float:
+    return float(np.linalg.cond(matrix.reshape(len(matrix), -1)))
+
+
+@oracle("metric", "heavy-tail", "relative 1e-5", "arXiv:0706.1062, section 3")
+def heavy_tail(matrix: Array) -> tuple[float, float, float]:
+    """α, the distance and the size of the tail, by trying every start of the tail."""
+    values = spectrum(matrix)
+    values = values[values > values[-1] * len(values) * 2.0**-23] ** 2
+    best = (np.nan, np.inf, np.nan)
+    for start in values[:-1]:
+        tail = values[values >= start]
+        alpha = 1 + len(tail) / np.log(tail / start).sum()
+        below = np.arange(len(tail)) / len(tail)
+        distance = np.abs(1 - (tail / start) ** (1 - alpha) - below).max()
+        if distance < best[1]:
+            best = (alpha, distance, len(tail))
+    return best
+
+
+@oracle("metric", "alignment", "absolute 1e-6", f"{FRANKLE}, section 4")
+def alignment(w: Array, g: Array, steps: Array, lags: int) -> dict[str, Array]:
+    """Cosines of every pair of updates, one after the other."""
+    u = w - with_previous(w)
+
+    def angle(a: Array, b: Array) -> float:
+        return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+    count = w.shape[1]
+    turned = np.array([angle(u[:, k], u[:, k - 1]) if k > 1 else np.nan for k in range(count)])
+    single = [k > 0 and steps[k] == steps[k - 1] + 1 for k in range(count)]
+    down = np.array([angle(-u[:, k], g[:, k]) if single[k] else np.nan for k in range(count)])
+    found = []
+    for lag in range(1, lags + 1):
+        late, early = u[:, 1 + lag :], u[:, 1 : count - lag]
+        found.append((late * early).sum() / np.sqrt((late**2).sum() * (early**2).sum()))
+    return {
+        "update_cosine": turned,
+        "gradient_cosine": down,
+        "autocorrelation": np.array(found),
+    }
 
 
 @oracle("metric", "gradient-magnitude", CLOSE, f"{FRANKLE}, section 4")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ from ckptlab.analyze.engine.executor import Executor, open_executor
 from ckptlab.analyze.engine.labels import labelled
 from ckptlab.analyze.engine.memory import share_memory
 from ckptlab.analyze.engine.moments import combine_tree
-from ckptlab.analyze.engine.selection import Rows, Selection, select
+from ckptlab.analyze.engine.selection import Rows, Selection, count_weights, select
 from ckptlab.analyze.engine.source import BlockGrid, Source
 from ckptlab.analyze.registry.spec import Metric
-from ckptlab.errors import ConfigError, spell
+from ckptlab.errors import ConfigError, LayoutError, spell
 from ckptlab.registry import PLUGIN_PREFIX, resolve
 
 Array = npt.NDArray[Any]
@@ -68,9 +69,27 @@ def run_snapshot(metric: Metric, source: Source, **settings: Any) -> xr.DataArra
     """Call the function with the weights of each group at each step."""
     selection, own, scheduler, memory = _settings(metric, source, settings)
     function = Portable(_function(metric))
+    return call_on_snapshots(
+        metric, source, selection, function, own, scheduler=scheduler, memory=memory
+    )
+
+
+def call_on_snapshots(
+    metric: Metric,
+    source: Source,
+    selection: Selection,
+    function: Callable[..., Any],
+    options: dict[str, Any],
+    *,
+    scheduler: Any = None,
+    memory: Any = None,
+) -> xr.DataArray | xr.Dataset:
+    """Call a function with the weights of each group at each step, and label what it returns."""
     shapes = [t.shape for t in source.layout.tensors] if metric.shaped else None
+    if shapes is not None:
+        _require_whole(metric, selection)
     with open_executor(scheduler) as executor:
-        parts = _snapshot_tasks(source, selection, executor, memory, (function, own, shapes))
+        parts = _snapshot_tasks(source, selection, executor, memory, (function, options, shapes))
         done = executor.compute(parts)
     cells = {cell: value for part in done for cell, value in part.items()}
     return _labelled(metric, selection, cells)
@@ -122,9 +141,13 @@ def snapshot_task(
     at = np.array(list(steps.values()))
     taken = []
     for block, rows in blocks:
-        group = rows.group()
+        # Whole tensors keep their shape: what a mask prunes is zero in them.
+        group = rows.group() if shapes is None else replace(rows, keep=None).group()
         inside = np.flatnonzero(np.isin(group, groups))
-        taken.append((group[inside], rows.tensor()[inside], block.take(inside, at)))
+        found = block.take(inside, at)
+        if shapes is not None and rows.keep is not None:
+            found[~rows.keep[inside]] = 0
+        taken.append((group[inside], rows.tensor()[inside], found))
     owner = np.concatenate([group for group, _, _ in taken])
     tensor = np.concatenate([tensor for _, tensor, _ in taken])
     values = np.concatenate([values for _, _, values in taken])
@@ -193,6 +216,17 @@ def _function(metric: Metric) -> Callable[..., Any]:
     return function
 
 
+def _require_whole(metric: Metric, selection: Selection) -> None:
+    held = count_weights(replace(selection, keep=None))
+    sizes = {t.name: t.size for t in selection.source.layout.tensors}
+    for name, count in zip(selection.names, held.tolist(), strict=True):
+        if count != sizes[name]:
+            raise LayoutError(
+                f"{metric.name} is of whole tensors; the dataset holds {count} of the "
+                f"{sizes[name]} weights of {name!r}"
+            )
+
+
 def _settings(
     metric: Metric, source: Source, settings: dict[str, Any]
 ) -> tuple[Selection, dict[str, Any], Any, Any]:
@@ -205,9 +239,6 @@ def _settings(
             "which is the default"
         )
     scheduler, memory = shared.pop("scheduler"), shared.pop("memory")
-    if metric.shaped:
-        # A pruned weight is a zero in the tensor, not missing from it.
-        shared["mask"] = None
     selection = select(source, by=by, **shared)
     return selection, settings, scheduler, memory
 
@@ -222,14 +253,16 @@ def _snapshot_tasks(
     share = share_memory(source, "weights", ROW_BYTES, executor.workers, memory)
     grid = source.grid("weights")
     rows = [selection.rows(stretch) for stretch in grid.rows]
+    # Pruned weights are read, too.
+    sizes = count_weights(replace(selection, keep=None))
     parts = []
     for j, span in enumerate(grid.columns):
         at = np.flatnonzero((selection.columns >= span.start) & (selection.columns < span.stop))
         within = (selection.columns[at] - span.start).tolist()
         # The weights twice, as they are read and as they are handed over, and which they are.
         fits = share.bytes // 24
-        for groups in _batches(selection.weights, fits // max(len(at), 1)):
-            held = max(1, int(fits // max(selection.weights[groups].sum(), 1)))
+        for groups in _batches(sizes, fits // max(len(at), 1)):
+            held = max(1, int(fits // max(sizes[groups].sum(), 1)))
             for k in range(0, len(at), held):
                 steps = dict(zip(at[k : k + held].tolist(), within[k : k + held], strict=True))
                 blocks = _blocks(grid, j, rows, groups)

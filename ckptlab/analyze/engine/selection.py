@@ -187,7 +187,7 @@ def select(
         keep=surviving(source, mask),
         source=source,
     )
-    selection = replace(selection, weights=_count(selection))
+    selection = replace(selection, weights=count_weights(selection))
     if not selection.weights.any():
         raise _no_weight(selection.keep, chosen_kinds)
     return selection
@@ -211,7 +211,7 @@ def _tensors(
     return ("matrices",), matrices
 
 
-def _count(selection: Selection) -> npt.NDArray[np.int64]:
+def count_weights(selection: Selection) -> npt.NDArray[np.int64]:
     """Count the selected weights of each group, a stretch of parameters after the other."""
     counts = np.zeros(len(selection.names), np.int64)
     parameters = selection.source.parameters

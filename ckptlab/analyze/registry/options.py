@@ -181,6 +181,12 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
                 least=1,
                 help="How many of the largest Hessian eigenvalues; default: the number of classes.",
             ),
+            Option(
+                name="lags",
+                metavar="N",
+                least=1,
+                help="The largest lag of the autocorrelation, in recorded steps.",
+            ),
             Option(name="vectors", help="Return the eigenvectors too."),
             Option(
                 name="labels",

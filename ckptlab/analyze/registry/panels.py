@@ -130,6 +130,20 @@ TELEMETRY: tuple[Panel, ...] = (
 )
 """The paper's figure 3, and what is had for nothing beside it."""
 
+ALIGNMENT: tuple[Panel, ...] = (
+    Panel(
+        variables=("update_cosine", "gradient_cosine"),
+        title="Direction of the updates",
+        about="Cosine of each update with the one before, and with minus its mini-batch gradient.",
+        noisy=True,
+    ),
+    Panel(
+        variables=("autocorrelation",),
+        title="Autocorrelation of the updates",
+        about="Of updates so many recorded steps apart, over all selected steps.",
+    ),
+)
+
 HESSIAN_SPECTRUM: tuple[Panel, ...] = (
     Panel(
         variables=("eigenvalues",),

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from ckptlab.analyze.engine.histories import sum_over_paths
 from ckptlab.analyze.engine.moments import Moments, compute_moments
 from ckptlab.analyze.engine.observed import ObservedSource, observed
 from ckptlab.analyze.engine.selection import Reference, Selection, select
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.weights.distance import PREVIOUS
 from ckptlab.analyze.weights.gradients import pooled_gradients
-from ckptlab.analyze.weights.trajectory import sum_over_paths
 from ckptlab.errors import StepError
 
 Array = npt.NDArray[Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -12,20 +11,16 @@ import numpy.typing as npt
 import xarray as xr
 
 from ckptlab.analyze.engine.executor import open_executor
+from ckptlab.analyze.engine.histories import sum_over_paths
 from ckptlab.analyze.engine.labels import STEP_ATTRIBUTES
-from ckptlab.analyze.engine.memory import share_memory
-from ckptlab.analyze.engine.moments import combine_tree, compute_moments, warn_of_nan
+from ckptlab.analyze.engine.moments import compute_moments, warn_of_nan
 from ckptlab.analyze.engine.partial_sums import NaNSpot, merge_spots
-from ckptlab.analyze.engine.selection import Rows, Selection, select
+from ckptlab.analyze.engine.selection import Selection, select
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.registry.options import Selected
 from ckptlab.errors import LayoutError, StepError, spell
-from ckptlab.store.format.zarr_metadata import CHUNK_PARAMETERS
 
 Array = npt.NDArray[Any]
-
-SLAB_BYTES = 2**26
-"""Float64 bytes of the weights at all steps that one task of `subspace` holds."""
 
 
 def trajectories(
@@ -164,27 +159,6 @@ def subspace(
     )
 
 
-def path_task(
-    blocks: list[Any],
-    columns: list[slice],
-    wanted: Array,
-    rows: Rows,
-    part: slice,
-    function: Callable[[Array], Array],
-) -> Array:
-    """Apply a function to the histories of some weights; runs in a dask task.
-
-    `blocks` hold the recorded steps of `columns`, `wanted` are positions of recorded steps, and
-    `part` is the stretch of the blocks to take. The function gets float64, (weights, wanted).
-    """
-    chosen = np.flatnonzero(rows.group() >= 0) + part.start
-    path = np.empty((len(chosen), len(wanted)))
-    for block, stretch in zip(blocks, columns, strict=True):
-        a, b = np.searchsorted(wanted, [stretch.start, stretch.stop])
-        path[:, a:b] = block.take(chosen, wanted[a:b] - stretch.start)
-    return function(path)
-
-
 def centred_gram(path: Array) -> Array:
     """Return the products of centred histories, summed over weights, shape (wanted, wanted)."""
     path -= path.mean(axis=1, keepdims=True)
@@ -241,45 +215,6 @@ def _warn_of_nan(source: Source, selection: Selection, names: Array, values: Arr
         position = int(selection.columns[column])
         spots = merge_spots(spots, {int(names[row]): NaNSpot(position, position, 1)})
     warn_of_nan(source, spots)
-
-
-def sum_over_paths(
-    source: Source,
-    selection: Selection,
-    columns: Array,
-    function: Callable[[Array], Array],
-    scheduler: Any = None,
-    memory: Any = None,
-) -> Array:
-    """Sum over stretches of the selected weights what a function makes of their histories."""
-    from dask.delayed import delayed
-
-    task = delayed(path_task, pure=False)
-    width = 8 * len(columns)
-    with open_executor(scheduler) as executor:
-        # A task holds the path twice, what is read and what is centred, for some chunks at least.
-        least = 2 * width * CHUNK_PARAMETERS
-        share = share_memory(source, "weights", 0, executor.workers, memory, least)
-        grid = source.grid("weights", share.pieces)
-        # Whole chunks, so that none is decoded twice.
-        most = min(SLAB_BYTES, share.bytes // 2)
-        slab = CHUNK_PARAMETERS * max(1, most // (width * CHUNK_PARAMETERS))
-        tasks = []
-        held = [
-            j
-            for j, c in enumerate(grid.columns)
-            if ((columns >= c.start) & (columns < c.stop)).any()
-        ]
-        for i, stretch in enumerate(grid.rows):
-            blocks, spans = [grid.blocks[i][j] for j in held], [grid.columns[j] for j in held]
-            for start in range(stretch.start, stretch.stop, slab):
-                rows = selection.rows(slice(start, min(start + slab, stretch.stop)))
-                if rows.selected:
-                    part = slice(start - stretch.start, start - stretch.start + slab)
-                    tasks.append(task(blocks, spans, columns, rows, part, function))
-        total = combine_tree(tasks, delayed(np.add, pure=False))
-        found: Array = executor.compute(total, share.workers)
-    return found
 
 
 def _principal(gram: Array, count: int) -> tuple[Array, Array]:
