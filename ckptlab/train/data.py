@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from ckptlab.problems.examples import Examples, as_examples
 from ckptlab.train.augment import Normalisation
+from ckptlab.train.data_root import named_root
 from ckptlab.train.datasets.images import Images, as_images, moments
 from ckptlab.train.datasets.registry import (
     DATA_SOURCES,
@@ -52,10 +53,11 @@ def data_shape(config: DataConfig) -> DataShape:
     """
     source = DATA_SOURCES.find(config.name, "data.name")
     if source.shape is not None:
-        return source.shape
+        side = getattr(config, "image_size", None)
+        return replace(source.shape, height=side, width=side) if side else source.shape
     if source.describe is None:
         return _shape_of(_images(config, download=True))
-    described: DataShape = call(source.describe, "data.name", config.model_dump())
+    described: DataShape = call(source.describe, "data.name", _settings(config))
     return described
 
 
@@ -102,9 +104,17 @@ def load_data(
 def _images(config: DataConfig, *, download: bool) -> Images:
     if isinstance(config, OtherDataConfig):
         return as_images(_own_data(config), f"data.name={config.name}")
-    offered = config.model_dump() | {"download": download}
+    offered = _settings(config) | {"download": download}
     images: Images = call(DATA_SOURCES.find(config.name).load, "data.name", offered)
     return images
+
+
+def _settings(config: DataConfig) -> dict[str, Any]:
+    """Return the settings of a data set, which lies where the user says if they do not."""
+    settings = config.model_dump()
+    if "root" in settings:
+        settings["root"] = settings["root"] or named_root()
+    return settings
 
 
 def own_halves(config: DataConfig) -> tuple[Examples, Examples] | None:
@@ -148,7 +158,10 @@ def augmentation_policy(config: DataConfig, shape: DataShape) -> tuple[bool, int
     ``data.flip`` and ``data.crop`` win over the data set's own policy.
     """
     source = DATA_SOURCES.find(config.name, "data.name")
-    crop = min(shape.height, shape.width) // 8 if source.crop is None else source.crop
+    crop = min(shape.height, shape.width) // 8
+    if source.crop is not None:
+        # In proportion, where images are resized.
+        crop = source.crop * shape.height // (source.shape or shape).height
     return (
         source.flip if config.flip is None else config.flip,
         crop if config.crop is None else config.crop,

@@ -11,7 +11,7 @@ from pathlib import Path
 from ckptlab.errors import DataError
 
 VARIABLE = "CKPTLAB_DATA_ROOT"
-"""Environment variable: the folder that is read in place of those that runs name."""
+"""Environment variable: the folder that is read in place of those that runs and studies name."""
 
 _trusted = ContextVar("trusted", default=False)
 
@@ -19,6 +19,11 @@ _trusted = ContextVar("trusted", default=False)
 def use_data_root(path: str | os.PathLike[str]) -> None:
     """Read data from this folder whatever a run names, here and in processes started later."""
     os.environ[VARIABLE] = str(Path(path).expanduser().absolute())
+
+
+def named_root() -> str | None:
+    """Return the folder of data that the user has named for all runs, if any."""
+    return os.environ.get(VARIABLE) or None
 
 
 @contextlib.contextmanager
@@ -39,7 +44,7 @@ def root_of(root: str | None, run: str) -> str | None:
     DataError
         If the run names one outside the folder it lies in, and the user has not.
     """
-    named = os.environ.get(VARIABLE)
+    named = named_root()
     if named:
         return named
     if root is None or _trusted.get() or _lies_beside(root, run):

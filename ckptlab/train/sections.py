@@ -109,6 +109,10 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Step = Annotated[int | str, AfterValidator(_step)]
 StepSchedule = Annotated[str, BeforeValidator(_text), AfterValidator(_schedule)]
+# TOML has no null, and files say none as the command line does.
+MaybeSchedule = Annotated[
+    StepSchedule | None, BeforeValidator(lambda value: None if value == "none" else value)
+]
 Stretches = Annotated[str, BeforeValidator(_text), AfterValidator(_stretches)]
 Steps = Annotated[tuple[Step, ...], Field(strict=False), BeforeValidator(_split)]
 Memory = Annotated[
@@ -215,7 +219,7 @@ class RecordConfig(Section):
     steps: StepSchedule = setting(
         defaults.STEPS, "steps that are recorded; the last always is", "ranges A:B[:stride], log:N"
     )
-    observe: StepSchedule | None = setting(
+    observe: MaybeSchedule = setting(
         None,
         "steps at which sums over the weights are kept, stored or not",
         "ranges A:B[:stride], log:N or none",
@@ -256,7 +260,7 @@ class RecordConfig(Section):
 class EvalConfig(Section):
     """When the test set is evaluated, besides after the last step."""
 
-    steps: StepSchedule | None = setting(
+    steps: MaybeSchedule = setting(
         "0::1ep", "steps evaluated; none: only the last", "ranges A:B[:stride], log:N or none"
     )
     batch_size: Count | None = setting(

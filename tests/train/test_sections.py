@@ -67,3 +67,10 @@ def test_another_name_drops_what_a_preset_or_a_file_set_for_the_one_before(tmp_p
     assert config.optim.milestones == ("80ep", "120ep")
     constant = load_config(overrides=["optim.schedule=constant"], preset="vgg13-cifar10")
     assert constant.optim.milestones == ()
+
+
+@pytest.mark.parametrize(("section", "key"), [("eval", "steps"), ("record", "observe")])
+def test_a_file_says_none_as_the_command_line_does(tmp_path, section, key):
+    file = tmp_path / "a.toml"
+    file.write_text(f'[{section}]\n{key} = "none"\n')
+    assert load_config(file) == load_config(overrides=[f"{section}.{key}=none"])

@@ -23,13 +23,18 @@ from ckptlab.experiments.plans.study_file import (
     RecordStudy,
     Study,
 )
+from ckptlab.record.schedule import parse_schedule, parse_step
 from ckptlab.train.config import Config, change, load_config
+from ckptlab.train.data_root import named_root
+from ckptlab.train.estimate import steps_per_epoch
 
 
 def configs_of(study: Study, threads: int) -> list[Config]:
     """Return the settings of each replicate's dense training, with seeds that count up."""
     config = load_config(preset=study.preset, base=None)
     config = change(config, **study.config)
+    if named_root() is not None and "root" in type(config.data).model_fields:
+        config = change(config, data={"root": named_root()})
     if config.train.threads is None:
         config = change(config, train={"threads": threads})
     seed = config.train.seed
@@ -125,17 +130,25 @@ def _parents(
     threads: int,
     points: Iterable[tuple[str, tuple[int | str, ...]]],
 ) -> list[Parent]:
-    """Record what the study branches from: the initialisation and the steps it needs."""
+    """Record what the study branches from: the initialisation and the steps it needs.
+
+    Studies whose `record.steps` hold what all of them need share these trainings.
+    """
     steps = {"0"}
     for name, given in points:
         if "init" in map(str, given) or "final" in map(str, given):
             raise ConfigError(f"{name} takes numbers of steps in a study, such as 0 or 500")
         steps |= {str(step) for step in given}
-    record = ",".join(sorted(steps))
-    return [
-        made_parent(plan, config, record=record, replicate=replicate)
-        for replicate, config in enumerate(configs_of(study, threads))
-    ]
+    own = study.config.get("record", {}).get("steps")
+    parents = []
+    for replicate, config in enumerate(configs_of(study, threads)):
+        needed = sorted(steps)
+        if own is not None:
+            epoch = steps_per_epoch(config)
+            held = parse_schedule(config.record.steps, epoch)
+            needed = [config.record.steps, *(s for s in needed if parse_step(s, epoch) not in held)]
+        parents.append(made_parent(plan, config, record=",".join(needed), replicate=replicate))
+    return parents
 
 
 def _pruner(study: Pruned, levels: int) -> Pruner:

@@ -6,6 +6,7 @@ files give the same data set on every machine.
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ckptlab.errors import DataError
+from ckptlab.train.data_root import VARIABLE
 from ckptlab.train.datasets.images import Images
 from ckptlab.train.datasets.registry import DataShape
 
@@ -34,9 +36,9 @@ class _Files:
     test: tuple[tuple[Path, ...], ...]
 
 
-def describe(root: str, image_size: int | None, channels: int) -> DataShape:
+def describe(root: str | None, image_size: int | None, channels: int) -> DataShape:
     """Return the shape of a folder's data set, from file names and one image."""
-    files = _scan(Path(root))
+    files = _scan(root)
     first = _decode(files.train[0][0], image_size, channels)
     return DataShape(
         channels=first.shape[2],
@@ -48,7 +50,7 @@ def describe(root: str, image_size: int | None, channels: int) -> DataShape:
     )
 
 
-def load(root: str, image_size: int | None, channels: int) -> Images:
+def load(root: str | None, image_size: int | None, channels: int) -> Images:
     """Read all images; the smaller side of each is scaled to `image_size`, the middle cut out.
 
     Raises
@@ -56,7 +58,7 @@ def load(root: str, image_size: int | None, channels: int) -> Images:
     DataError
         If the folder is not of the expected form, an image cannot be read or sizes differ.
     """
-    files = _scan(Path(root))
+    files = _scan(root)
     train, train_labels = _read(files.train, image_size, channels)
     test, test_labels = _read(files.test, image_size, channels)
     return Images(
@@ -68,13 +70,29 @@ def load(root: str, image_size: int | None, channels: int) -> Images:
     )
 
 
-def _scan(root: Path) -> _Files:
+def _scan(named: str | None) -> _Files:
+    if named is None:
+        raise DataError(
+            "data.root is not set, the folder of train/<class>/ and test/<class>/; name it with "
+            f"--data-root DIR, -S data.root=DIR or {VARIABLE}=DIR",
+            parameter="data.root",
+            fix="--data-root DIR",
+        )
+    root = Path(named)
     for half in ("train", "test"):
         if not (root / half).is_dir():
             raise DataError(
                 f"data.root={str(root)!r} has no folder {half}/; an image folder holds "
                 "train/<class>/ and test/<class>/"
             )
+    folders = [entry for half in ("train", "test") for entry in sorted((root / half).iterdir())]
+    # A folder's time changes with the names in it; plans ask for the number of images again and
+    # again.
+    return _found(root, tuple((entry.name, entry.stat().st_mtime_ns) for entry in folders))
+
+
+@functools.lru_cache(maxsize=4)
+def _found(root: Path, stamp: tuple[tuple[str, int], ...]) -> _Files:  # noqa: ARG001
     found = {half: _scan_half(root / half) for half in ("train", "test")}
     for half, other in (("train", "test"), ("test", "train")):
         missing = sorted(found[other].keys() - found[half].keys())
@@ -147,6 +165,10 @@ def _decode(path: Path, side: int | None, channels: int) -> npt.NDArray[np.uint8
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{str(path)!r} cannot be read as an image: {error}") from error
     if side is not None:
-        # `fit` scales the smaller side and cuts out the middle.
-        pixels = ImageOps.fit(pixels, (side, side), Image.Resampling.BILINEAR)
+        pixels = fit(pixels, side)
     return np.asarray(pixels, np.uint8).reshape(pixels.height, pixels.width, channels)
+
+
+def fit(image: Image.Image, side: int) -> Image.Image:
+    """Scale the smaller side of an image to `side`, and cut out the middle."""
+    return ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)

@@ -153,6 +153,9 @@ class DataConfig(Choice):
     )
 
 
+RESIZED = "resize and crop the middle to this side"
+
+
 class DigitsConfig(DataConfig):
     """The digits that come with scikit-learn."""
 
@@ -166,16 +169,15 @@ class VisionConfig(DataConfig):
         ..., "which data set", "a data name"
     )
     root: str | None = setting(None, "folder that holds the files, or is to", "a path")
+    image_size: Count | None = setting(None, RESIZED, "a whole number >= 1")
 
 
 class ImageFolderConfig(DataConfig):
     """Image files in one folder a class."""
 
     name: Literal["imagefolder"] = setting(..., "which data set", "a data name")
-    root: str = setting(..., "folder of train/<class>/ and test/<class>/", "a path")
-    image_size: Count | None = setting(
-        None, "resize and crop the middle to this side", "a whole number >= 1"
-    )
+    root: str | None = setting(None, "folder of train/<class>/ and test/<class>/", "a path")
+    image_size: Count | None = setting(None, RESIZED, "a whole number >= 1")
     channels: Literal[1, 3] = setting(3, "grey or colour", "1 or 3")
 
 

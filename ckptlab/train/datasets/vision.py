@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from torchvision import datasets
 
 from ckptlab.errors import DataError
+from ckptlab.train.datasets.imagefolder import fit
 from ckptlab.train.datasets.images import Images
 
 _CLASSES: dict[str, Any] = {
@@ -34,7 +36,9 @@ def default_root() -> Path:
     return Path(cache) / "ckptlab" / "data"
 
 
-def load(name: str, root: str | None, download: bool = True) -> Images:
+def load(
+    name: str, root: str | None, image_size: int | None = None, download: bool = True
+) -> Images:
     """Read one of torchvision's data sets, with the halves it has itself.
 
     Parameters
@@ -43,6 +47,8 @@ def load(name: str, root: str | None, download: bool = True) -> Images:
         As users write it.
     root : str or None
         The folder torchvision keeps its files in; None is `default_root`.
+    image_size : int or None
+        Side to resize to; None leaves images as they are.
     download : bool
         Whether files that are absent are downloaded. Reading and failing make nothing.
 
@@ -68,9 +74,9 @@ def load(name: str, root: str | None, download: bool = True) -> Images:
         halves = _downloaded(name, folder)
     train, test = halves
     return Images(
-        train=_pixels(train.data),
+        train=_pixels(train.data, image_size),
         train_labels=_labels(train),
-        test=_pixels(test.data),
+        test=_pixels(test.data, image_size),
         test_labels=_labels(test),
         classes=tuple(getattr(train, "classes", map(str, range(10)))),
     )
@@ -112,12 +118,14 @@ def _impatient() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _pixels(data: Any) -> npt.NDArray[np.uint8]:
+def _pixels(data: Any, side: int | None) -> npt.NDArray[np.uint8]:
     images = np.asarray(data, np.uint8)
-    if images.ndim == 3:
-        return images[..., None]
-    # SVHN is kept with the channels first.
-    return images if images.shape[3] == 3 else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    if images.ndim == 4 and images.shape[3] != 3:
+        # SVHN is kept with the channels first.
+        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    if side is not None:
+        images = np.stack([np.asarray(fit(Image.fromarray(image), side)) for image in images])
+    return images if images.ndim == 4 else images[..., None]
 
 
 def _labels(half: Any) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ from ckptlab.experiments.jobs.job import MeasureJob, TrainJob
 from ckptlab.experiments.jobs.plan import ExperimentPlan
 from ckptlab.experiments.plans.study_file import KINDS, load_study, planner
 from ckptlab.plugins import load_plugin
+from ckptlab.train.data_root import VARIABLE
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "early_phase"
 FIGURES = [f"fig{number}" for number in range(1, 11)]
@@ -194,3 +195,32 @@ def test_every_kind_has_a_planner():
         assert callable(kind.planner)
         for name, field in kind.settings.model_fields.items():
             assert field.description or name == "kind"
+
+
+def test_studies_that_record_what_both_need_share_their_trainings(tmp_path):
+    text = STUDY.partition("[scales.one]")[0]
+    first, other = written(tmp_path, text), tmp_path / "other.toml"
+    other.write_text(text.replace('rewind = [0, "1ep"]', "rewind = [5]"))
+    alone = [set(planned(path).jobs) for path in (first, other)]
+    assert not alone[0] & alone[1]
+    both = [planned(path, None, "record.steps='0, 5, 12'") for path in (first, other)]
+    dense = [{k for k, job in plan.jobs.items() if job.source is None} for plan in both]
+    assert dense[0] == dense[1]
+    assert len(dense[0]) == 2
+    # 3 is not among them, and is recorded besides.
+    job = next(iter(planned(other, None, "record.steps=3").jobs.values()))
+    assert job.config.record.steps.startswith("3,0,5,")
+
+
+def test_images_are_read_where_the_user_says(tmp_path, monkeypatch):
+    text = STUDY.replace('"1ep"', "4").replace(
+        "[config.train]", '[config.data]\nname = "cifar10"\n[config.train]'
+    )
+    path = written(tmp_path, text)
+    for job in planned(path).jobs.values():
+        assert job.config.data.root is None
+    before = set(planned(path).jobs)
+    monkeypatch.setenv(VARIABLE, "/somewhere")
+    for job in planned(path, None, "data.root=/else").jobs.values():
+        assert job.config.data.root == "/somewhere"
+    assert set(planned(path).jobs) == before

@@ -4,6 +4,7 @@ from PIL import Image
 
 from ckptlab.errors import DataError
 from ckptlab.train.data import data_shape, load_data
+from ckptlab.train.data_root import VARIABLE
 from ckptlab.train.datasets.imagefolder import load
 from ckptlab.train.datasets.registry import ImageFolderConfig
 
@@ -158,3 +159,20 @@ def test_a_folder_of_another_form_is_refused_in_one_line(folder, spoil):
     with pytest.raises(DataError, match=said) as caught:
         read(config(root))
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_settings_leave_out_is_the_one_the_user_named(folder, monkeypatch):
+    unnamed = ImageFolderConfig(name="imagefolder")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    for read_it in (data_shape, load_data):
+        with pytest.raises(DataError, match=r"data\.root is not set.*--data-root DIR") as caught:
+            read_it(unnamed)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setenv(VARIABLE, str(folder))
+    assert data_shape(unnamed).train == len(load_data(unnamed).train) == 15
+
+
+def test_images_that_are_added_count_at_once(folder):
+    before = data_shape(config(folder)).train
+    write(folder / "train" / "cat" / "new.png", np.zeros((12, 16, 3), np.uint8))
+    assert data_shape(config(folder)).train == before + 1

@@ -2,9 +2,10 @@ import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ckptlab.errors import DataError
-from ckptlab.train.data import load_data
+from ckptlab.train.data import data_shape, load_data
 from ckptlab.train.datasets.registry import VisionConfig
 from ckptlab.train.datasets.vision import load
 
@@ -34,6 +35,14 @@ def test_files_that_are_there_are_read(tmp_path, name, folder):
     assert np.array_equal(read.test[..., 0], halves["t10k"][0])
     assert len(read.classes) == 10
     assert load_data(VisionConfig(name=name, root=str(tmp_path))).flip == (name != "mnist")
+    small = VisionConfig(name=name, root=str(tmp_path), image_size=7)
+    resized = load_data(small)
+    expected = Image.fromarray(halves["train"][0][3]).resize((7, 7), Image.Resampling.BILINEAR)
+    assert np.array_equal(resized.train[3, ..., 0].numpy(), np.asarray(expected))
+    # Resized fourfold, images are cropped by a fourth as much.
+    assert resized.crop == load_data(VisionConfig(name=name, root=str(tmp_path))).crop // 4
+    shape = data_shape(small)
+    assert (shape.height, shape.width, shape.channels) == (7, 7, 1)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn", "mnist"])
