@@ -125,7 +125,7 @@ def test_a_worker_s_job_ends_as_its_parent_bit_for_bit(tmp_path):
     (key,) = outcome.done
     run = bench.open(key)
     assert run.steps.tolist() == list(range(31, STEPS + 1))
-    assert np.array_equal(run.small("digest"), bench.stored.small("digest")[31:])
+    assert np.array_equal(run.small("digest"), bench.stored.small("digest")[:, 31:])
     assert results.accuracy.item() == bench.stored.small("eval_accuracy")[-1]
     assert results.state.item() == "done"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ckptlab.store.format.digest import SnapshotDigest
+from ckptlab.store.format.digest import segment_digest
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,18 +46,17 @@ class LazyRows:
         self.shape = shape
         self.nbytes = shape[0] * shape[1] * itemsize
         self._read = read
-        self._digests = [SnapshotDigest() for _ in range(shape[0])]
+        self._digests: list[list[int]] = []
 
     def stretch(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Read the next stretch."""
         found = self._read(start, min(stop, self.shape[1]))
-        for digest, row in zip(self._digests, found, strict=True):
-            digest.update(row)
+        self._digests.append([segment_digest(row) for row in found])
         return found
 
-    def digests(self) -> list[int]:
-        """Return the digest of each row, once all is read."""
-        return [digest.value for digest in self._digests]
+    def digests(self) -> npt.NDArray[np.uint64]:
+        """Return the digest of each stretch of each row, shape (stretch, steps), once read."""
+        return np.array(self._digests, np.uint64)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Digest a snapshot: the same number whatever stored it."""
+"""Digest a snapshot by segments, the parameters of a shard: the same numbers whatever stored it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,12 @@ import numpy.typing as npt
 import xxhash
 
 
-def snapshot_digest(weights: npt.NDArray[Any]) -> int:
-    """Return xxh3_64 (seed 0) of the little-endian float32 bytes of one snapshot."""
+def segment_digest(weights: npt.NDArray[Any]) -> int:
+    """Return xxh3_64 (seed 0) of the little-endian float32 bytes of one segment of a snapshot."""
     return xxhash.xxh3_64_intdigest(np.ascontiguousarray(weights, "<f4").data)
 
 
-class SnapshotDigest:
-    """The digest of a snapshot that comes in stretches."""
-
-    def __init__(self) -> None:
-        self._hash = xxhash.xxh3_64()
-
-    def update(self, weights: npt.NDArray[Any]) -> None:
-        """Add the next stretch."""
-        self._hash.update(np.ascontiguousarray(weights, "<f4").data)
-
-    @property
-    def value(self) -> int:
-        """The digest of all stretches so far."""
-        return self._hash.intdigest()
+def snapshot_digests(weights: npt.NDArray[Any], size: int) -> npt.NDArray[np.uint64]:
+    """Return the digest of each segment of `size` parameters of one snapshot."""
+    starts = range(0, len(weights), size)
+    return np.array([segment_digest(weights[a : a + size]) for a in starts], np.uint64)

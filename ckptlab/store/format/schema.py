@@ -32,7 +32,7 @@ MASK = "mask"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """One small array along a step axis, in UDUNITS `units`; `by_tensor` puts a dim before it."""
+    """One small array along a step axis, in UDUNITS `units`; `by` names a dim before it."""
 
     name: str
     axis: str = "step"
@@ -40,7 +40,7 @@ class Series:
     fill: Any = "NaN"
     long_name: str
     units: str = "1"
-    by_tensor: bool = False
+    by: str = ""
 
 
 SERIES: dict[str, Series] = {
@@ -65,9 +65,15 @@ SERIES: dict[str, Series] = {
         Series(
             name="skipped", dtype="bool", fill=False, long_name="update skipped by an AMP scaler"
         ),
-        Series(name="digest", dtype="uint64", fill=0, long_name="xxh3_64 of the snapshot"),
-        Series(name="gradient_norm", by_tensor=True, long_name="L2 norm of the gradient"),
-        Series(name="gradient_mean_abs", by_tensor=True, long_name="mean |g| of the gradient"),
+        Series(
+            name="digest",
+            dtype="uint64",
+            fill=0,
+            long_name="xxh3_64 of the weights of a shard",
+            by="segment",
+        ),
+        Series(name="gradient_norm", by="tensor", long_name="L2 norm of the gradient"),
+        Series(name="gradient_mean_abs", by="tensor", long_name="mean |g| of the gradient"),
         Series(
             name="anchor",
             axis="anchor",
@@ -125,7 +131,7 @@ def observed_metadata(layout: Layout) -> dict[str, ArrayMetadata]:
     for name in ("loss", "batch_accuracy", "lr", "gradient_norm", "gradient_mean_abs"):
         series = SERIES[name]
         about = {"long_name": series.long_name, "units": series.units}
-        inner = [tensors] if series.by_tensor else []
+        inner = [tensors] if series.by else []
         found[OBSERVED_SERIES + name] = small(
             [*(["tensor"] if inner else []), axis],
             series.dtype,
@@ -150,25 +156,30 @@ def series_metadata(series: Series, layout: Layout) -> ArrayMetadata:
     attributes = {"long_name": series.long_name}
     if series.name not in ("step", "anchor", "eval_step", "digest"):
         attributes["units"] = series.units
-    if not series.by_tensor:
+    if not series.by:
         return zarr_metadata.small([series.axis], series.dtype, series.fill, attributes=attributes)
-    tensors = len(layout.tensors)
+    length = len(layout.tensors) if series.by == "tensor" else segments(layout.parameters)
     # About 1 MiB a chunk at most, since each block rewrites one.
     chunk = zarr_metadata.STEP_CHUNK
-    while chunk > 32 and chunk * tensors > 2**18:
+    while chunk > 32 and chunk * length > 2**18:
         chunk //= 2
     return zarr_metadata.small(
-        ["tensor", series.axis],
+        [series.by, series.axis],
         series.dtype,
         series.fill,
-        inner=[tensors],
+        inner=[length],
         chunk=chunk,
         attributes=attributes,
     )
 
 
+def segments(parameters: int) -> int:
+    """Return how many segments the parameter vector has: one for each shard of its arrays."""
+    return -(-parameters // zarr_metadata.shard_rows(parameters))
+
+
 _TAKEN = re.compile(
-    r"(weights|gradients|mask|tensor|tensor_index|param|byte)\Z|buffer|optimizer_|observed_"
+    r"(weights|gradients|mask|segment|tensor|tensor_index|param|byte)\Z|buffer|optimizer_|observed_"
     r"|(sums|counts|extremes)\Z"
 )
 

@@ -44,8 +44,7 @@ def sharded(
     `rows` are parameters, `columns` the steps of a block, `names` those of the dimensions, and
     `codec` is that of the inner chunks.
     """
-    chunk = min(rows, CHUNK_PARAMETERS)
-    shard = min(-(-rows // chunk), SHARD_PARAMETERS // CHUNK_PARAMETERS) * chunk
+    chunk, shard = min(rows, CHUNK_PARAMETERS), shard_rows(rows)
     sharding = {
         "name": "sharding_indexed",
         "configuration": {
@@ -57,6 +56,12 @@ def sharded(
     }
     fill = "NaN" if dtype.startswith("float") else False if dtype == "bool" else 0
     return _array([rows, 0], [shard, columns], names, dtype, [sharding], fill)
+
+
+def shard_rows(rows: int) -> int:
+    """Return how many rows of a large array a shard holds."""
+    chunk = min(rows, CHUNK_PARAMETERS)
+    return min(-(-rows // chunk), SHARD_PARAMETERS // CHUNK_PARAMETERS) * chunk
 
 
 def small(

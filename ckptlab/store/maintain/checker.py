@@ -201,15 +201,15 @@ class Checker:
         for j in range(grid.shard_grid[1]):
             start, stop = j * grid.shard[1], min((j + 1) * grid.shard[1], grid.shape[1])
             span = self._span("step", start, stop)
-            hashes = [xxhash.xxh3_64() for _ in range(start, stop)] if deep else []
-            before = len(self._findings)
             for i in range(grid.shard_grid[0]):
+                hashes = [xxhash.xxh3_64() for _ in range(start, stop)] if deep else []
+                before = len(self._findings)
                 self._check_shard(name, i, j, span, hashes)
-            if digests is not None and len(self._findings) == before:
+                if digests is None or len(self._findings) > before:
+                    continue
                 for column, found in enumerate(hashes, start):
-                    if found.intdigest() != int(digests[column]):
-                        key = shard_key(name, 0, j)
-                        where = self._span("step", column, column + 1)
+                    if found.intdigest() != int(digests[i, column]):
+                        key, where = shard_key(name, i, j), self._span("step", column, column + 1)
                         self.add(name, key, "decodes to values that have another digest", where)
 
     def _check_shard(

@@ -22,7 +22,7 @@ from ckptlab.store.backends.open import open_storage
 from ckptlab.store.format import schema
 from ckptlab.store.format.block import Block, Evaluation, Observations
 from ckptlab.store.format.codecs import require_public
-from ckptlab.store.format.digest import snapshot_digest
+from ckptlab.store.format.digest import snapshot_digests
 from ckptlab.store.format.shards import EncodeMap, is_sharded
 from ckptlab.store.format.zarr_metadata import OBSERVED
 from ckptlab.store.read.reader import StoredRun, open_store
@@ -228,8 +228,9 @@ def _copy_block(
 def _require_digests(
     source: StoredRun, steps: np.ndarray, weights: np.ndarray, digests: np.ndarray
 ) -> None:
-    for step, row, digest in zip(steps, weights, digests, strict=True):
-        if snapshot_digest(row) != int(digest):
+    size = source.weights.shard[0]
+    for step, row, expected in zip(steps, weights, digests.T, strict=True):
+        if not np.array_equal(snapshot_digests(row, size), expected):
             raise CorruptError(
                 f"{source.path}: the weights of step {step} have another digest than was recorded; "
                 "run ckptlab verify --deep"

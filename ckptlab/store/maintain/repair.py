@@ -16,7 +16,7 @@ from ckptlab.store.backends.base import ROOT, MissingObjectError, Storage
 from ckptlab.store.backends.open import open_storage
 from ckptlab.store.format.codecs import checksummed
 from ckptlab.store.format.constants import CONSTANTS, write_constants
-from ckptlab.store.format.digest import snapshot_digest
+from ckptlab.store.format.digest import snapshot_digests
 from ckptlab.store.format.schema import is_small
 from ckptlab.store.format.small_arrays import blank, chunk_length
 from ckptlab.store.format.zarr_metadata import ArrayMetadata, with_length
@@ -143,13 +143,14 @@ def _rebuild_digests(
 ) -> None:
     """Compute a chunk of digests from the weights, as far as they stay."""
     document = metadata["digest"]
-    values = blank(document, chunk_length(document))
+    length = chunk_length(document)
+    values = blank(document, length)
     stay = with_length(metadata["weights"], {"step": kept})
     weights = StoredArray(storage.path, "weights", stay, storage)
-    first, block = int(key.rpartition("/")[2]) * len(values), weights.shard[1]
-    for start in range(first, min(first + len(values), kept), block):
-        for row, weight in enumerate(weights.read_block(start // block), start - first):
-            values[row] = snapshot_digest(weight)
+    first, (size, block) = int(key.rpartition("/")[2]) * length, weights.shard
+    for start in range(first, min(first + length, kept), block):
+        for column, weight in enumerate(weights.read_block(start // block), start - first):
+            values[:, column] = snapshot_digests(weight, size)
     storage.put(key, [checksummed(values.tobytes())])
 
 

@@ -21,7 +21,7 @@ from ckptlab.store.backends.open import open_storage
 from ckptlab.store.format import schema
 from ckptlab.store.format.block import Anchor
 from ckptlab.store.format.constants import read_mask
-from ckptlab.store.format.digest import snapshot_digest
+from ckptlab.store.format.digest import segment_digest
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.shards import Grid, is_sharded, shard_key
 from ckptlab.store.format.small_arrays import read_all
@@ -217,12 +217,14 @@ class StoredRun:
         # The digest tells as much as checksums do.
         values = self.array(array).read_column(column, check=array != "weights")
         if array == "weights":
-            digest = snapshot_digest(values)
-            if digest != int(self._digests[column]):
-                raise CorruptError(
-                    f"{self.path}: the weights of step {step} have another digest than was "
-                    "recorded; run ckptlab verify --deep"
-                )
+            size = self.weights.shard[0]
+            for i, expected in enumerate(self._digests[:, column].tolist()):
+                if segment_digest(values[i * size : (i + 1) * size]) != expected:
+                    key = shard_key(array, i, column // self.weights.shard[1])
+                    raise CorruptError(
+                        f"{self.path}/{key}: the weights of step {step} have another digest than "
+                        "was recorded; run ckptlab verify --deep"
+                    )
         return values
 
     def anchor(self, step: int) -> Anchor | None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ckptlab.store.backends.base import Storage
 from ckptlab.store.format import schema
 from ckptlab.store.format.block import Anchor, Block, Evaluation, LazyRows, Observations
-from ckptlab.store.format.digest import snapshot_digest
+from ckptlab.store.format.digest import segment_digest
 from ckptlab.store.format.shard_buffer import Sheet
 from ckptlab.store.format.shards import EncodeMap, Grid, encode_shard, shard_key
 from ckptlab.store.format.small_arrays import GrowingArray
@@ -89,8 +89,8 @@ class BlockWriter:
                 values = block.series.get(name, array.blank(block.count))
                 objects |= array.changed(block.start, values)
         lazy = block.lazy.get("weights")
-        digests = lazy.digests() if lazy else [snapshot_digest(r) for r in block.rows["weights"]]
-        objects |= self._small["digest"].changed(block.start, np.array(digests, "<u8"))
+        digests = lazy.digests() if lazy else self._digests(block.rows["weights"], map_chunks)
+        objects |= self._small["digest"].changed(block.start, digests)
         objects |= self._evaluation_chunks(evaluations, block.evaluations)
         objects |= self._observation_chunks(observed, block.observations)
         if block.anchor is not None:
@@ -118,6 +118,18 @@ class BlockWriter:
             # Steps first: the others, without them, would be missing from committed steps.
             self._storage.put_all(self._small[axis].chunk())
             self._storage.sync()
+
+    def _digests(
+        self, rows: npt.NDArray[Any], map_chunks: EncodeMap | None
+    ) -> npt.NDArray[np.uint64]:
+        """Return the digest of each segment of each row, shape (segment, steps)."""
+        grid = Grid.of(self._metadata["weights"])
+        size = grid.shard[0]
+
+        def digest(i: int) -> list[int]:
+            return [segment_digest(row[i * size : (i + 1) * size]) for row in rows]
+
+        return np.array(list((map_chunks or map)(digest, range(grid.shard_grid[0]))), np.uint64)
 
     def _write_shards(
         self,

@@ -30,7 +30,7 @@ from tests.forks import fork_server
 
 
 def digests(stored) -> dict[int, int]:
-    return dict(zip(stored.steps.tolist(), stored.small("digest").tolist(), strict=True))
+    return dict(zip(stored.steps.tolist(), stored.small("digest").T.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("step", [31, 40])

@@ -138,11 +138,11 @@ def test_digests_are_rebuilt_from_the_weights(tmp_path, how):
     write_run(path, weights, layout, block=32, evaluations=(5,))
     before = snapshot_of(path)
     for chunk in (0, 1):
-        file = path / f"digest/c/{chunk}"
+        file = path / f"digest/c/0/{chunk}"
         file.write_bytes(b"!" + file.read_bytes()[1:]) if how == "flipped" else file.unlink()
     outcome = mend(path)
     assert (outcome.steps, outcome.left) == (0, 1100)
-    assert set(outcome.rebuilt) == {"digest/c/0", "digest/c/1"}
+    assert set(outcome.rebuilt) == {"digest/c/0/0", "digest/c/0/1"}
     after = snapshot_of(path)
     assert {p: c for p, c in after.items() if p.name != "writer.lock"} == {
         p: c for p, c in before.items() if p.name != "writer.lock"
@@ -180,11 +180,11 @@ def test_observations_that_are_lost_are_emptied_and_the_run_goes_on(run):
 
 
 def test_a_broken_tail_and_what_can_be_mended_go_together(run):
-    for file in ("weights/c/0/3", "loss/c/0", "digest/c/0", "lr/zarr.json"):
+    for file in ("weights/c/0/3", "loss/c/0", "digest/c/0/0", "lr/zarr.json"):
         (run / file).write_bytes(b"torn")
     outcome = mend(run)
     assert (outcome.steps, outcome.left) == (5, 24)
-    assert set(outcome.rebuilt) == {"digest/c/0", "lr/zarr.json"}
+    assert set(outcome.rebuilt) == {"digest/c/0/0", "lr/zarr.json"}
     assert len(outcome.emptied) == 1
     assert verify(run, deep=True).ok
     assert same_bits(open_store(run).snapshot(230), WEIGHTS[23])

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import xxhash
 
-from ckptlab.errors import FormatVersionError, StoreError
+from ckptlab.errors import CorruptError, FormatVersionError, StoreError
 from ckptlab.store.backends.open import open_storage
 from ckptlab.store.format.codecs import checksummed
 from ckptlab.store.format.shards import encode_shard
 from ckptlab.store.format.zarr_metadata import metadata_digest
+from ckptlab.store.maintain.repack import repack
 from ckptlab.store.maintain.verify import verify
 from ckptlab.store.read.reader import open_store
 from ckptlab.store.write.writer import StoreWriter
-from tests.store.samples import block_of, layout_of, trajectory, write_run
+from tests.store.samples import block_of, layout_of, same_bits, trajectory, write_run
 
 LAYOUT = layout_of(30, 12)
 WEIGHTS = trajectory(21, LAYOUT.parameters)
@@ -131,14 +132,27 @@ def test_a_wrong_value_with_right_checksums_is_found_by_digest_alone(run):
     assert "digest" in finding.problem
 
 
-def test_digests_are_computed_over_any_number_of_shards_and_chunks(tmp_path):
+def test_each_shard_has_digests_of_its_own_and_a_damaged_one_is_named(tmp_path):
     layout = layout_of(2**21 + 40_000, buffers=False)
-    write_run(tmp_path, trajectory(2, layout.parameters), layout, block=2, codec="fast")
+    weights = trajectory(2, layout.parameters)
+    write_run(tmp_path, weights, layout, block=2, codec="fast")
     assert verify(tmp_path, deep=True).ok
     stored = open_store(tmp_path)
-    for k in range(2):
-        digest = xxhash.xxh3_64_intdigest(stored.snapshot(10 * k).tobytes())
-        assert int(stored.small("digest")[k]) == digest
+    expected = [
+        [xxhash.xxh3_64_intdigest(row[part].tobytes()) for row in weights]
+        for part in (slice(2**21), slice(2**21, None))
+    ]
+    assert stored.small("digest").tolist() == expected
+    changed = weights.copy()
+    changed[1, 2**21 + 5] = 17.0
+    (tmp_path / "weights/c/1/0").write_bytes(bytes(encode_shard(changed, stored.weights.grid, 1)))
+    (finding,) = verify(tmp_path, deep=True).findings
+    assert (finding.file, finding.first_step) == ("weights/c/1/0", 10)
+    assert same_bits(stored.snapshot(0), weights[0])
+    with pytest.raises(CorruptError, match="weights/c/1/0: the weights of step 10 have another"):
+        stored.snapshot(10)
+    with pytest.raises(CorruptError, match="weights of step 10 have another digest"):
+        repack(tmp_path, tmp_path.with_name("other.zarr"), codec="raw")
 
 
 def test_markers_are_compared_with_the_view_and_with_each_other(run):
