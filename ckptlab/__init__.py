@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ckptlab.run import Run, open_run
     from ckptlab.runs import Runs, open_runs
     from ckptlab.shortcuts import export_checkpoints, record_branch, record_training, write_report
+    from ckptlab.store.format.codecs import codec
     from ckptlab.train.decorators import (
         accuracy,
         dataset,
@@ -48,6 +49,7 @@ __all__ = [
     "accuracy",
     "allow",
     "check_health",
+    "codec",
     "dataset",
     "export_checkpoints",
     "load_plugin",
@@ -77,6 +79,7 @@ _LAZY = {
     "Runs": "ckptlab.runs",
     "allow": "ckptlab.registry",
     "check_health": "ckptlab.analyze.health.check",
+    "codec": "ckptlab.store.format.codecs",
     "load_plugin": "ckptlab.plugins",
     "metric": "ckptlab.analyze.registry.metrics",
     "open_run": "ckptlab.run",

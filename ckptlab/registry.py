@@ -36,6 +36,7 @@ class Named(Protocol):
 
 
 Entry = TypeVar("Entry", bound=Named)
+Target = TypeVar("Target")
 
 PLUGIN_PREFIX = "ckptlab_plugin_"
 """Modules of plug-in files are named so, and by the file's stem."""
@@ -84,6 +85,11 @@ def origin_of(target: Any) -> str:
     return f"{module}:{getattr(target, '__qualname__', type(target).__qualname__)}"
 
 
+def name_of(target: Any) -> str:
+    """Return the name that a function or class is registered under: its own, with dashes."""
+    return str(getattr(target, "__name__", "")).replace("_", "-")
+
+
 class Registry(Mapping[str, Entry], Generic[Entry]):
     """The entries of one kind, by name and in the order of registration.
 
@@ -109,6 +115,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         group: str | None = None,
     ) -> None:
         self.kind = kind
+        self._attribute = f"ckptlab_{kind.replace(' ', '_')}"
         self._adapt = adapt
         self._group = group
         self._entries: dict[str, Entry] = {}
@@ -151,6 +158,16 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         self._entries[entry.name] = entry
         self._origins[entry.name] = origin
         return entry
+
+    def decorate(self, target: Target, entry: Entry) -> Target:
+        """Register the entry of what a decorator was put on, which `entry_of` finds again."""
+        self.add(entry, origin_of(target))
+        setattr(target, self._attribute, entry)
+        return target
+
+    def entry_of(self, target: Any) -> Entry | None:
+        """Return the entry that a decorator made of an object; None if there is none."""
+        return getattr(target, self._attribute, None)
 
     def find(self, name: str, parameter: str | None = None) -> Entry:
         """Return the entry of a name, importing ``module:object`` if the user wrote it.

@@ -13,7 +13,7 @@ import xarray as xr
 from ckptlab.analyze.io import as_dataset
 from ckptlab.errors import ConfigError, PluginError
 from ckptlab.extras import require
-from ckptlab.registry import Registry, allow, is_reference, origin_of, resolve
+from ckptlab.registry import Registry, allow, is_reference, name_of, resolve
 
 MOST_SERIES = 1000
 """Numbers a step that are sent at most: a tracker is for curves."""
@@ -125,12 +125,11 @@ def tracker(*, name: str | None = None) -> Callable[[Function], Function]:
     """
 
     def register(function: Function) -> Function:
-        own = name or getattr(function, "__name__", "").replace("_", "-")
         try:
-            TRACKERS.add(_adapt(own, function), origin_of(function))
+            entry = _adapt(name or name_of(function), function)
         except TypeError as error:
             raise PluginError(f"@ckptlab.tracker: {error}") from error
-        return function
+        return TRACKERS.decorate(function, entry)
 
     return register
 

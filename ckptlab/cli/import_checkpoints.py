@@ -25,7 +25,7 @@ SHOWN_NOTES = 20
     metavar="GLOB",
     help="Branches and tags of a repository on the Hub, each one step: 'step*'.",
 )
-@click.option("--codec", default="dense", show_default=True, help="Codec: dense, fast, raw.")
+@click.option("--codec", default="dense", show_default=True, help="dense, fast, raw or yours.")
 @click.option("--memory", default="1GiB", show_default=True, help="Upper bound for what is held.")
 @click.option("--follow", is_flag=True, help="Add what is new to the run at OUTPUT.")
 @click.option("--dry-run", is_flag=True, help="Tell what would be imported; write nothing.")

@@ -11,7 +11,9 @@ from ckptlab.cli.options import json_option, print_json
 
 @click.command()
 @click.argument("run")
-@click.option("--codec", default="dense", show_default=True, help="New codec: dense, fast or raw.")
+@click.option(
+    "--codec", default="dense", show_default=True, help="dense, fast, raw or a codec of yours."
+)
 @click.option("-o", "--output", help="Write a copy instead of replacing RUN.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing run at the output path.")
 @json_option

@@ -273,7 +273,7 @@ def _allow(changes: Mapping[str, Any]) -> None:
             stages = values.get("stages") or ()
             stages = [s for s in stages if isinstance(s, Mapping)]
             named = [values, *stages]
-            names = [v.get(k) for v in named for k in ("name", "schedule", "accuracy")]
+            names = [v.get(k) for v in named for k in ("name", "schedule", "accuracy", "codec")]
             for name in names:
                 if isinstance(name, str) and is_reference(name):
                     allow(name)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ckptlab.errors import ConfigError, PluginError
-from ckptlab.registry import Registry, origin_of
+from ckptlab.registry import Registry, name_of, origin_of
 from ckptlab.train.datasets.registry import DATA_SOURCES, data_source
 from ckptlab.train.learning_rate import RATE_SCHEDULES, schedule_entry
 from ckptlab.train.models.registry import MODELS, model_family
@@ -267,9 +267,7 @@ def name_problem(given: Any) -> str:
     for entry in PROBLEMS.values():
         if entry.build is given:
             return entry.name
-    name = (
-        str(getattr(given, "__name__", "problem")).replace("_", "-").replace("<lambda>", "problem")
-    )
+    name = (name_of(given) or "problem").replace("<lambda>", "problem")
     try:
         return PROBLEMS.add(problem_entry(name, given), "record_training").name
     except TypeError as error:
@@ -280,7 +278,7 @@ def _decorator(
     registry: Registry[Any], adapt: Callable[..., Any], name: str | None, **fields: Any
 ) -> Callable[[Made], Made]:
     def register(made: Made) -> Made:
-        own = str(name or getattr(made, "__name__", "")).replace("_", "-")
+        own = (name or name_of(made)).replace("_", "-")
         origin = origin_of(made)
         try:
             entry = adapt(own, made, **fields)

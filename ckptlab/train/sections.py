@@ -24,8 +24,8 @@ from pydantic_core import PydanticCustomError
 from ckptlab.errors import StepError
 from ckptlab.record import defaults
 from ckptlab.record.schedule import Schedule, parse_schedule, parse_step
-from ckptlab.registry import Registry
-from ckptlab.store.format.codecs import PUBLIC_CODECS
+from ckptlab.registry import Registry, is_reference
+from ckptlab.store.format.codecs import PUBLIC_CODECS, public_codecs
 from ckptlab.train.settings import UNKNOWN_NAME
 
 AUTO = "auto"
@@ -99,6 +99,13 @@ def _one_of(accepted: tuple[str, ...]) -> AfterValidator:
         return name
 
     return AfterValidator(check)
+
+
+def _codec(name: str) -> str:
+    """Accept the codecs that users choose, and ``auto``."""
+    if name != AUTO and not (name in public_codecs() or is_reference(name)):
+        raise unknown((*public_codecs(), AUTO))
+    return name
 
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -229,10 +236,10 @@ class RecordConfig(Section):
         Field(strict=False, min_length=1),
         BeforeValidator(_split),
     ] = setting(("weights",), "what is recorded", "weights, gradients")
-    codec: Annotated[str, _one_of((*PUBLIC_CODECS, AUTO))] = setting(
+    codec: Annotated[str, AfterValidator(_codec)] = setting(
         defaults.CODEC,
         "how it is compressed; auto: the densest that fits the budget",
-        f"{', '.join(PUBLIC_CODECS)} or {AUTO}",
+        f"{', '.join(PUBLIC_CODECS)}, {AUTO} or module:object",
     )
     budget: Positive = setting(
         defaults.BUDGET, "auto: share of a step that compression may cost", "a number > 0"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptlab.store.format.codecs import checksummed
+from ckptlab.store.format.checksum import checksummed
 from ckptlab.store.format.zarr_metadata import metadata_digest
 
 VALUES: list[Any] = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ckptlab.analyze.registry.entries import ENTRIES
 from ckptlab.analyze.registry.spec import KINDS, Metric, Plot
 from ckptlab.errors import ConfigError, PluginError, unknown_name
-from ckptlab.registry import Registry, allow, is_reference, origin_of
+from ckptlab.registry import Registry, allow, is_reference, name_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,7 +21,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _adapt(name: str, target: Any) -> Metric:
-    entry = target if isinstance(target, Metric) else getattr(target, "ckptlab_metric", None)
+    entry = target if isinstance(target, Metric) else METRICS.entry_of(target)
     if not isinstance(entry, Metric):
         raise TypeError("it is not a metric; decorate the function with @ckptlab.metric(...)")
     return entry if is_reference(name) else replace(entry, name=name)
@@ -100,7 +100,7 @@ def metric(
     """
 
     def register(function: Function) -> Function:
-        own = str(name or getattr(function, "__name__", "")).replace("_", "-")
+        own = (name or name_of(function)).replace("_", "-")
         entry = Metric(
             name=own,
             compute=function,
@@ -116,9 +116,7 @@ def metric(
             shaped=shaped,
         )
         _require_usable(entry, function)
-        METRICS.add(entry, origin_of(function))
-        function.ckptlab_metric = entry  # type: ignore[attr-defined]
-        return function
+        return METRICS.decorate(function, entry)
 
     return register
 
@@ -158,7 +156,7 @@ def find_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
         if is_reference(metric):
             allow(metric)
         return metric_named(metric)
-    entry = getattr(metric, "ckptlab_metric", metric)
+    entry = METRICS.entry_of(metric) or metric
     if not isinstance(entry, Metric):
         raise ConfigError(
             f"{metric!r:.80} is not a metric; give its name, or decorate the function with "

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from ckptlab.experiments.operations.arguments import code_digest, first_line, options_of
-from ckptlab.registry import Registry, origin_of, resolve
+from ckptlab.registry import Registry, name_of, resolve
 
 ARGUMENTS: tuple[str, ...] = (
     "weights",
@@ -101,12 +101,10 @@ def pruning(
     """
 
     def register(function: Function) -> Function:
-        entry = _entry(name or function.__name__.replace("_", "-"), function)
+        entry = _entry(name or name_of(function), function)
         masks: Literal["own", "dense"] = "own" if iterative else "dense"
         entry = replace(entry, masks=masks, at=at, rounds=rounds, reference=reference)
-        PRUNING.add(entry, origin_of(function))
-        function.ckptlab_pruning = entry  # type: ignore[attr-defined]
-        return function
+        return PRUNING.decorate(function, entry)
 
     return register
 
@@ -127,7 +125,7 @@ def _entry(name: str, function: Callable[..., Any]) -> PruningCriterion:
 
 
 def _adapt(name: str, target: Any) -> PruningCriterion:
-    entry = getattr(target, "ckptlab_pruning", None)
+    entry = PRUNING.entry_of(target)
     return _entry(name, target) if entry is None else replace(entry, name=name, method=name)
 
 

@@ -17,7 +17,7 @@ from ckptlab.experiments.operations.arguments import (
     reference_in,
     write_options,
 )
-from ckptlab.registry import Registry, origin_of, resolve
+from ckptlab.registry import Registry, name_of, resolve
 
 STATES: tuple[str, ...] = ("0", "k", "fresh")
 """Where signs or magnitudes come from: step 0, the step perturbed, or a fresh initialisation."""
@@ -143,10 +143,8 @@ def perturbation(*, name: str | None = None, reference: str = "") -> Callable[[F
     """
 
     def register(function: Function) -> Function:
-        entry = _entry(name or function.__name__.replace("_", "-"), function, reference)
-        PERTURBATIONS.add(entry, origin_of(function))
-        function.ckptlab_perturbation = entry  # type: ignore[attr-defined]
-        return function
+        entry = _entry(name or name_of(function), function, reference)
+        return PERTURBATIONS.decorate(function, entry)
 
     return register
 
@@ -175,7 +173,7 @@ def _entry(name: str, function: Callable[..., Any], reference: str = "") -> Pert
 
 
 def _adapt(name: str, target: Any) -> Perturbation:
-    entry = getattr(target, "ckptlab_perturbation", None)
+    entry = PERTURBATIONS.entry_of(target)
     return _entry(name, target) if entry is None else replace(entry, name=name)
 
 

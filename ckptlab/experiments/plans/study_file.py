@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from ckptlab.errors import ConfigError, unknown_name
 from ckptlab.experiments.operations.arguments import reference_in
 from ckptlab.experiments.operations.registry import PERTURBATIONS
-from ckptlab.registry import Registry, allow, origin_of, resolve
+from ckptlab.registry import Registry, allow, name_of, resolve
 from ckptlab.train.sections import Count, Section, Step, Steps, Whole
 from ckptlab.train.settings import explain, merge, parse_override, read_toml
 
@@ -156,18 +156,14 @@ def study_kind(
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        entry = StudyKind(
-            name=name or function.__name__.replace("_", "-"), settings=settings, plan=function
-        )
-        KINDS.add(entry, origin_of(function))
-        function.ckptlab_study = entry  # type: ignore[attr-defined]
-        return function
+        entry = StudyKind(name=name or name_of(function), settings=settings, plan=function)
+        return KINDS.decorate(function, entry)
 
     return register
 
 
 def _adapt(name: str, target: Any) -> StudyKind:
-    entry = getattr(target, "ckptlab_study", target)
+    entry = KINDS.entry_of(target) or target
     if not isinstance(entry, StudyKind):
         raise TypeError("it is not a function registered with study_kind")
     return replace(entry, name=name)

@@ -25,7 +25,6 @@ from ckptlab.record.state.training import Training
 from ckptlab.record.streams import copies_stream
 from ckptlab.record.update_watch import Number
 from ckptlab.store.format.block import Evaluation
-from ckptlab.store.format.codecs import CODECS
 from ckptlab.store.write.writer import StoreWriter
 
 NICE = 10
@@ -86,7 +85,7 @@ class StepCapture:
         self._warned = False
         self._side = copies_stream(captured.device)
         # Without compression there is nothing to give way with: it must be done before the next.
-        self._gives_way = not cuda and not CODECS[writer.attributes["codec"]].by_step
+        self._gives_way = not cuda and not writer.codec.by_step
         self._gradients = Gradients(captured.parameters, training.optimizers)
         self._rows: Rows = Rows(captured, self._gradients)
         self._taken = False
@@ -281,7 +280,7 @@ class StepCapture:
             threads=spare if self._side is None else encoding_threads(),
         )
         self._writer.set_codec(codec)
-        self._gives_way &= not CODECS[codec].by_step
+        self._gives_way &= not self._writer.codec.by_step
 
     def _submit(self, buffer: BlockBuffer, *, exact: bool = True) -> Commit:
         if self._codec_is_open:

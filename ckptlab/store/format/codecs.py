@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
 from ckptlab.errors import unknown_name
-from ckptlab.registry import Registry
+from ckptlab.registry import Registry, allow, is_reference, name_of
+from ckptlab.store.format.checksum import Bytes, checksummed, verified
 
 Array = npt.NDArray[Any]
-Bytes = bytes | bytearray | memoryview
 Metadata = Mapping[str, Any]
 
 CRC32C: Metadata = {"name": "crc32c"}
@@ -29,7 +28,7 @@ BYTES: Metadata = {"name": "bytes"}
 INDEX_CODECS: tuple[Metadata, ...] = (LITTLE, CRC32C)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Codec:
     """One way to store inner chunks.
 
@@ -64,41 +63,23 @@ class Codec:
         """Zarr v3 codecs of an inner chunk, the checksum last."""
         return [dict(part) for part in (*self.metadata, CRC32C)]
 
+    @functools.cached_property
+    def _backend(self) -> Any:
+        return self.backend(self)
+
     def encode(self, chunk: Array) -> bytes:
         """Compress one C-contiguous chunk and append its checksum."""
         return checksummed(self.compress(chunk))
 
     def compress(self, chunk: Array) -> bytes:
         """Compress one C-contiguous chunk."""
-        return bytes(_backend(self.name).encode(chunk))
+        return bytes(self._backend.encode(chunk))
 
     def decode(self, data: Bytes, out: Array) -> None:
         """Decompress into `out`, which has the chunk's shape and dtype; ValueError if damaged."""
         # numcodecs leaves the rest of `out` as it was where a stream is too short.
-        if not self.decompress(_backend(self.name), verified(data), out):
+        if not self.decompress(self._backend, verified(data), out):
             raise ValueError("a chunk has another length than its metadata says")
-
-
-def checksum(data: bytes | Array) -> bytes:
-    """Return the little-endian crc32c of bytes or of a C-contiguous array."""
-    return struct.pack("<I", google_crc32c.value(data))
-
-
-def checksummed(data: bytes) -> bytes:
-    """Append the checksum, as Zarr's crc32c codec does."""
-    return data + checksum(data)
-
-
-def verified(data: Bytes) -> bytes:
-    """Return the data without its checksum; ValueError if that is wrong."""
-    view = memoryview(data)
-    if len(view) < 4:
-        raise ValueError("the checksum is missing")
-    # The one copy: neither the checksum nor the decoders take a view.
-    body = bytes(view[:-4])
-    if struct.unpack("<I", view[-4:])[0] != google_crc32c.value(body):
-        raise ValueError("the checksum is wrong")
-    return body
 
 
 class _PCodec:
@@ -211,13 +192,118 @@ _BLOSC: Metadata = {
 _ZSTD: Metadata = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
 
 
+_NUMCODECS = ("shuffle", "blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd")
+"""Those of numcodecs that compress bytes, lose nothing and that Zarr's readers know."""
+
+_ZARR_NAMES = {f"numcodecs.{name}": name for name in _NUMCODECS}
+
+
+class _Chain:
+    """Compressors of numcodecs, one after the other."""
+
+    def __init__(self, codec: Codec) -> None:
+        import numcodecs
+
+        self.parts = [
+            numcodecs.get_codec({"id": _ZARR_NAMES[part["name"]], **part["configuration"]})
+            for part in codec.metadata[1:]
+        ]
+
+    def encode(self, chunk: Array) -> Any:
+        """Compress the little-endian bytes."""
+        data: Any = chunk.reshape(-1).view(np.uint8)
+        for part in self.parts:
+            data = part.encode(data)
+        return data
+
+
+def _decode_chain(chain: _Chain, body: Any, out: Array) -> bool:
+    try:
+        for part in reversed(chain.parts):
+            body = part.decode(body)
+    except Exception as error:  # each compressor has errors of its own
+        raise ValueError(f"a chunk cannot be decompressed: {error}") from error
+    values = np.frombuffer(body, np.uint8)
+    if values.nbytes != out.nbytes:
+        return False
+    np.copyto(out, values.view(out.dtype).reshape(out.shape))
+    return True
+
+
+def _chain(name: str, summary: str, metadata: Sequence[Metadata]) -> Codec:
+    parts = (LITTLE, *metadata)
+    return Codec(
+        name=name, summary=summary, metadata=parts, backend=_Chain, decompress=_decode_chain
+    )
+
+
+Function = TypeVar("Function", bound=Callable[[], Any])
+
+
+def codec(*, name: str | None = None, summary: str = "") -> Callable[[Function], Function]:
+    """Register how snapshots are compressed: ``-S record.codec=NAME``, ``repack --codec NAME``.
+
+    Parameters
+    ----------
+    name : str, optional
+        What users write; by default the function's name with dashes.
+    summary : str
+        One line of documentation; the docstring's first by default.
+
+    Returns
+    -------
+    decorator
+        Returns the function unchanged. It takes nothing and returns one or several of numcodecs'
+        lossless codecs of bytes (Shuffle, Blosc, BZ2, GZip, LZ4, LZMA, Zlib, Zstd), applied in that
+        order. Whoever reads the run needs numcodecs, not the function.
+
+    Raises
+    ------
+    PluginError
+        If the name is taken.
+    TypeError
+        If the function returns anything else.
+
+    Examples
+    --------
+    >>> @ckptlab.codec()  # doctest: +SKIP
+    ... def small_bytes():
+    ...     "zlib after a shuffle of bytes."
+    ...     return numcodecs.Shuffle(elementsize=4), numcodecs.Zlib(level=9)
+    """
+
+    def register(function: Function) -> Function:
+        return CODECS.decorate(function, _user_codec(name or name_of(function), function, summary))
+
+    return register
+
+
+def _user_codec(name: str, function: Callable[[], Any], summary: str = "") -> Codec:
+    """Make the codec of what a user's function returns."""
+    made = function()
+    parts = made if isinstance(made, (list, tuple)) else [made]
+    for part in parts:
+        if getattr(part, "codec_id", None) not in _NUMCODECS:
+            raise TypeError(
+                f"{part!r:.80} is not one of numcodecs' lossless codecs of bytes: "
+                + ", ".join(_NUMCODECS)
+            )
+    configurations = [part.get_config() for part in parts]
+    metadata = [
+        {"name": f"numcodecs.{configuration.pop('id')}", "configuration": configuration}
+        for configuration in configurations
+    ]
+    return _chain(name, summary or (function.__doc__ or "").partition("\n")[0], metadata)
+
+
 def _adapt(name: str, found: Any) -> Codec:
     """Take the codec that an entry point or ``module:object`` names."""
-    if not isinstance(found, Codec):
-        raise TypeError(f"{found!r:.80} is not a ckptlab.store.format.codecs.Codec")
-    if found.name != name:
-        raise ValueError(f"the codec is called {found.name!r}; give it the name {name!r}")
-    return found
+    entry = CODECS.entry_of(found) or found
+    if isinstance(entry, Codec):
+        return replace(entry, name=name)
+    if not callable(entry):
+        raise TypeError(f"{found!r:.80} is not a function that returns codecs of numcodecs")
+    return _user_codec(name, entry)
 
 
 _OWN = (
@@ -265,6 +351,8 @@ _OWN = (
 
 CODECS: Registry[Codec] = Registry("codec", _OWN, adapt=_adapt, group="ckptlab.codecs")
 
+OWN_CODECS = frozenset(codec.name for codec in _OWN)
+
 PUBLIC_CODECS = tuple(codec.name for codec in _OWN if codec.public)
 """The built-in codecs that users choose from, the densest first and the cheapest last."""
 
@@ -282,19 +370,24 @@ def find_codec(name: str) -> Codec:
 
 
 def require_public(name: str) -> None:
-    """Raise UnknownNameError, which lists them, unless it is a codec that users choose."""
+    """Raise UnknownNameError, which lists them, unless a user may choose the codec they named."""
+    if is_reference(name):
+        allow(name)
     if not CODECS.knows(name) or not CODECS.find(name, "record.codec").public:
         raise unknown_name("codec", name, public_codecs())
 
 
-def codec_of(pipeline: list[Any]) -> Codec | None:
-    """Find the codec whose pipeline stands in an array's metadata; None if there is none."""
-    # Entry points are loaded only where none of our own fits.
+def codec_of(pipeline: list[Any], name: str = "stored") -> Codec | None:
+    """Find the codec whose pipeline stands in an array's metadata; None if there is none.
+
+    One that is not our own is made of the metadata, under the given name: reading a run takes no
+    code of whoever recorded it.
+    """
     found = next((codec for codec in _OWN if codec.pipeline == pipeline), None)
-    return found or next((c for c in CODECS.values() if c.pipeline == pipeline), None)
-
-
-@functools.cache
-def _backend(name: str) -> Any:
-    codec = find_codec(name)
-    return codec.backend(codec)
+    if found is not None:
+        return found
+    parts = pipeline[1:-1]
+    ends = [pipeline[0], pipeline[-1]] if parts else []
+    if ends == [LITTLE, CRC32C] and all(part["name"] in _ZARR_NAMES for part in parts):
+        return _chain(name, "", parts)
+    return next((c for c in CODECS.values() if c.pipeline == pipeline), None)

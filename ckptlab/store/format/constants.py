@@ -17,7 +17,8 @@ import zstandard
 
 from ckptlab.errors import CorruptError, StoreError
 from ckptlab.store.backends.base import Storage
-from ckptlab.store.format.codecs import CODECS, checksummed, verified
+from ckptlab.store.format.checksum import checksummed, verified
+from ckptlab.store.format.codecs import CODECS
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.zstd_stream import STRETCH, read_stretches
 

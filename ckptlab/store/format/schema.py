@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptlab.store.format import zarr_metadata
-from ckptlab.store.format.codecs import CODECS, find_codec
+from ckptlab.store.format.codecs import CODECS, OWN_CODECS, Codec, codec_of, find_codec
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.zarr_metadata import ArrayMetadata
 
@@ -218,7 +218,7 @@ def array_metadata(
     layout: Layout,
     *,
     block: int,
-    codec: str,
+    codec: Codec | str,
     optional: Iterable[str] = (),
     masked: bool = False,
     observed: bool = False,
@@ -228,7 +228,7 @@ def array_metadata(
     `optional` names further large arrays, such as ``gradients``. Optimizer states come when they
     first appear.
     """
-    chosen = find_codec(codec)
+    chosen = codec if isinstance(codec, Codec) else find_codec(codec)
     found = {
         "weights": zarr_metadata.sharded(
             layout.parameters, block, ("param", "step"), chosen, "float32"
@@ -259,6 +259,16 @@ def array_metadata(
     return found
 
 
+def stored_codec(metadata: Mapping[str, ArrayMetadata], name: str) -> Codec:
+    """Return the codec of a stored run: one of our own by its name, others by their metadata."""
+    if name in OWN_CODECS:
+        return find_codec(name)
+    found = codec_of(metadata["weights"]["codecs"][0]["configuration"]["codecs"], name)
+    if found is None or found.name != name:
+        raise ValueError(f"its codec {name!r:.80} is none that is known here")
+    return found
+
+
 def is_optimizer_name(name: str) -> bool:
     """Return whether a name can be that of an array of a parameter-shaped optimizer state."""
     # It becomes the name of a folder or of an object, and must not be one elsewhere.
@@ -267,9 +277,9 @@ def is_optimizer_name(name: str) -> bool:
     )
 
 
-def optimizer_metadata(parameters: int, codec: str) -> ArrayMetadata:
+def optimizer_metadata(parameters: int, codec: Codec) -> ArrayMetadata:
     """Return the metadata of one parameter-shaped optimizer state, one anchor a shard."""
-    single = CODECS["dense-single"] if codec == "dense" else find_codec(codec)
+    single = CODECS["dense-single"] if codec.name == "dense" else codec
     return zarr_metadata.sharded(parameters, 1, ("param", "anchor"), single, "float32")
 
 

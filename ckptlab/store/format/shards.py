@@ -18,15 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptlab.errors import CorruptError
-from ckptlab.store.format.codecs import (
-    Array,
-    Bytes,
-    Codec,
-    checksum,
-    checksummed,
-    codec_of,
-    verified,
-)
+from ckptlab.store.format.checksum import Bytes, checksum, checksummed, verified
+from ckptlab.store.format.codecs import Array, Codec, codec_of
 from ckptlab.store.format.shard_buffer import Sheet
 from ckptlab.store.format.zarr_metadata import ArrayMetadata
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from ckptlab.errors import CorruptError
 from ckptlab.store.backends.base import MissingObjectError, Storage
-from ckptlab.store.format.codecs import Array, checksummed, verified
+from ckptlab.store.format.checksum import checksummed, verified
+from ckptlab.store.format.codecs import Array
 from ckptlab.store.format.zarr_metadata import ArrayMetadata
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ckptlab.errors import CorruptError
 from ckptlab.store.backends.base import ROOT, MissingObjectError, Storage
 from ckptlab.store.backends.open import open_storage
-from ckptlab.store.format.codecs import checksummed
+from ckptlab.store.format.checksum import checksummed
 from ckptlab.store.format.constants import CONSTANTS, write_constants
 from ckptlab.store.format.digest import snapshot_digests
 from ckptlab.store.format.schema import is_small

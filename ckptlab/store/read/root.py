@@ -132,10 +132,11 @@ def load_root(storage: Storage) -> dict[str, Any]:
 def _check_metadata(metadata: dict[str, ArrayMetadata], attributes: dict[str, Any]) -> None:
     """Raise what the caller turns into CorruptError unless the arrays are as format 1 says."""
     layout = _check_attributes(attributes)
+    codec = schema.stored_codec(metadata, attributes["codec"])
     expected = schema.array_metadata(
         layout,
         block=attributes["block"],
-        codec=attributes["codec"],
+        codec=codec,
         optional=["gradients"] if "gradients" in metadata else [],
         masked=schema.MASK in metadata,
         observed=OBSERVED in metadata,
@@ -148,7 +149,7 @@ def _check_metadata(metadata: dict[str, ArrayMetadata], attributes: dict[str, An
         if name == schema.OPTIMIZER_ROW:
             like = schema.optimizer_row_metadata(document["shape"][0])
         elif schema.is_optimizer_name(name):
-            like = schema.optimizer_metadata(layout.parameters, attributes["codec"])
+            like = schema.optimizer_metadata(layout.parameters, codec)
         elif schema.is_scalar_name(name):
             like = schema.scalar_metadata()
         else:

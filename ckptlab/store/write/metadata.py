@@ -13,6 +13,7 @@ from ckptlab.errors import ConfigError
 from ckptlab.store.backends.base import ROOT, Storage
 from ckptlab.store.format import schema
 from ckptlab.store.format.block import Anchor
+from ckptlab.store.format.codecs import Codec
 from ckptlab.store.format.constants import mask_digest
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.zarr_metadata import (
@@ -92,13 +93,16 @@ class MetadataWriter:
             name for name, meta in self.arrays.items() if meta["dimension_names"][-1] == axis
         )
 
+    @property
+    def codec(self) -> Codec:
+        """The codec of the weights."""
+        return schema.stored_codec(self.arrays, self.attributes["codec"])
+
     def add_states(self, anchor: Anchor, parameters: int) -> bool:
         """Add metadata of new optimizer states and longer byte rows; return whether any came."""
         found = {schema.OPTIMIZER_ROW: schema.optimizer_row_metadata(8 + len(anchor.row))}
         for key in anchor.states:
-            found[schema.OPTIMIZER + key] = schema.optimizer_metadata(
-                parameters, self.attributes["codec"]
-            )
+            found[schema.OPTIMIZER + key] = schema.optimizer_metadata(parameters, self.codec)
         added = {
             name: meta
             for name, meta in found.items()

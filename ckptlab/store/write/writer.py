@@ -22,6 +22,7 @@ from ckptlab.store.backends.base import Storage
 from ckptlab.store.backends.lock import Lock
 from ckptlab.store.format import schema
 from ckptlab.store.format.block import Block, Evaluation, Observations
+from ckptlab.store.format.codecs import Codec
 from ckptlab.store.format.constants import CONSTANTS, write_constants, write_mask
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.format.shards import EncodeMap
@@ -258,6 +259,11 @@ class StoreWriter:
         if self.unsynced:
             self._lock.check()
             self._publish_synced()
+
+    @property
+    def codec(self) -> Codec:
+        """How the weights are compressed."""
+        return self._metadata.codec
 
     def set_codec(self, codec: str) -> None:
         """Change the codec of a run of no steps."""

@@ -1,27 +1,30 @@
-import zlib
+import warnings
 
+import numcodecs
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numcodecs.pcodec import PCodec
 
-from ckptlab.errors import UnknownNameError, UntrustedNameError
+from ckptlab.errors import ConfigError, UnknownNameError, UntrustedNameError
+from ckptlab.store.format.checksum import checksummed, verified
 from ckptlab.store.format.codecs import (
     CODECS,
-    LITTLE,
-    Codec,
-    checksummed,
+    codec,
     codec_of,
     find_codec,
     public_codecs,
     require_public,
-    verified,
 )
+from ckptlab.store.maintain.repack import repack
 from ckptlab.store.maintain.verify import verify
 from ckptlab.store.read.reader import open_store
+from ckptlab.train.config import load_config
 from tests.store.samples import layout_of, same_bits, trajectory, write_run
+from tests.trained import train_tiny
 
 FLOAT_CODECS = ["dense", "fast", "raw", "dense-single"]
 
@@ -97,41 +100,69 @@ def test_pipelines_are_told_apart_and_names_suggested():
         find_codec("denes")
 
 
-def test_a_registered_codec_writes_runs_that_open_verify_and_name_it(tmp_path, monkeypatch):
-    class Zlib:
-        def __init__(self, _):
-            pass
+@pytest.fixture
+def own(monkeypatch):
+    """Take back what a test registers."""
+    for name in ("_entries", "_origins"):
+        monkeypatch.setattr(CODECS, name, dict(getattr(CODECS, name)))
 
-        def encode(self, chunk):
-            return zlib.compress(chunk.tobytes())
 
-    def decompress(_, body, out):
-        values = np.frombuffer(zlib.decompress(body), out.dtype)
-        fits = values.size == out.size
-        if fits:
-            np.copyto(out, values.reshape(out.shape))
-        return fits
-
-    monkeypatch.setattr(CODECS, "_entries", dict(CODECS._entries))
-    CODECS.add(
-        Codec(
-            name="zlib",
-            summary="zlib",
-            metadata=(LITTLE, {"name": "numcodecs.zlib", "configuration": {"level": 6}}),
-            backend=Zlib,
-            decompress=decompress,
-        ),
-        "mine:zlib",
-    )
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: numcodecs.Zlib(level=6),
+        lambda: (numcodecs.Shuffle(elementsize=4), numcodecs.LZMA(preset=1)),
+        lambda: [numcodecs.Blosc(cname="zstd"), numcodecs.GZip(1)],
+        lambda: [numcodecs.BZ2(), numcodecs.Zstd(), numcodecs.LZ4()],
+    ],
+)
+def test_a_users_codec_writes_runs_that_need_not_the_user_to_be_read(tmp_path, own, made):
     layout = layout_of(300)
     weights = trajectory(6, layout.parameters)
-    write_run(tmp_path / "a.zarr", weights, layout, block=4, codec="zlib")
+    codec(name="mine", summary="as small as can be")(made)
+    require_public("mine")
+    assert "mine" in public_codecs()
+    write_run(tmp_path / "a.zarr", weights, layout, block=4, codec="mine")
+    del CODECS._entries["mine"]
     stored = open_store(tmp_path / "a.zarr")
-    assert stored.attributes["codec"] == "zlib"
-    assert np.array_equal(stored.snapshot(50).view(np.uint32), weights[5].view(np.uint32))
+    assert stored.attributes["codec"] == "mine"
+    assert same_bits(stored.snapshot(50), weights[5])
     assert verify(tmp_path / "a.zarr", deep=True).ok
-    require_public("zlib")
-    assert "zlib" in public_codecs()
+    with warnings.catch_warnings(action="ignore"):
+        array = zarr.open_group(tmp_path / "a.zarr", mode="r")["weights"]
+        assert same_bits(array[:, :6], weights.T)
+
+
+def test_a_damaged_chunk_of_a_users_codec_is_an_error(own):
+    codec(name="mine")(lambda: numcodecs.Zlib())
+    values = np.arange(20, dtype=np.float32)
+    with pytest.raises(ValueError, match="cannot be decompressed"):
+        CODECS["mine"].decode(checksummed(b"no stream"), values)
+    longer = CODECS["mine"].encode(np.arange(21, dtype=np.float32))
+    with pytest.raises(ValueError, match="another length"):
+        CODECS["mine"].decode(longer, values)
+
+
+@pytest.mark.parametrize(
+    "made", [lambda: None, lambda: numcodecs.Quantize(2, "f4"), lambda: [numcodecs.Zlib(), "zlib"]]
+)
+def test_what_a_users_function_must_return_is_told(own, made):
+    with pytest.raises(TypeError, match="lossless codecs of bytes: shuffle, blosc"):
+        codec(name="mine")(made)
+
+
+def test_a_codec_is_named_by_module_and_object_from_settings_to_resume(tmp_path, monkeypatch):
+    (tmp_path / "compress.py").write_text(
+        "import numcodecs\ndef small():\n    return numcodecs.Zlib(level=1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = train_tiny(tmp_path / "a.zarr", "record.codec=compress:small", "train.steps=8")
+    assert open_store(path).attributes["codec"] == "compress:small"
+    assert repack(path, codec="dense").codec == "dense"
+    assert repack(path, codec="compress:small").codec == "compress:small"
+    assert verify(path, deep=True).ok
+    with pytest.raises(ConfigError, match=r"record\.codec.*densest.*dense"):
+        load_config(overrides=["record.codec=densest"])
 
 
 def test_a_codec_that_only_a_run_names_is_not_imported():

@@ -152,7 +152,7 @@ def test_a_torn_shard_is_found_wherever_it_is_torn():
 
 def test_an_index_that_leads_outside_is_refused():
     grid = small_grid((8, 4), (8, 4), (8, 4))
-    from ckptlab.store.format.codecs import checksummed
+    from ckptlab.store.format.checksum import checksummed
 
     for offset, length in ((0, 2**64 - 1), (2**64 - 1, 2**64 - 1), (2**63, 2**63), (0, 999)):
         index = checksummed(np.array([offset, length], "<u8").tobytes())

@@ -58,7 +58,7 @@ def test_zarr_itself_accepts_every_document():
     from zarr.core.metadata.v3 import ArrayV3Metadata
 
     documents = schema.array_metadata(layout_of(20_000, 3), block=32, codec="dense")
-    documents["optimizer_m"] = schema.optimizer_metadata(20_003, "dense")
+    documents["optimizer_m"] = schema.optimizer_metadata(20_003, CODECS["dense"])
     documents["optimizer_state"] = schema.optimizer_row_metadata(70_000)
     for name, document in documents.items():
         parsed = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))

@@ -8,7 +8,7 @@ import xxhash
 
 from ckptlab.errors import CorruptError, FormatVersionError, StoreError
 from ckptlab.store.backends.open import open_storage
-from ckptlab.store.format.codecs import checksummed
+from ckptlab.store.format.checksum import checksummed
 from ckptlab.store.format.shards import encode_shard
 from ckptlab.store.format.zarr_metadata import metadata_digest
 from ckptlab.store.maintain.repack import repack

@@ -3,7 +3,7 @@ import pytest
 
 from ckptlab.errors import CorruptError
 from ckptlab.store.backends.open import open_storage
-from ckptlab.store.format.codecs import checksummed
+from ckptlab.store.format.checksum import checksummed
 from ckptlab.store.read.commits import committed_keys, read_markers
 from ckptlab.store.read.reader import read_root
 from tests.store.samples import layout_of, trajectory, write_run

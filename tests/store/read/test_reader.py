@@ -360,7 +360,7 @@ def test_a_run_that_is_cut_or_replaced_while_it_is_opened_is_opened_again(small,
 
 @pytest.mark.parametrize("axis", ["step", "anchor"])
 def test_markers_must_increase(small, axis):
-    from ckptlab.store.format.codecs import checksummed
+    from ckptlab.store.format.checksum import checksummed
 
     file = small / axis / "c/0"
     values = np.frombuffer(file.read_bytes()[:-4], "<i8").copy()

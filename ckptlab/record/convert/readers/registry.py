@@ -13,7 +13,7 @@ from ckptlab.record.convert.readers.dcp import is_dcp
 from ckptlab.record.convert.readers.model_folder import weights_file
 from ckptlab.record.convert.readers.model_parallel import is_deepspeed, is_megatron
 from ckptlab.record.convert.tensors import Content, array_tensor
-from ckptlab.registry import Registry, origin_of, resolve
+from ckptlab.registry import Registry, name_of, resolve
 
 Read = Callable[[Path], Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -122,7 +122,7 @@ _OWN = (
 
 def _adapt(name: str, found: Any) -> Reader:
     """Take what an entry point or ``module:object`` names: a `Reader` or a function of a path."""
-    entry = found if isinstance(found, Reader) else getattr(found, "ckptlab_reader", None)
+    entry = found if isinstance(found, Reader) else READERS.entry_of(found)
     if entry is not None:
         return replace(entry, name=name)
     if not callable(found):
@@ -170,10 +170,8 @@ def reader(
     """
 
     def register(function: Function) -> Function:
-        entry = _entry(name or function.__name__.replace("_", "-"), function, pattern, folder)
-        READERS.add(entry, origin_of(function))
-        function.ckptlab_reader = entry  # type: ignore[attr-defined]
-        return function
+        entry = _entry(name or name_of(function), function, pattern, folder)
+        return READERS.decorate(function, entry)
 
     return register
 
