@@ -1,13 +1,26 @@
 """The page on reliability says what the long tests measured."""
 
 import json
+import re
+from pathlib import Path
+
+import pytest
 
 from tests.faults.figures import DOCS, RESULTS, rendered
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_holds_the_figures():
     text = DOCS.read_text()
     assert rendered(text, json.loads(RESULTS.read_text())) == text
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_every_test_that_a_page_names_is_there(page):
+    files = [f"/{file.relative_to(ROOT)}" for file in (ROOT / "tests").rglob("*.py")]
+    named = re.findall(r"`([\w/]*test_\w+\.py)`", page.read_text())
+    assert [n for n in named if sum(file.endswith(f"/{n}") for file in files) != 1] == []
 
 
 def test_a_table_sums_what_can_be_summed():
