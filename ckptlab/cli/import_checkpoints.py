@@ -65,11 +65,18 @@ def import_run(
             f"--revisions is for repositories on the Hub, and {folder} is none; give "
             "hf://OWNER/NAME, or choose by --pattern"
         )
-    if on_hub and (dry_run or choice.pattern is not None):
-        option = "--dry-run" if dry_run else "--pattern"
+    if on_hub and choice.pattern is not None:
         raise ConfigError(
-            f"{option} is for folders; leave it out, and choose revisions by --revisions"
+            "--pattern is for folders; leave it out, and choose revisions by --revisions"
         )
+    if dry_run and on_hub:
+        from ckptlab.record.hub.estimate_revisions import estimate_revisions
+
+        earlier = None if overwrite else output
+        _show_estimate(
+            estimate_revisions(folder, earlier, revisions=revisions, choice=choice), as_json
+        )
+        return
     if dry_run:
         series = find_checkpoints(folder, choice)
         estimate = estimate_import(series, codec=codec, memory=parse_memory(memory))
@@ -105,11 +112,18 @@ def _show_estimate(estimate: Estimate, as_json: bool) -> None:
     for name, form in estimate.tensors.items():
         click.echo(f"  {name}  {form}")
     _show_notes(estimate.notes)
-    click.echo(
-        f"{len(estimate.steps):,} checkpoints, steps {estimate.steps[0]}..{estimate.steps[-1]}, "
-        f"{estimate.parameters:,} parameters: {human_bytes(estimate.bytes_read)} to read, about "
-        f"{human_bytes(estimate.bytes_stored)} stored, {estimate.seconds:,.0f} s"
-    )
+    count = len(estimate.steps)
+    if not count:
+        click.echo("nothing to import")
+        return
+    told = f"{count:,} checkpoints, steps {estimate.steps[0]}..{estimate.steps[-1]}"
+    if estimate.parameters is not None:
+        told += f", {estimate.parameters:,} parameters"
+    told += f": {human_bytes(estimate.bytes_read)} to read"
+    if estimate.bytes_stored is not None:
+        most = "about" if estimate.seconds is not None else "at most"
+        told += f", {most} {human_bytes(estimate.bytes_stored)} stored"
+    click.echo(told + (f", {estimate.seconds:,.0f} s" if estimate.seconds is not None else ""))
 
 
 def _show_notes(notes: list[str]) -> None:

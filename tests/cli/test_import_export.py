@@ -75,7 +75,6 @@ def test_bad_input_is_told_in_one_line(small_run: Path, tmp_path: Path, call) ->
         (("import", tmp_path / "none", "-o", tmp_path / "run"), "is no folder"),
         (("import", tmp_path, "--revisions", "s*", "-o", tmp_path / "run"), "give hf://OWNER/NAME"),
         (("import", "hf://a/b", "--pattern", "s*", "-o", tmp_path / "run"), "--pattern is for"),
-        (("import", "hf://a/b", "--dry-run"), "--dry-run is for folders"),
         (("import", "hf://a", "-o", tmp_path / "run"), "'hf://a' names no repository"),
         (("push", tmp_path / "none", "hf://a/b"), "none"),
         (("pull", "hf://a/b"), "--output"),

@@ -27,11 +27,11 @@ class Estimate:
         The steps, in order.
     tensors : dict of str to str
         Type and shape of each tensor and buffer, by name.
-    parameters : int
-        Of the model.
+    parameters : int, optional
+        Of the model, if that is known.
     bytes_read, bytes_stored : int
-        Of all tensors in the checkpoints, and estimated in the run.
-    seconds : float
+        Of all tensors in the checkpoints, and estimated in the run, if that is known.
+    seconds : float, optional
         Estimated.
     notes : list of str
         What would be chosen and left out, a line each.
@@ -39,10 +39,10 @@ class Estimate:
 
     steps: list[int]
     tensors: Mapping[str, str]
-    parameters: int
+    parameters: int | None
     bytes_read: int
-    bytes_stored: int
-    seconds: float
+    bytes_stored: int | None
+    seconds: float | None
     notes: list[str]
 
 

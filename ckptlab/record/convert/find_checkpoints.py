@@ -94,8 +94,13 @@ class _Found:
     trainer: bool = False
 
 
-def open_checkpoint(path: str | os.PathLike[str], choice: Choice | None = None) -> Checkpoint:
-    """Return the checkpoint that a file or a folder is; DataError if it is none or has no step."""
+def open_checkpoint(
+    path: str | os.PathLike[str], choice: Choice | None = None, *, step: int | None = None
+) -> Series:
+    """Return the one checkpoint that a file or a folder is, of a step that is known or it tells.
+
+    DataError if it is none, or has no step.
+    """
     place, choice = Path(path), choice or Choice()
     reader = READERS.find(choice.reader, "--reader") if choice.reader else reader_of(place)
     if reader is None:
@@ -103,7 +108,13 @@ def open_checkpoint(path: str | os.PathLike[str], choice: Choice | None = None) 
     found = _look(place, reader, choice)
     if found.error is not None:
         raise found.error
-    return _steps([found], choice, Series(checkpoints=[])).checkpoints[0]
+    series = Series(checkpoints=[], notes=found.notes, chosen=found.chosen)
+    if step is None:
+        return _steps([found], choice, series)
+    if found.inside not in (None, step):
+        series.notes.append(f"took step {step}, which says step {found.inside} inside")
+    series.checkpoints = [Checkpoint(step=step, path=place, reader=reader, choice=choice)]
+    return series
 
 
 def find_checkpoints(

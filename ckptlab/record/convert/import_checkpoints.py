@@ -126,7 +126,7 @@ def import_checkpoints(
 
 def import_series(
     series: Series,
-    output: str | os.PathLike[str],
+    output: str | os.PathLike[str] | Storage,
     *,
     source: str,
     follow: bool = False,
@@ -149,7 +149,7 @@ def import_series(
         writer = _create(storage, series, source, codec, parse_memory(memory), overwrite, follow)
     if not checkpoints:
         writer.abandon()
-        return _imported(writer, output, notes, 0)
+        return _imported(writer, storage.path, notes, 0)
     _note(writer, source, notes, len(writer.steps) + len(checkpoints))
     try:
         with ThreadPoolExecutor(count_cores(), "ckptlab-encode") as pool:
@@ -161,15 +161,13 @@ def import_series(
         with contextlib.suppress(StoreError):
             _close(storage)
         raise
-    return _imported(writer, output, notes, len(checkpoints))
+    return _imported(writer, storage.path, notes, len(checkpoints))
 
 
-def _imported(
-    writer: StoreWriter, output: str | os.PathLike[str], notes: list[str], new: int
-) -> Imported:
+def _imported(writer: StoreWriter, path: str, notes: list[str], new: int) -> Imported:
     steps = writer.steps
     return Imported(
-        path=os.fspath(output),
+        path=path,
         steps=len(steps),
         new=new,
         first=steps[0] if steps else None,

@@ -99,6 +99,10 @@ def hub(repository: Repository) -> Iterator[Any]:
             f"{repository} has no {repository.path or 'such file'} at "
             f"{repository.revision or 'main'}; see {repository.page}/tree/main"
         ) from error
+    except errors.SafetensorsParsingError as error:
+        raise DataError(
+            f"{repository} at {repository.revision or 'main'}: {error!s:.200}".replace("\n", " ")
+        ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise NoSpaceError(f"{repository}: the disk is full; make space and go on") from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ckptlab.errors import DataError, RunExistsError
-from ckptlab.record.convert.find_checkpoints import Choice, Series, open_checkpoint
+from ckptlab.errors import CkptlabError, DataError, NoSpaceError, RunExistsError
+from ckptlab.record.convert.find_checkpoints import Checkpoint, Choice, Series, open_checkpoint
 from ckptlab.record.convert.import_checkpoints import Imported, import_series
 from ckptlab.record.convert.step_numbers import step_in_name
 from ckptlab.record.hub.client import (
@@ -21,6 +21,7 @@ from ckptlab.record.hub.client import (
     list_revisions,
     parse_repository,
 )
+from ckptlab.record.memory import parse_memory
 from ckptlab.store.backends.open import open_storage
 from ckptlab.store.read.reader import StoredRun, open_latest
 from ckptlab.store.read.root import read_root
@@ -125,7 +126,8 @@ def import_revisions(
     choice : Choice, optional
         Which of the tensors, and how steps are read.
     codec, memory, overwrite
-        As `import_checkpoints` takes them.
+        As `import_checkpoints` takes them. As many revisions as `memory` holds, at least one, are
+        on the disk before they are imported together and deleted.
     progress : callable, optional
         Called with the revisions done and all of them.
 
@@ -145,31 +147,83 @@ def import_revisions(
         If the path is taken, or cannot be written.
     """
     repository, choice = parse_repository(url), choice or Choice()
-    earlier = None if overwrite else _earlier(output, str(repository))
-    held = set() if earlier is None else set(earlier.steps.tolist())
+    earlier = None if overwrite else earlier_run(output, str(repository))
     found, notes = find_revisions(repository, revisions, choice)
-    wanted = [one for one in found if one.step is None or one.step not in held]
+    wanted = left_to_import(found, earlier)
     done = None if earlier is None else _as_it_is(earlier, notes)
-    for count, one in enumerate(wanted):
-        at = replace(repository, revision=one.name)
-        folder = cache_folder([str(repository).removeprefix("hf://"), one.name])
-        download(at, weight_files(at), folder)
-        checkpoint = open_checkpoint(folder / repository.path, choice)
-        done = import_series(
-            Series(checkpoints=[checkpoint], notes=notes if not count else []),
+    bound, pending = parse_memory(memory), _Pending()
+
+    def write() -> Imported:
+        series = Series(checkpoints=pending.checkpoints, notes=notes)
+        written = import_series(
+            series,
             output,
             source=str(repository),
-            follow=not (overwrite and not count),
+            follow=not overwrite or done is not None,
             codec=codec,
             memory=memory,
-            overwrite=overwrite and not count,
+            overwrite=overwrite and done is None,
         )
-        shutil.rmtree(folder, ignore_errors=True)
+        pending.free()
+        return written
+
+    for count, one in enumerate(wanted):
+        try:
+            try:
+                series = pending.fetch(repository, one, choice)
+            except NoSpaceError:
+                if not pending.checkpoints:
+                    raise
+                done = write()
+                series = pending.fetch(repository, one, choice)
+        except CkptlabError:
+            if pending.checkpoints:
+                write()
+            raise
+        notes += [note for note in series.notes if note not in notes]
+        if pending.bytes > bound or count == len(wanted) - 1:
+            done = write()
         if progress is not None:
             progress(len(found) - len(wanted) + count + 1, len(found))
     if done is None:
         raise DataError(f"{repository} has no revision to import")
-    return replace(done, new=len(wanted))
+    return replace(done, new=len(wanted), notes=notes)
+
+
+def left_to_import(found: Sequence[Revision], earlier: StoredRun | None) -> list[Revision]:
+    """Return the revisions whose steps a run does not hold."""
+    held = set() if earlier is None else set(earlier.steps.tolist())
+    return [one for one in found if one.step is None or one.step not in held]
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Revisions that are downloaded and not yet imported.
+
+    A block of the run is written again with each import to it: several at once are written once.
+    """
+
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    bytes: int = 0
+    _folders: list[Path] = field(default_factory=list)
+
+    def fetch(self, repository: Repository, one: Revision, choice: Choice) -> Series:
+        """Download a revision, and open it."""
+        at = replace(repository, revision=one.name)
+        folder = cache_folder([str(repository).removeprefix("hf://"), one.name])
+        files = weight_files(at)
+        download(at, files, folder)
+        series = open_checkpoint(folder / repository.path, choice, step=one.step)
+        self.checkpoints += series.checkpoints
+        self._folders.append(folder)
+        self.bytes += sum(files.values())
+        return series
+
+    def free(self) -> None:
+        """Delete what was downloaded."""
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.checkpoints, self._folders, self.bytes = [], [], 0
 
 
 def _as_it_is(run: StoredRun, notes: list[str]) -> Imported:
@@ -184,7 +238,7 @@ def _as_it_is(run: StoredRun, notes: list[str]) -> Imported:
     )
 
 
-def _earlier(output: str | os.PathLike[str], source: str) -> StoredRun | None:
+def earlier_run(output: str | os.PathLike[str], source: str) -> StoredRun | None:
     """Open the run that is gone on with; RunExistsError if it is of another source."""
     storage = open_storage(output)
     if is_free(storage):

@@ -59,7 +59,7 @@ def test_a_folder_that_is_a_checkpoint_is_one_step(tmp_path, layout):
     make(tmp_path)
     path = next(p for p in sorted(tmp_path.iterdir()) if p.is_dir())
     assert steps(path) == [100]
-    assert open_checkpoint(path).step == 100
+    assert open_checkpoint(path).checkpoints[0].step == 100
 
 
 def test_the_step_inside_counts_and_a_name_that_differs_is_told(tmp_path):

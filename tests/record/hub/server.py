@@ -149,15 +149,17 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.stall == (at, file):
             hub.stalled.set()
             hub.released.wait(60)
-        start = 0
-        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+        start, found = 0, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        part = content
+        if found:
             start = int(found[1])
-            headers.append(("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"))
-        part = content[start:]
+            part = content[start : int(found[2]) + 1 if found[2] else None]
+            last = start + len(part) - 1
+            headers.append(("Content-Range", f"bytes {start}-{last}/{len(content)}"))
         hub.sent[at, file] += len(part)
         cut = hub.drop.pop((at, file), None)
         if cut is None:
-            self.answer(206 if start else 200, headers=headers, body=part)
+            self.answer(206 if found else 200, headers=headers, body=part)
             return
         self.send_response(200)
         for header, value in headers:

@@ -12,6 +12,7 @@ import torch
 from ckptlab.errors import ConfigError, DataError, NoSpaceError, RunExistsError
 from ckptlab.record.convert.write_checkpoints import write_folder
 from ckptlab.record.hub import client
+from ckptlab.record.hub.estimate_revisions import estimate_revisions
 from ckptlab.record.hub.import_revisions import import_revisions
 from ckptlab.run import open_run
 from ckptlab.store.maintain.verify import verify
@@ -83,6 +84,93 @@ def test_one_revision(hub, tmp_path):
     require_all(tmp_path / "run.zarr", (512,))
 
 
+def test_a_folder_has_the_step_of_its_revision_and_every_note_is_told(hub, tmp_path):
+    held = hub.repositories[REPOSITORY]
+    for revision, files in held.items():
+        held[revision] = {f"base/{name}": content for name, content in files.items()}
+        held[revision]["base/trainer_state.json"] = b'{"global_step": 512}'
+    held["stepless"] = held["step0"]
+    done = import_revisions(f"{URL}/base", tmp_path / "run.zarr", revisions="step*")
+    require_all(tmp_path / "run.zarr")
+    assert done.notes == [
+        "left out revision stepless: it names no step",
+        *(f"took step {step}, which says step 512 inside" for step in (0, 1, 1000)),
+    ]
+    assert open_run(tmp_path / "run.zarr").attributes["imported"]["notes"] == done.notes
+
+
+def test_a_disk_for_one_revision_is_enough(hub, tmp_path, monkeypatch):
+    files = hub.repositories[REPOSITORY]["step0"]
+    room = sum(len(content) for name, content in files.items() if name.startswith("model"))
+
+    def usage(_):
+        used = sum(p.stat().st_size for p in downloads(tmp_path))
+        return SimpleNamespace(free=2**26 + int(1.9 * room) - used)
+
+    monkeypatch.setattr(client.shutil, "disk_usage", usage)
+    import_revisions(URL, tmp_path / "run.zarr", revisions="step*")
+    require_all(tmp_path / "run.zarr")
+
+
+def test_a_dry_run_downloads_headers_only(hub, tmp_path):
+    held = hub.repositories[REPOSITORY]
+    short = next(name for name in held["step512"] if "00002-of" in name)
+    whole = held["step512"][short]
+    held["step512"][short] = whole[:-7]
+    found = estimate_revisions(URL, revisions="step*")
+    assert not tmp_path.joinpath("home").exists()
+    assert max(hub.sent.values()) < 2000
+    assert {revision for revision, name in hub.sent if name.endswith("tensors")} == {"step0"}
+    bits = [
+        sum(len(c) for n, c in held[f"step{step}"].items() if n.endswith(".safetensors"))
+        for step in STEPS
+    ]
+    assert found.notes == [f"revision step512 has {bits[2]} bytes of weights, step0 {bits[0]}"]
+    assert (found.steps, found.bytes_read, found.seconds) == ([*STEPS], sum(bits), None)
+    held["step512"][short] = whole
+    done = import_revisions(URL, tmp_path / "run.zarr", revisions="step*")
+    assert found.parameters == done.parameters == 64
+    rows = open_run(tmp_path / "run.zarr").layout.rows
+    assert found.tensors == {row.name: f"{row.dtype} {list(row.shape)}" for row in rows}
+    assert found.bytes_stored == 4 * 64 * len(STEPS)
+    held["step2000"] = files_of(tmp_path, 2000)
+    more = estimate_revisions(URL, tmp_path / "run.zarr", revisions="step*")
+    assert (more.steps, more.notes) == ([2000], [f"4 of 5 are in {tmp_path / 'run.zarr'} already"])
+
+
+def test_a_dry_run_reads_only_the_asked_bytes_of_a_large_file(hub, tmp_path):
+    tensors = {"wide.weight": torch.zeros(1000, 500, dtype=torch.bfloat16)}
+    write_folder(tensors, tmp_path / "large", shard_bytes=2**40)
+    content = (tmp_path / "large" / "model.safetensors").read_bytes()
+    hub.repositories["models", "lab/large"] = {"step7": {"model.safetensors": content}}
+    found = estimate_revisions("hf://lab/large@step7")
+    assert (found.steps, found.bytes_read) == ([7], len(content))
+    assert found.tensors == {"wide.weight": "bfloat16 [1000, 500]"}
+    assert hub.sent["step7", "model.safetensors"] <= 100_001 < len(content)
+
+
+def test_what_a_dry_run_cannot_know_is_told(hub, tmp_path):
+    held = hub.repositories
+    held["models", "lab/bin"] = {"step1": {"pytorch_model.bin": b"x" * 10}}
+    found = estimate_revisions("hf://lab/bin", revisions="step*")
+    assert (found.steps, found.parameters, found.bytes_read) == ([1], None, 10)
+    assert found.notes == ["only safetensors tell their tensors before they are downloaded whole"]
+    huge = b'{"a": {"dtype": "F32", "shape": [2305843009213693951], "data_offsets": [0, %d]}}'
+    huge %= 4 * 2305843009213693951
+    for content, said in [
+        (b"x", "file is too small to be a valid"),
+        (b"\xff" * 900, "header is too big"),
+        (len(huge).to_bytes(8, "little") + huge, "says it holds 9,223,372,036,854,775,804 bytes"),
+        ((2).to_bytes(8, "little") + b"{]", "not json-encoded"),
+    ]:
+        held["models", "lab/evil"] = {"step1": {"model.safetensors": content}}
+        with pytest.raises(DataError, match=said) as error:
+            estimate_revisions("hf://lab/evil@step1")
+        assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match=r"hf://lab/series@main has no step in its name"):
+        estimate_revisions(URL)
+
+
 def test_a_dropped_connection_costs_no_more_than_the_rest_of_a_file(hub, tmp_path):
     shard = next(f for f in hub.repositories[REPOSITORY]["step1"] if "00002-of" in f)
     hub.drop["step1", shard] = 40
@@ -93,21 +181,25 @@ def test_a_dropped_connection_costs_no_more_than_the_rest_of_a_file(hub, tmp_pat
     assert size <= hub.sent["step1", shard] <= size + 40
 
 
-def test_a_killed_import_goes_on_where_it_was(hub, tmp_path):
+@pytest.mark.parametrize(("memory", "imported"), [("1KiB", True), ("1GiB", False)])
+def test_a_killed_import_goes_on_where_it_was(hub, tmp_path, memory, imported):
     shard = next(f for f in hub.repositories[REPOSITORY]["step512"] if "00002-of" in f)
     hub.stall = ("step512", shard)
     command = [sys.executable, "-m", "ckptlab", "import", URL, "--revisions", "step*"]
-    command += ["-o", str(tmp_path / "run.zarr")]
+    command += ["-o", str(tmp_path / "run.zarr"), "--memory", memory]
     process = subprocess.Popen(command, env=dict(os.environ), stderr=subprocess.PIPE)
     assert hub.stalled.wait(200), process.communicate(timeout=5)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
-    assert open_run(tmp_path / "run.zarr").steps.tolist() == [0, 1]
+    # What memory holds waits on the disk, and is imported together.
+    held = open_run(tmp_path / "run.zarr").steps.tolist() if imported else []
+    assert held == ([0, 1] if imported else [])
+    assert {p.parent.name for p in downloads(tmp_path)} >= (set() if held else {"step0", "step1"})
     hub.stall = None
     hub.released.set()
     before = {key: count for key, count in hub.sent.items() if key[0] in ("step0", "step1")}
-    assert import_revisions(URL, tmp_path / "run.zarr", revisions="step*").new == 2
+    assert import_revisions(URL, tmp_path / "run.zarr", revisions="step*").new == 4 - len(held)
     require_all(tmp_path / "run.zarr")
     assert {key: hub.sent[key] for key in before} == before
     assert not downloads(tmp_path)
@@ -144,6 +236,8 @@ def test_what_cannot_be_imported_is_told_in_one_line(hub, tmp_path, url, pattern
         import_revisions(url, tmp_path / "run.zarr", revisions=pattern)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run.zarr").exists()
+    with pytest.raises((DataError, ConfigError), match=said):
+        estimate_revisions(url, revisions=pattern)
 
 
 def test_no_network_no_space_and_names_that_are_none(hub, tmp_path, monkeypatch):
