@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,10 +51,11 @@ def dense(example, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pruned(dense: Path) -> Path:
+def pruned(dense: Path, cluster: Any) -> Path:
     """Three levels, by workers of dask."""
     out = dense.with_name("imp")
-    words = ["--rewind", REWIND, "--levels", LEVELS, "--workers", 1, "-S", "record.steps=0:"]
+    words = ["--rewind", REWIND, "--levels", LEVELS, "-S", "record.steps=0:"]
+    words += ["--scheduler", cluster.scheduler_address]
     assert command("imp", dense, *words, "-o", out) == 0
     return out
 
@@ -137,12 +139,12 @@ def test_pruning_equals_a_loop_by_hand(example, dense: Path, pruned: Path) -> No
 
 
 def test_every_other_experiment_takes_the_same_file(
-    dense: Path, pruned: Path, capfd: pytest.CaptureFixture[str]
+    dense: Path, pruned: Path, cluster: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = dense.parent
     kinds = ["--kind", "shuffle:layer,keep-signs", "--kind", "noise:1", "--kind", "reinit"]
     mask = ["--mask", f"{pruned / 'results.zarr'}@2"]
-    words = ["--workers", 1, "--json"]
+    words = ["--scheduler", cluster.scheduler_address, "--json"]
     assert command("perturb", dense, "--at", REWIND, *kinds, *mask, *words, "-o", folder / "p") == 0
     assert command("connect", dense, "--at", 0, "--alphas", 3, "--align", "weights", *words) == 0
     assert command("imp", dense, "--rewind", 0, "--levels", 1, "--pruning", "snip,synflow",
@@ -157,7 +159,7 @@ def test_every_other_experiment_takes_the_same_file(
     asked = {"steps": f"{REWIND},{STEPS}", "samples": 20, "eigenvalues": 2}
     here, there = (
         run.analyze("hessian-spectrum", **asked, **where)["sharpness"]
-        for where in ({}, {"scheduler": "processes"})
+        for where in ({}, {"scheduler": cluster.scheduler_address})
     )
     np.testing.assert_allclose(here, there, rtol=1e-4)
     assert "transformer.py" in run.attributes["plugins"]

@@ -75,7 +75,7 @@ class Opened:
               hidden.forEach((input) => input.click());
               document.querySelectorAll("[aria-expanded=true]").forEach((e) => e.click());
               choose("level-bars", "0");
-              document.querySelector("[data-do=reset]")?.click();
+              document.querySelector("[data-do=reset]:not([hidden])")?.click();
               scrollTo({ top: 0, behavior: "instant" });
             }"""
         )

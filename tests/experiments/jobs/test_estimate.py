@@ -61,12 +61,14 @@ def test_jobs_are_updates_and_evaluations(dense, tmp_path):
 
 
 def test_a_slower_network_is_measured_as_slower(dense, tmp_path):
-    found = [
-        measure_training(Bench(dense, tmp_path, *settings).parent.config.model_dump_json())
+    configs = [
+        Bench(dense, tmp_path, *settings).parent.config.model_dump_json()
         for settings in (["model.width=2"], ["model.width=32"])
     ]
-    assert found[1].update > 1.5 * found[0].update
-    assert all(cost.setup > 0 and cost.image > 0 for cost in found)
+    # The fastest of three of each: whatever else runs here slows some of them.
+    small, large = ([measure_training(config) for _ in range(3)] for config in configs)
+    assert min(cost.update for cost in large) > 1.5 * min(cost.update for cost in small)
+    assert all(cost.setup > 0 and cost.image > 0 for cost in small + large)
 
 
 def test_an_estimate_counts_what_is_left_and_leaves_nothing_behind(dense, tmp_path):
