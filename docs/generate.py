@@ -41,8 +41,11 @@ def metrics() -> dict[str, str]:
         "scheduler": "`threads`",
         "eigenvalues": "classes",
         "other": "none",
-        "samples": "`512`, `1024` of `connectivity`, all of `gradient-magnitude`",
-        "batch_norm": "`eval`, `train` of `gradient-magnitude`",
+        "samples": "`512`; `256` of `representation`, `1024` of `connectivity` and "
+        "`learning-coefficient`, all of `gradient-magnitude`",
+        "batch_norm": "`train`, `eval` of `representation`",
+        "through": "the plane of the path",
+        "layers": "those of `--kinds`",
     }
     rows = []
     for metric in METRICS.values():

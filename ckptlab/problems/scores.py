@@ -35,6 +35,12 @@ class MeanLoss(nn.Module):
         return str(getattr(self.loss, "__name__", type(self.loss).__name__))
 
     @property
+    def units(self) -> str:
+        """``nats`` for minus a log-probability, else ``loss``."""
+        known = isinstance(self.loss, nn.CrossEntropyLoss | nn.BCEWithLogitsLoss | nn.NLLLoss)
+        return "nats" if known or self.is_cross_entropy else "loss"
+
+    @property
     def is_cross_entropy(self) -> bool:
         """Whether it is minus the log-probability of the target under a softmax."""
         plain = type(self.loss) is nn.CrossEntropyLoss and (
@@ -59,18 +65,29 @@ class MeanLoss(nn.Module):
         return total
 
 
+def class_axis(outputs: torch.Tensor, targets: Any) -> int | None:
+    """Return which axis of the outputs is over classes; None if the targets are not classes.
+
+    The second, as in torch's cross-entropy, or the last.
+    """
+    whole = isinstance(targets, torch.Tensor) and not targets.is_floating_point()
+    if whole and outputs.ndim == targets.ndim + 1:
+        if (outputs.shape[0], *outputs.shape[2:]) == targets.shape:
+            return 1
+        if outputs.shape[:-1] == targets.shape:
+            return -1
+    return None
+
+
 def right_answers(outputs: Any, targets: Any) -> torch.Tensor:
     """Return whether each answer is right, where targets are classes; else NaN, shape ().
 
-    Classes are the second axis of the outputs, as in torch's cross-entropy, or the last.
+    Classes are along the axis that `class_axis` finds.
     """
-    tensors = isinstance(outputs, torch.Tensor) and isinstance(targets, torch.Tensor)
-    if tensors and not targets.is_floating_point() and outputs.ndim == targets.ndim + 1:
-        if (outputs.shape[0], *outputs.shape[2:]) == targets.shape:
-            return torch.eq(outputs.argmax(1), targets)
-        if outputs.shape[:-1] == targets.shape:
-            return torch.eq(outputs.argmax(-1), targets)
-    return no_accuracy(outputs, targets)
+    axis = class_axis(outputs, targets) if isinstance(outputs, torch.Tensor) else None
+    if axis is None:
+        return no_accuracy(outputs, targets)
+    return torch.eq(outputs.argmax(axis), targets)
 
 
 def right_labels(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

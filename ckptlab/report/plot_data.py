@@ -57,18 +57,25 @@ def panels_of(result: xr.DataArray | xr.Dataset, metric: Metric) -> list[PanelDa
     """Split a result of a metric into those of its panels that have something to draw."""
     found = []
     for panel, parts in _parts(result, metric):
-        dim = x_dim_of(parts[0])
-        named = parts[0][dim].attrs.get("long_name", dim) if dim in parts[0].dims else dim
+        dim = x_dim_of(parts[0], metric.plot.x)
+        named = parts[0][dim].attrs.get("long_name", dim) if dim in parts[0].coords else dim
         name = "step" if dim in STEP_DIMS else str(named)
         units = str(parts[0].attrs.get("units", "1"))
         references = {part.attrs.get("relative_to") for part in parts}
         relative_to = references.pop() if len(references) == 1 else None
-        found.append(PanelData(panel, tuple(_curves(parts)), dim, name, units, relative_to))
+        found.append(
+            PanelData(panel, tuple(_curves(parts, metric.plot.x)), dim, name, units, relative_to)
+        )
     return found
 
 
-def x_dim_of(part: xr.DataArray) -> str:
-    """Return the dim along the x axis, or ``run`` for single values, which make no line."""
+def x_dim_of(part: xr.DataArray, x: str = "") -> str:
+    """Return what is along the x axis: the coordinate `x` if there is one, or a dim.
+
+    ``run`` for single values, which make no line.
+    """
+    if x in part.coords:
+        return x
     along = next((str(d) for d in part.dims if d in X_DIMS), None)
     return along or (str(part.dims[-1]) if part.dims else "run")
 
@@ -108,8 +115,11 @@ def _panel(variable: str, title: str, about: str, metric: Metric) -> Panel:
     return Panel(variables=(variable,), title=title, about=about, log_y=metric.plot.log_y)
 
 
-def _curves(parts: list[xr.DataArray]) -> Iterator[Curve]:
+def _curves(parts: list[xr.DataArray], along: str = "") -> Iterator[Curve]:
     for part, name in zip(parts, _names(parts), strict=True):
+        if along in part.coords:
+            yield from _own_curves(part, along, name)
+            continue
         dim = x_dim_of(part)
         x = part[dim].values
         others = [d for d in part.dims if d != dim]
@@ -120,6 +130,20 @@ def _curves(parts: list[xr.DataArray]) -> Iterator[Curve]:
         for labels, y in zip(product(*(_labels(part, d) for d in others)), lines, strict=True):
             named = ", ".join(filter(None, (name, *labels)))
             yield without_sparse_gaps(Curve(named, str(part.name), x, y))
+
+
+def _own_curves(part: xr.DataArray, along: str, name: str) -> Iterator[Curve]:
+    """Yield lines along the last dim of a coordinate that differs from line to line."""
+    dim = part[along].dims[-1]
+    others = [d for d in part.dims if d != dim]
+    positions = part[along].broadcast_like(part)
+    x, y = (
+        values.transpose(*others, dim).values.reshape(-1, part.sizes[dim])
+        for values in (positions, part)
+    )
+    for k, labels in enumerate(product(*(_labels(part, d) for d in others))):
+        named = ", ".join(filter(None, (name, *map(str, labels))))
+        yield Curve(named or str(part.name), str(part.name), x[k], y[k])
 
 
 def _names(parts: list[xr.DataArray]) -> list[str]:

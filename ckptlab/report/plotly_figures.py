@@ -41,7 +41,8 @@ def require_format(path: str) -> None:
 
 def figure(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
     """Return the plotly figure of a metric's result, one panel for each variable of a Dataset."""
-    draw = {"lines": _lines, "path": _path, "phases": _phases}[metric.plot.kind]
+    kinds = {"lines": _lines, "path": _path, "phases": _phases, "surface": _surface}
+    draw = kinds[metric.plot.kind]
     drawn = draw(result, metric)
     drawn.update_layout(template=plotly_template(), title={"text": _title(result, metric)})
     return drawn
@@ -166,6 +167,45 @@ def _path(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
     drawn.update_xaxes(title_text=titles[0])
     drawn.update_yaxes(title_text=titles[-1] if len(titles) > 1 else "")
     drawn.update_layout(hovermode="closest", height=620)
+    return drawn
+
+
+def _surface(result: xr.DataArray | xr.Dataset, metric: Metric) -> Any:
+    """Draw contours of the loss and the path over them, or on a line the loss alone."""
+    from plotly.subplots import make_subplots
+
+    del metric
+    parts = list(_by_run(result))
+    drawn = make_subplots(rows=len(parts), cols=1, subplot_titles=[_escaped(n) for n, _ in parts])
+    for k, (_, part) in enumerate(parts):
+        place, values = {"row": k + 1, "col": 1}, part["loss"].values
+        units = f"loss [{part['loss'].attrs.get('units', '')}]"
+        drawn.update_xaxes(title_text="distance from the origin [weight]", **place)
+        if values.ndim == 1:
+            drawn.add_scatter(x=part["x"].values, y=values, showlegend=False, **place)
+            drawn.update_yaxes(title_text=units, **place)
+            continue
+        drawn.add_contour(
+            x=part["x"].values,
+            y=part["y"].values,
+            z=values,
+            ncontours=30,
+            colorscale=colour_scale(THEMES["light"].order),
+            colorbar={"title": units, "len": 1 / len(parts), "y": 1 - (k + 0.5) / len(parts)},
+            **place,
+        )
+        drawn.add_scatter(
+            x=part["path_x"].values,
+            y=part["path_y"].values,
+            mode="lines+markers",
+            line={"color": THEMES["light"].ink},
+            customdata=part["step"].values,
+            hovertemplate="step %{customdata}<extra></extra>",
+            showlegend=False,
+            **place,
+        )
+        drawn.update_yaxes(title_text="[weight]", **place)
+    drawn.update_layout(hovermode="closest", height=120 + 500 * len(parts))
     return drawn
 
 

@@ -19,6 +19,15 @@ COMMANDS = {
     "fisher-trace": (["--steps", "0,12", "--labels", "exact", *SMALL], "fisher_trace"),
     "gradient-magnitude": (["--full", "--steps", "0,12", *SMALL], "gradient_norm"),
     "connectivity": (["--with", "@6", "--alphas", "3", *SMALL], "instability"),
+    "ggn-spectrum": (["--steps", "0,12", "--eigenvalues", "3", *SMALL], "eigenvalues"),
+    "hessian-trace": (["--steps", "0,12", "--products", "9", *SMALL], "hessian_trace"),
+    "hessian-density": (["--steps", "0,12", "--iterations", "9", *SMALL], "density"),
+    "representation": (["--steps", "0,12", "--samples", "24", "--layers", "fc*"], "representation"),
+    "landscape": (["--grid", "3", *SMALL], "explained_variance"),
+    "learning-coefficient": (
+        ["--steps", "12", "--chains", "2", "--length", "5", "--step-size", "1e-6", *SMALL],
+        "learning_coefficient",
+    ),
     "evaluation": (["--steps", "0:13:4", "--correct"], "eval_accuracy"),
 }
 

@@ -116,6 +116,49 @@ def hessian_spectrum(
     return values[::-1], vectors[:, ::-1]
 
 
+def batches_of(count: int, batch: int) -> list[slice]:
+    return [slice(a, min(a + batch, count)) for a in range(0, count, batch)]
+
+
+def hessian(network: Network, x: Array, y: Array, batch: int, keep: Array) -> Array:
+    """The whole matrix over the kept weights, row by row."""
+    at = network.at.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(network.loss(at, x, y, batch), at, create_graph=True)
+    places = np.flatnonzero(keep)
+    rows = [
+        torch.autograd.grad(gradient[int(i)], at, retain_graph=True)[0].numpy()[places]
+        for i in places
+    ]
+    return np.stack(rows)
+
+
+@oracle("metric", "hessian-trace", "relative 1e-4; 3 % by Hutch++", "a dense Hessian")
+def hessian_trace(matrix: Array) -> float:
+    return float(np.trace(matrix))
+
+
+@oracle("metric", "hessian-density", "absolute 0.05 of the distribution", "a dense Hessian")
+def hessian_density(matrix: Array, values: Array) -> Array:
+    """The share of eigenvalues up to each value."""
+    return np.searchsorted(np.linalg.eigvalsh(matrix), values) / len(matrix)
+
+
+@oracle("metric", "ggn-spectrum", "relative 1e-3", "doi:10.1162/08997660260028683")
+def ggn_spectrum(network: Network, x: Array, batch: int, keep: Array, k: int) -> Array:
+    """Largest eigenvalues of Σ Jᵀ (diag(p) − p pᵀ) J / n, example by example."""
+    total = np.zeros((int(keep.sum()), int(keep.sum())))
+    for part in batches_of(len(x), batch):
+
+        def logits(vector: torch.Tensor, images: Array = x[part]) -> torch.Tensor:
+            return network.logits(vector, images)
+
+        jacobians = torch.autograd.functional.jacobian(logits, network.at).numpy()[:, :, keep]
+        chances = torch.softmax(logits(network.at), 1).detach().numpy()
+        for jacobian, p in zip(jacobians, chances, strict=True):
+            total += jacobian.T @ (np.diag(p) - np.outer(p, p)) @ jacobian
+    return np.linalg.eigvalsh(total / len(x))[::-1][:k]
+
+
 @oracle("metric", "gradient-subspace", "absolute 2e-3", "arXiv:1812.04754")
 def gradient_subspace(gradient: Array, vectors: Array) -> tuple[float, float]:
     """The share of the gradient within the span of vectors, and k/P."""

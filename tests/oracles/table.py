@@ -11,7 +11,7 @@ from tests.oracles.plain import ORACLES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 START, END = "<!-- oracles -->", "<!-- end of oracles -->"
-MODULES = ("weights", "networks", "updates", "images", "subnetworks", "saliency")
+MODULES = ("weights", "networks", "replayed", "updates", "images", "subnetworks", "saliency")
 
 
 def load() -> None:

@@ -81,6 +81,48 @@ def test_full_gradients_and_the_top_subspace(make, data, name: str) -> None:
     assert float(found["baseline"]) == pytest.approx(baseline)
 
 
+@pytest.mark.parametrize("name", ["masked", slow("dense"), slow("branch")])
+def test_curvature_against_the_whole_matrix(make, data, name: str) -> None:
+    path = make(name)
+    run, package = PlainRun(path), ckptlab.open_run(path)
+    x, y = train_part(data)
+    keep, step = survivors(run), int(run.steps[-1])
+    network = Network(run, step, batch_statistics)
+    options = {"steps": step, **SAMPLES}
+    wanted = oracles.ggn_spectrum(network, x, BATCH, keep, 3)
+    found = package.analyze("ggn-spectrum", eigenvalues=3, **options)
+    np.testing.assert_allclose(found["eigenvalues"][0], wanted, rtol=1e-3)
+    matrix = oracles.hessian(network, x, y, BATCH, keep)
+    trace = package.analyze("hessian-trace", products=2000, **options)
+    assert trace.item() == pytest.approx(oracles.hessian_trace(matrix), rel=1e-4)
+    trace = package.analyze("hessian-trace", products=240, **options)
+    assert trace.item() == pytest.approx(oracles.hessian_trace(matrix), rel=0.03)
+    found = package.analyze("hessian-density", iterations=60, probes=8, **options)
+    nodes, weights = found["node"].values[0], found["weight"].values[0]
+    ends = np.linalg.eigvalsh(matrix)[[0, -1]]
+    np.testing.assert_allclose([nodes.min(), nodes.max()], ends, rtol=1e-3)
+    at = found["value"].values[0]
+    cumulative = np.mean(
+        [(w[:, None] * (n[:, None] <= at)).sum(0) for n, w in zip(nodes, weights, strict=True)], 0
+    )
+    # Between two nodes the quadrature knows no more than their weights.
+    width = at[1] - at[0]
+    low, high = (oracles.hessian_density(matrix, at + move * 4 * width) for move in (-1, 1))
+    assert (cumulative > low - 0.05).all()
+    assert (cumulative < high + 0.05).all()
+    assert np.trapezoid(found["density"][0], at) == pytest.approx(1, abs=0.02)
+
+
+def test_a_flat_loss_has_a_flat_spectrum(make) -> None:
+    run = ckptlab.open_run(make("dense"))
+    options = {"steps": 0, "loss": lambda outputs, _: 0 * outputs.sum(), **SAMPLES}
+    found = run.analyze("hessian-density", **options)
+    assert (found["node"] == 0).all()
+    assert np.isfinite(found["density"]).all()
+    assert run.analyze("hessian-trace", **options).item() == 0
+    assert (run.analyze("ggn-spectrum", eigenvalues=2, **options)["eigenvalues"] == 0).all()
+
+
 @pytest.mark.parametrize("name", [slow("dense"), "masked", slow("adamw")])
 def test_fisher_trace(make, data, name: str) -> None:
     path = make(name)

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 import ckptlab
+from ckptlab.analyze.engine.labels import loss_units
 from ckptlab.errors import CkptlabError, ConfigError, UnknownNameError, UntrustedNameError
 from ckptlab.experiments.plans.imp import Pruner, plan_imp
 from ckptlab.experiments.plans.perturb import plan_perturb
+from ckptlab.problems.scores import MeanLoss
 from ckptlab.registry import _allowed
 from ckptlab.train.assemble import build
 from ckptlab.train.config import canonical, change, default_path, load_config, parse_config
@@ -77,6 +79,24 @@ def test_a_language_with_dropout_counts_right_tokens(tmp_path):
     right = (model(inputs).argmax(-1) == targets).float().mean()
     found = runs[0].analyze("evaluation")
     assert float(found["eval_accuracy"][-1]) == pytest.approx(float(right))
+    # As many eigenvalues as letters, not as places.
+    spectrum = runs[0].analyze("hessian-spectrum", steps=0, samples=4)
+    assert spectrum.sizes["eigenvalue"] == model(inputs).shape[-1] != inputs.shape[1]
+
+
+def test_a_loss_is_in_nats_where_it_is_a_cross_entropy(tmp_path):
+    run = ckptlab.record_training(tmp_path / "a.zarr", settings("regression"))
+    for found in (run.analyze("evaluation"), run.analyze("evaluation", steps=0)):
+        assert found["eval_loss"].attrs["units"] == "loss"
+    assert run.analyze("telemetry")["loss"].attrs["units"] == "loss"
+    line = run.analyze("connectivity", other="@0", alphas=2)
+    assert line["loss"].attrs["units"] == line["loss_barrier"].attrs["units"] == "loss"
+    entropy = [nn.CrossEntropyLoss(), nn.functional.cross_entropy, nn.BCEWithLogitsLoss(), None]
+    assert {MeanLoss(loss).units for loss in entropy} == {"nats"}
+    for name, units in (("mse", "loss"), ("token-cross-entropy", "nats")):
+        assert loss_units({"config": {"model": {}, "loss": {"name": name}}}) == units
+    assert loss_units({"config": {"model": {}}}) == "nats"
+    assert loss_units({"config": {"lr": 1}}) == "loss"
 
 
 def test_an_augmentation_depends_on_the_step(tmp_path):

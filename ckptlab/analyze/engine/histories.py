@@ -37,7 +37,7 @@ class Histories:
 
     `values` float32, shape (weights, wanted), one for each array asked for; `wanted` are positions
     of recorded steps, `at` where among them the selected steps of the span are; `group`, shape
-    (weights,), counts from 0; `reference`, shape (weights,), is a snapshot to compare with.
+    (weights,), counts from 0; `reference`, (weights,) or (weights, n), is what to compare with.
     """
 
     values: tuple[Array, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +21,25 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 EVALUATIONS: dict[str, tuple[str, str]] = {
-    "eval_loss": ("nats", "test loss"),
+    "eval_loss": ("loss", "test loss"),
     "eval_accuracy": ("1", "test accuracy"),
 }
-"""Units and long name of what an evaluation records."""
+"""Units and long name of what an evaluation records; ``loss`` stands for `loss_units`."""
 
 STEP_ATTRIBUTES = {"units": "optimizer updates", "long_name": "step"}
+
+
+def loss_units(attributes: Mapping[str, Any]) -> str:
+    """Return the units of a recorded loss: ``nats``, or ``loss`` where that is not known.
+
+    `attributes` are those of a run, or of anything else with the trainer's `config`.
+    """
+    config = attributes.get("config")
+    if not isinstance(config, Mapping) or not isinstance(config.get("model"), Mapping):
+        return "loss"
+    problem, loss = (config.get(section) or {} for section in ("problem", "loss"))
+    entropy = str(loss.get("name", "cross-entropy")).endswith("cross-entropy")
+    return "nats" if entropy and not problem.get("name") else "loss"
 
 
 def labelled(

@@ -145,7 +145,7 @@ def connectivity(
     }
     if moved is not None:
         attrs |= {"align": "weight matching", "units_moved": moved}
-    return _result(grid, losses, errors, attrs)
+    return _result(grid, losses, errors, replay.loss.units, attrs)
 
 
 def _evaluations(
@@ -280,16 +280,16 @@ def _snapshot(source: Source, step: Any, parameter: str, before: str = "") -> tu
     return source, reference.column
 
 
-def _result(grid: Any, losses: Any, errors: Any, attrs: dict[str, Any]) -> xr.Dataset:
+def _result(grid: Any, losses: Any, errors: Any, units: str, attrs: dict[str, Any]) -> xr.Dataset:
     def rise(values: Any) -> float:
         return float(values.max() - (values[0] + values[-1]) / 2)
 
     return xr.Dataset(
         {
-            "loss": ("alpha", losses, {"units": "nats", "long_name": "loss"}),
+            "loss": ("alpha", losses, {"units": units, "long_name": "loss"}),
             "error": ("alpha", errors, {"units": "1", "long_name": "error"}),
             "instability": ((), rise(errors), {"units": "1", "long_name": "instability"}),
-            "loss_barrier": ((), rise(losses), {"units": "nats", "long_name": "loss barrier"}),
+            "loss_barrier": ((), rise(losses), {"units": units, "long_name": "loss barrier"}),
         },
         {"alpha": ("alpha", grid, {"units": "1", "long_name": "alpha, 1 at this run"})},
         attrs,

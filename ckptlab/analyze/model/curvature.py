@@ -21,6 +21,9 @@ from ckptlab.problems.examples import Subset, draw
 
 Array = npt.NDArray[Any]
 
+MOST = 100
+"""Eigenvalues at most, unless more are asked for: a vocabulary has tens of thousands of tokens."""
+
 
 def hessian_spectrum(
     source: Source,
@@ -58,7 +61,7 @@ def hessian_spectrum(
     mask : ndarray of bool, DataArray or path, optional
         Differentiate only the weights it keeps. A run's own mask applies in any case.
     eigenvalues : int, optional
-        How many; the number of outputs of the model by default.
+        How many; by default the number of classes, or of tokens, at most `MOST`.
     samples, seed : int
         Size of the fixed subset of the data, and the seed of its draw and of the start vector.
     batch_size : int
@@ -97,7 +100,7 @@ def hessian_spectrum(
     replay = ReplayModel(source, model, loss, batch_norm=batch_norm, mask=mask)
     subset = draw(data, samples, seed, batch_size)
     columns = select_columns(source, steps)
-    k = eigenvalues or replay.outputs(subset)
+    k = eigenvalues or min(replay.outputs(subset), MOST)
     measure = partial(_spectra, k=k, seed=seed, vectors=vectors)
     found = spread(measure, replay, subset, columns, scheduler)
     values = np.stack([pairs.values for pairs in found])
@@ -118,6 +121,68 @@ def hessian_spectrum(
         meaning = {"long_name": "position in the parameter vector"}
         coords["param"] = ("param", replay.positions, meaning)
     return xr.Dataset(data_vars, coords, _attributes(replay, subset, k, seed))
+
+
+def ggn_spectrum(
+    source: Source,
+    *,
+    model: Any,
+    data: Any,
+    loss: Any = None,
+    steps: Any = "log:2",
+    mask: Any = None,
+    eigenvalues: int | None = None,
+    samples: int = 512,
+    seed: int = 0,
+    batch_size: int = 256,
+    batch_norm: str = "train",
+    scheduler: Any = None,
+) -> xr.Dataset:
+    """Largest eigenvalues of the generalized Gauss-Newton matrix, E[Jᵀ (∇²ℓ) J].
+
+    J is the Jacobian of the outputs, ∇²ℓ the Hessian of the loss with respect to them: the Hessian
+    without the curvature of the network itself. Where the loss is a cross-entropy, it is the Fisher
+    information.
+
+    Parameters
+    ----------
+    source, model, data, loss, steps, mask, eigenvalues, samples, seed, batch_size : object
+        As `hessian_spectrum` takes them.
+    batch_norm, scheduler : object
+        As well.
+
+    Returns
+    -------
+    Dataset, dims (step, eigenvalue)
+        `eigenvalues`, largest first, with their `residual` ‖Gv − λv‖₂.
+
+    Raises
+    ------
+    ConfigError
+        If `eigenvalues` does not fit the model.
+    MissingExtraError
+        If curvlinops is not installed.
+    LayoutError
+        If the model is not the one recorded, or the mask keeps nothing of it.
+    """
+    replay = ReplayModel(source, model, loss, batch_norm=batch_norm, mask=mask)
+    subset = draw(data, samples, seed, batch_size)
+    columns = select_columns(source, steps)
+    k = eigenvalues or min(replay.outputs(subset), MOST)
+    measure = partial(_spectra, k=k, seed=seed, vectors=False, matrix="ggn")
+    found = spread(measure, replay, subset, columns, scheduler)
+    unit = {"units": "loss per weight^2"}
+    by_rank = ("step", "eigenvalue")
+    values = np.stack([pairs.values for pairs in found])
+    residuals = np.stack([pairs.residuals for pairs in found])
+    return xr.Dataset(
+        {
+            "eigenvalues": (by_rank, values, {**unit, "long_name": "eigenvalue"}),
+            "residual": (by_rank, residuals, {**unit, "long_name": "residual"}),
+        },
+        {**_steps(source, columns), "eigenvalue": ("eigenvalue", np.arange(1, k + 1))},
+        _attributes(replay, subset, k, seed),
+    )
 
 
 def gradient_subspace(
@@ -164,7 +229,7 @@ def gradient_subspace(
     replay = ReplayModel(source, model, loss, batch_norm=batch_norm, mask=mask)
     subset = draw(data, samples, seed, batch_size)
     columns = select_columns(source, steps)
-    k = eigenvalues or replay.outputs(subset)
+    k = eigenvalues or min(replay.outputs(subset), MOST)
 
     (last,) = spread(partial(_bases, k=k, seed=seed), replay, subset, columns[-1:], scheduler)
     measure = partial(_shares, k=k, seed=seed, end=int(columns[-1]), last=last)
@@ -197,13 +262,14 @@ def _spectra(
     k: int,
     seed: int,
     vectors: bool,
+    matrix: str = "hessian",
 ) -> list[Eigenpairs]:
     """Find the eigenvalues at each step, and the eigenvectors if they are wanted."""
     del before
     found = []
     for column in paced(columns):
         model.load_step(column)
-        pairs = largest(model, subset, k, seed)
+        pairs = largest(model, subset, k, seed, matrix)
         kept = pairs.vectors if vectors else np.zeros((0, k))
         found.append(Eigenpairs(pairs.values, kept, pairs.residuals))
     return found

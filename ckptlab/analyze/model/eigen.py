@@ -54,8 +54,10 @@ def is_dense(size: int, k: int) -> bool:
     return size <= max(DENSE_UP_TO, 4 * k)
 
 
-def largest(model: ReplayModel, subset: Subset, k: int, seed: int) -> Eigenpairs:
-    """Find the k largest eigenvalues of the Hessian of the mean loss over the surviving weights.
+def largest(
+    model: ReplayModel, subset: Subset, k: int, seed: int, matrix: str = "hessian"
+) -> Eigenpairs:
+    """Find the k largest eigenvalues of the Hessian or GGN of the loss over the surviving weights.
 
     `seed` draws the start vector (NumPy's PCG64, normal). A Hessian that is not finite gives NaN;
     ConfigError if `k` does not fit.
@@ -65,7 +67,12 @@ def largest(model: ReplayModel, subset: Subset, k: int, seed: int) -> Eigenpairs
         raise ConfigError(
             f"{spell('eigenvalues', k)}: the model has {size} trained parameters; take 1..{size}"
         )
-    product = hessian_product(model, subset)
+    operator = curvature_matrix(model, subset, matrix)
+
+    def product(columns: Array) -> Array:
+        image: Array = (operator @ torch.from_numpy(columns)).numpy()
+        return image
+
     start = np.random.default_rng(seed).standard_normal(size)
     image = product(start[:, None])
     if not np.isfinite(image).all():
@@ -74,7 +81,9 @@ def largest(model: ReplayModel, subset: Subset, k: int, seed: int) -> Eigenpairs
     if not image.any():
         # A flat loss: Lanczos cannot start, and any orthonormal vectors will do.
         return Eigenpairs(np.zeros(k), np.eye(size, k), np.zeros(k))
-    values, vectors = _dense(product, size, k) if is_dense(size, k) else _lanczos(product, start, k)
+    values, vectors = (
+        _dense(operator, size, k) if is_dense(size, k) else _lanczos(product, start, k)
+    )
     order = np.argsort(values)[::-1]
     values, vectors = values[order], vectors[:, order]
     peaks = vectors[np.abs(vectors).argmax(axis=0), np.arange(k)]
@@ -84,12 +93,12 @@ def largest(model: ReplayModel, subset: Subset, k: int, seed: int) -> Eigenpairs
     return Eigenpairs(values, vectors, residuals)
 
 
-def hessian_product(model: ReplayModel, subset: Subset) -> Any:
-    """Return the function that multiplies the Hessian onto a float64 matrix, (param, columns)."""
+def curvature_matrix(model: ReplayModel, subset: Subset, matrix: str = "hessian") -> Any:
+    """Return the ``hessian`` or ``ggn`` of the mean loss, a `Surviving` to multiply with."""
     require("curvlinops", "the Hessian")
-    from ckptlab.analyze.model.hessian import ReverseHessian
+    from ckptlab.analyze.model.hessian import ReverseGGN, ReverseHessian, Surviving
 
-    operator = ReverseHessian(
+    operator = {"hessian": ReverseHessian, "ggn": ReverseGGN}[matrix](
         model.model,
         model.loss,
         model.parameters,
@@ -98,17 +107,16 @@ def hessian_product(model: ReplayModel, subset: Subset) -> Any:
         check_deterministic=False,
         num_data=len(subset),
     )
-    dtype = model.parameters[0].dtype
-    kept = model.kept
+    return Surviving(operator, model.kept, model.device, model.parameters[0].dtype)
 
-    def product(matrix: Array) -> Array:
-        whole = np.zeros((len(kept), matrix.shape[1]))
-        whole[kept] = matrix
-        image = operator @ torch.from_numpy(whole).to(model.device, dtype)
-        result: Array = image.detach().double().cpu().numpy()[kept]
-        return result
 
-    return product
+def dense(matrix: Any) -> Array:
+    """Make the whole of a symmetric matrix from products."""
+    size = matrix.shape[0]
+    identity = torch.eye(size, dtype=torch.float64)
+    columns = [matrix @ identity[:, i : i + COLUMNS] for i in range(0, size, COLUMNS)]
+    whole: Array = torch.cat(columns, dim=1).numpy()
+    return (whole + whole.T) / 2
 
 
 def _lanczos(product: Any, start: Array, k: int) -> tuple[Array, Array]:
@@ -122,15 +130,11 @@ def _lanczos(product: Any, start: Array, k: int) -> tuple[Array, Array]:
     return found
 
 
-def _dense(product: Any, size: int, k: int) -> tuple[Array, Array]:
+def _dense(matrix: Any, size: int, k: int) -> tuple[Array, Array]:
     if size > DENSE_AT_MOST:
         raise ConfigError(
             f"{spell('eigenvalues', k)} of {size} parameters would need the whole Hessian; "
             f"take fewer than {size // 4}"
         )
-    identity = np.eye(size)
-    matrix = np.concatenate(
-        [product(identity[:, i : i + COLUMNS]) for i in range(0, size, COLUMNS)], axis=1
-    )
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    values, vectors = np.linalg.eigh(dense(matrix))
     return values[size - k :], vectors[:, size - k :]

@@ -1,7 +1,11 @@
-"""Multiply the Hessian of a mean loss onto vectors (Hessian-vector products, curvlinops)."""
+"""Multiply the Hessian or the Gauss-Newton matrix of a mean loss onto vectors (curvlinops)."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from curvlinops import HessianLinearOperator
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -43,3 +47,71 @@ class ReverseHessian(HessianLinearOperator):
                 for k in range(M[0].shape[-1])
             ]
         return [torch.stack(parts, dim=-1) for parts in zip(*columns, strict=True)]
+
+
+class ReverseGGN(ReverseHessian):
+    """Products of the generalized Gauss-Newton matrix Jᵀ (∇² of the loss) J, in reverse mode.
+
+    J v is the derivative of Jᵀ u, which is linear in u: forward mode is not needed.
+    """
+
+    def _matmat_batch(
+        self,
+        X: torch.Tensor,  # noqa: N803 - named by the base class
+        y: torch.Tensor,
+        M: list[torch.Tensor],  # noqa: N803
+    ) -> list[torch.Tensor]:
+        """Multiply the matrix of one batch onto columns, the last axis of each part of `M`."""
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            outputs = self._model_func(X)
+            u = torch.zeros_like(outputs, requires_grad=True)
+            back = torch.autograd.grad(
+                outputs, self._params, u, create_graph=True, materialize_grads=True
+            )
+            ends = outputs.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self._loss_func(ends, y), ends, create_graph=True)
+            if not slope.requires_grad:
+                # A loss that is linear in the outputs.
+                return [torch.zeros_like(part) for part in M]
+            columns = [
+                self._column(outputs, u, back, ends, slope, [part[..., k] for part in M])
+                for k in range(M[0].shape[-1])
+            ]
+        return [torch.stack(parts, dim=-1) for parts in zip(*columns, strict=True)]
+
+    def _column(
+        self, outputs: Any, u: Any, back: Any, ends: Any, slope: Any, vector: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        # Where the outputs do not depend on a parameter, there is nothing to differentiate.
+        at = [i for i, part in enumerate(back) if part.requires_grad]
+        (moved,) = torch.autograd.grad(
+            [back[i] for i in at], u, [vector[i] for i in at], retain_graph=True
+        )
+        (bent,) = torch.autograd.grad(slope, ends, moved, retain_graph=True)
+        return torch.autograd.grad(
+            outputs, self._params, bent, retain_graph=True, materialize_grads=True
+        )
+
+
+class Surviving:
+    """A matrix over the weights that survive pruning, as curvlinops' estimators take one.
+
+    Vectors are float64 on the CPU; products have the model's own precision.
+    """
+
+    device, dtype = torch.device("cpu"), torch.float64
+
+    def __init__(
+        self, operator: Any, kept: npt.NDArray[np.bool_], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._operator, self._kept = operator, torch.from_numpy(kept)
+        self._there = device, dtype
+        size = int(kept.sum())
+        self.shape = (size, size)
+
+    def __matmul__(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Multiply onto a vector or the columns of a matrix."""
+        whole = torch.zeros((len(self._kept), *matrix.shape[1:]), dtype=self.dtype)
+        whole[self._kept] = matrix
+        image: torch.Tensor = self._operator @ whole.to(*self._there)
+        return image.detach().to(self.device, self.dtype)[self._kept]

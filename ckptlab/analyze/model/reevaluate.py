@@ -83,9 +83,12 @@ def reevaluate(
         "eval_accuracy": [scores.accuracy for scores in found],
     }
     data_vars: dict[str, Any] = {
-        name: ("eval_step", np.array(values), dict(zip(("units", "long_name"), about, strict=True)))
-        for (name, values), about in zip(series.items(), EVALUATIONS.values(), strict=True)
+        name: ("eval_step", np.array(values), {"units": units, "long_name": long_name})
+        for (name, values), (units, long_name) in zip(
+            series.items(), EVALUATIONS.values(), strict=True
+        )
     }
+    data_vars["eval_loss"][2]["units"] = replay.loss.units
     if correct:
         each = np.stack([scores.correct for scores in found])
         about = {"long_name": "whether classified correctly"}

@@ -18,7 +18,7 @@ from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.engine.warnings import AnalysisWarning
 from ckptlab.errors import ConfigError, LayoutError, spell, unknown_name
 from ckptlab.problems.examples import Subset
-from ckptlab.problems.scores import Accuracy, MeanLoss, each, right_answers, widened
+from ckptlab.problems.scores import Accuracy, MeanLoss, class_axis, each, right_answers, widened
 from ckptlab.record.state.model_tensors import unwrap
 from ckptlab.store.format.layout import Layout
 
@@ -192,10 +192,13 @@ class ReplayModel:
 
     @torch.no_grad()
     def outputs(self, subset: Subset) -> int:
-        """Return the number of outputs of the model: its number of classes."""
-        inputs, _ = subset.examples.take(subset.index[:2])
+        """Return the number of outputs of the model: its classes, or tokens of its vocabulary."""
+        inputs, targets = subset.examples.take(subset.index[:2])
         result = self.model(inputs.to(self.device))
-        return int(result.shape[1]) if result.ndim > 1 else 1
+        axis = class_axis(result, targets)
+        if axis is None:
+            axis = 1 if result.ndim == 2 else -1
+        return int(result.shape[axis]) if result.ndim > 1 else 1
 
     def _freeze_untrained(self) -> None:
         rows = {row.name: row for row in self.source.layout.tensors}

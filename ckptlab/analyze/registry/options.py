@@ -179,13 +179,65 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
                 name="eigenvalues",
                 metavar="K",
                 least=1,
-                help="How many of the largest Hessian eigenvalues; default: the number of classes.",
+                help="How many of the largest eigenvalues; default: of classes, at most 100.",
             ),
             Option(
                 name="lags",
                 metavar="N",
                 least=1,
                 help="The largest lag of the autocorrelation, in recorded steps.",
+            ),
+            Option(
+                name="iterations",
+                metavar="N",
+                least=2,
+                help="Steps of the Lanczos iteration, one matrix-vector product each.",
+            ),
+            Option(
+                name="probes",
+                metavar="N",
+                least=1,
+                help="Random vectors that the density is averaged over.",
+            ),
+            Option(
+                name="products",
+                metavar="N",
+                least=3,
+                help="Matrix-vector products spent on each step.",
+            ),
+            Option(
+                name="layers",
+                metavar="NAME[,NAME...]",
+                help="Modules to look at, with * for any text; default: those of --kinds.",
+            ),
+            Option(
+                name="through",
+                metavar="A,B[,C]",
+                help="Two snapshots for a line, three for a plane: init, final or steps.",
+            ),
+            Option(name="grid", metavar="N", least=2, help="Points along each side."),
+            Option(
+                name="margin",
+                metavar="X",
+                type=float,
+                help="How far the grid goes beyond the snapshots, as a share of their extent.",
+            ),
+            Option(name="chains", metavar="N", least=1, help="Chains from each snapshot."),
+            Option(
+                name="burn_in", metavar="N", least=0, help="Steps of a chain that are left out."
+            ),
+            Option(name="length", metavar="N", least=1, help="Steps of a chain that count."),
+            Option(
+                name="step_size",
+                metavar="X",
+                type=float,
+                help="Of a chain; too large a step diverges.",
+            ),
+            Option(
+                name="localization",
+                metavar="X",
+                type=float,
+                help="How strongly a chain is pulled back to its snapshot.",
             ),
             Option(name="vectors", help="Return the eigenvectors too."),
             Option(
@@ -247,7 +299,7 @@ def package_options(signature: Signature, inputs: Mapping[str, Any]) -> dict[str
     for argument in signature.arguments:
         if argument.name not in inputs:
             known = OPTIONS[argument.name]
-            kind = bool if argument.annotation.startswith("bool") else str
+            kind = next((t for t in (bool, float) if argument.annotation == t.__name__), str)
             default = known.default if argument.default is None else argument.default
             found[argument.name] = replace(known, default=default, type=kind)
     # The order of `OPTIONS` is the order of help.

@@ -160,6 +160,33 @@ HESSIAN_SPECTRUM: tuple[Panel, ...] = (
     ),
 )
 
+GGN_SPECTRUM: tuple[Panel, ...] = (
+    Panel(
+        variables=("eigenvalues",),
+        title="Largest eigenvalues of the Gauss-Newton matrix",
+        about="On a fixed subset of the training examples; of a sub-network over its surviving "
+        "weights.",
+    ),
+)
+
+LEARNING_COEFFICIENT: tuple[Panel, ...] = (
+    Panel(
+        variables=("learning_coefficient", "by_chain"),
+        title="Local learning coefficient",
+        about="From the rise of the loss around each snapshot; faint, each chain.",
+        faint=("by_chain",),
+    ),
+)
+
+DENSITY: tuple[Panel, ...] = (
+    Panel(
+        variables=("density",),
+        title="Spectral density of the Hessian",
+        about="Share of eigenvalues near each value, a curve for each step.",
+        log_y=True,
+    ),
+)
+
 GRADIENT_SUBSPACE: tuple[Panel, ...] = (
     Panel(
         variables=("gradient_share",),

@@ -35,9 +35,12 @@ class Plot:
     Parameters
     ----------
     kind : str
-        ``lines`` over steps, ``path`` in the plane of two components, or ``phases``.
+        ``lines`` over steps, ``path`` in the plane of two components, ``surface`` over a plane, or
+        ``phases``.
     log_x, log_y : bool
-        Whether an axis is logarithmic.
+        Whether an axis is logarithmic; x only where it is of steps.
+    x : str
+        A coordinate to draw along x instead of a dim; it may differ from line to line.
     panels : tuple of Panel
         Variables drawn one above the other, those of one panel together; all, each on its own, if
         none are named.
@@ -48,6 +51,7 @@ class Plot:
     kind: str = "lines"
     log_x: bool = False
     log_y: bool = False
+    x: str = ""
     panels: tuple[Panel, ...] = ()
     report: bool = False
 

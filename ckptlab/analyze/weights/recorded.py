@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from ckptlab.analyze.engine.labels import EVALUATIONS, STEP_ATTRIBUTES
+from ckptlab.analyze.engine.labels import EVALUATIONS, STEP_ATTRIBUTES, loss_units
 from ckptlab.analyze.engine.selection import range_text, select_columns, steps_per_epoch
 from ckptlab.analyze.engine.source import Source
 from ckptlab.errors import StepError, spell
 from ckptlab.record.schedule import parse_schedule
 
 SERIES: dict[str, tuple[str, str]] = {
-    "loss": ("nats", "training loss of the mini-batch"),
+    "loss": ("loss", "training loss of the mini-batch"),
     "lr": ("1", "learning rate"),
     "batch_accuracy": ("1", "training accuracy on the mini-batch"),
 }
@@ -51,7 +51,8 @@ def evaluation(
     Returns
     -------
     Dataset, dims (eval_step,)
-        `eval_loss` in nats, `eval_accuracy` in [0, 1]; with `correct` more, see `reevaluate`.
+        `eval_loss`, in nats where it is a cross-entropy; `eval_accuracy` in [0, 1]; with `correct`
+        more, see `reevaluate`.
 
     Raises
     ------
@@ -81,8 +82,8 @@ def evaluation(
         raise StepError(f"{given} holds no evaluation of {source.path}; {known}")
     coords = {"eval_step": ("eval_step", at[chosen], dict(STEP_ATTRIBUTES))}
     data = {
-        name: ("eval_step", source.small(name)[chosen], {"units": units, "long_name": long_name})
-        for name, (units, long_name) in EVALUATIONS.items()
+        name: ("eval_step", source.small(name)[chosen], _about(name, source))
+        for name in EVALUATIONS
     }
     return xr.Dataset(data, coords, {"evaluated": "as recorded"})
 
@@ -110,13 +111,16 @@ def recorded_series(source: Source, columns: Any) -> dict[str, xr.DataArray]:
     for name in EVALUATIONS:
         if source.has(name):
             values[name] = _at_steps(source.small("eval_step"), source.small(name), steps)
-    named = {**SERIES, **EVALUATIONS}
     return {
-        name: xr.DataArray(
-            series, coords, ("step",), name, {"units": named[name][0], "long_name": named[name][1]}
-        )
+        name: xr.DataArray(series, coords, ("step",), name, _about(name, source))
         for name, series in values.items()
     }
+
+
+def _about(name: str, source: Source) -> dict[str, str]:
+    units, long_name = {**SERIES, **EVALUATIONS}[name]
+    units = loss_units(source.attributes) if units == "loss" else units
+    return {"units": units, "long_name": long_name}
 
 
 def _at_steps(

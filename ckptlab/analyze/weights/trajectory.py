@@ -128,7 +128,7 @@ def subspace(
     selection = select(source, **options)
     if len(selection.columns) < 2:
         raise StepError("principal components need at least 2 recorded steps; select more")
-    at = _spaced(len(selection.columns), max(points, 2))
+    at = spaced(len(selection.columns), max(points, 2))
     columns, used = selection.columns[at], selection.steps[at]
     gram = sum_over_paths(source, selection, columns, centred_gram, scheduler, memory)
     if not np.isfinite(gram).all():
@@ -230,7 +230,8 @@ def _principal(gram: Array, count: int) -> tuple[Array, Array]:
     return values / total if total > 0 else np.full(count, np.nan), projection
 
 
-def _spaced(length: int, most: int) -> npt.NDArray[np.int64]:
+def spaced(length: int, most: int) -> npt.NDArray[np.int64]:
+    """Return at most so many evenly spaced positions, the last among them."""
     stride = math.ceil(length / most)
     # Counted from the end, so that the last step is one of them.
     return np.arange(length - 1, -1, -stride)[::-1].astype(np.int64)

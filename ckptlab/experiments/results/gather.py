@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import xarray as xr
 
+from ckptlab.analyze.engine.labels import loss_units
 from ckptlab.analyze.io import save_dataset
 from ckptlab.experiments.jobs.folder import Folder
 from ckptlab.experiments.jobs.job import MeasureJob, TrainJob
@@ -18,12 +19,12 @@ from ckptlab.store.read.reader import StoredRun, open_store
 
 NUMBERS: Mapping[str, tuple[str, str]] = {
     "accuracy": ("1", "accuracy on the test set at the end"),
-    "loss": ("nats", "loss on the test set at the end"),
+    "loss": ("loss", "loss on the test set at the end"),
     "density": ("1", "share of prunable weights kept"),
     "empty_tensors": ("1", "tensors without any weight left"),
     "effective_std": ("weight", "standard deviation of what the perturbation changed"),
 }
-"""Results of a training, with units and long names."""
+"""Results of a training, with units and long names; `loss_units` says what ``loss`` is."""
 
 COORDINATES: Mapping[str, tuple[str, str]] = {
     "pruning": ("", "pruning criterion"),
@@ -124,10 +125,10 @@ def _trained(plan: ExperimentPlan, folder: Folder, outcome: Outcome) -> xr.Datas
         if _state(cell.run, plan, outcome) == "done":
             for name, value in _numbers(open_cell(plan, folder, cell.run)).items():
                 table[name][_place(plan, cell)] = value
-    dims = tuple(plan.dims)
+    dims, known = tuple(plan.dims), {"loss": loss_units({"config": _config(plan)})}
     return xr.Dataset(
         {
-            name: (dims, table[name], {"units": units, "long_name": long_name})
+            name: (dims, table[name], {"units": known.get(units, units), "long_name": long_name})
             for name, (units, long_name) in NUMBERS.items()
             if not np.isnan(table[name]).all() or name == "accuracy"
         },
