@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 WORKERS ?= 2
 
-.PHONY: install browser demo test lint docs package soak coverage bench clean
+.PHONY: install browser demo test lint docs package soak coverage bench wheels clean
 
 install: $(VENV)/.installed
 
@@ -68,5 +68,19 @@ coverage: install browser
 bench: install
 	$(BIN)/python -m benchmarks
 
+# What benchmarks/on_gpu.sh carries to a machine without network, for its Python; PRESENT is there.
+WHEELS ?= wheels
+WHEELS_PYTHON ?= 3.12
+PRESENT ?= numpy scipy pandas numba llvmlite scikit_learn
+wheels: install
+	rm -rf $(WHEELS)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(WHEELS) .
+	$(BIN)/python -m pip download --quiet --dest $(WHEELS) --only-binary=:all: \
+	    --python-version $(WHEELS_PYTHON) --implementation cp \
+	    --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
+	    "$$(ls $(WHEELS)/ckptlab-*.whl)[cluster]" hypothesis pytest pytest-timeout scikit-learn
+	for name in $(PRESENT); do rm -f $(WHEELS)/$$name-*.whl; done
+	du -sh $(WHEELS)
+
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(DEMO) $(WHEELS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

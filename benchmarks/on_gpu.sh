@@ -3,7 +3,7 @@
 #   OUT=results WHEELS=wheels CKPTLAB_COMMIT=abc1234 benchmarks/on_gpu.sh [--images DIR]
 # Rehearse all of it on a CPU:
 #   OUT=results benchmarks/on_gpu.sh --quick --device cpu
-# WHEELS holds wheels for the machine's Python. Each stage is a process of its own that adds to $OUT/on_gpu.json.
+# WHEELS holds wheels for the machine's Python (make wheels). Each stage is a process of its own that adds to $OUT/on_gpu.json.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 : "${OUT:?set OUT to a folder for the results}"
@@ -11,8 +11,12 @@ PYTHON=${PYTHON:-python3}
 mkdir -p "$OUT"
 rm -f "$OUT/on_gpu.json"
 if [ -n "${WHEELS:-}" ]; then
-    timeout 60 "$PYTHON" -m pip install --quiet --no-index --find-links "$WHEELS" --no-deps \
-        "$WHEELS"/*.whl || echo "installing failed: what is there already must do"
+    echo "== install"
+    timeout 60 "$PYTHON" -m pip install --quiet --no-index --find-links "$WHEELS" \
+        'ckptlab[cluster]' hypothesis pytest pytest-timeout || {
+        echo "not all that it needs is there: installing what was carried"
+        timeout 60 "$PYTHON" -m pip install --quiet --no-index --no-deps "$WHEELS"/*.whl
+    }
 fi
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 failed=0
