@@ -9,6 +9,7 @@ bytes a step, not with the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from ckptlab.analyze.health.kernel import SIGNS, add_stretch
+from ckptlab.analyze.health.kernel import LANES, SIGNS, add_stretch, by_step
 from ckptlab.analyze.health.series import Series
 from ckptlab.errors import ConfigError
 from ckptlab.store.format.layout import Tensor
@@ -45,8 +46,8 @@ class Numbers:
     """What is kept of a tensor, or of the whole snapshot, each of shape (step, ...).
 
     `digest` is of the values, with −0 as 0; `changed` counts those that differ from the step
-    before; `square` is Σw², `broken` how many are not finite, `zero_rows` how many rows are all
-    zero that were not before.
+    before; `squares` add up to Σw², `broken` says how many are not finite, `zero_rows` how many
+    rows are all zero that were not before.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Numbers:
     digest: Array
     changed: Array
     sketch: Array
-    square: Array
+    squares: Array
     broken: Array
     zero_rows: Array
     trainable: bool = True
@@ -71,12 +72,17 @@ class Numbers:
             digest=np.zeros(steps, np.uint64),
             changed=np.zeros(steps, np.int64),
             sketch=np.zeros((steps, width)),
-            square=np.zeros(steps),
+            squares=np.zeros((steps, LANES)),
             broken=np.zeros(steps, np.int64),
             zero_rows=np.zeros(steps, np.int64),
             trainable=tensor.trainable if tensor else True,
             kind=tensor.kind if tensor else "",
         )
+
+    @property
+    def square(self) -> Array:
+        """Σw² of each step."""
+        return np.asarray(self.squares.sum(axis=1))
 
     def add(
         self, columns: slice, values: Array, previous: Array, start: int, whole: Numbers, place: int
@@ -89,7 +95,8 @@ class Numbers:
         self.digest[columns] = self.digest[columns] * _MIX + np.array(digests, np.uint64)
         counts = np.zeros((len(values), 2), np.int64)
         sketches = self.sketch[columns], whole.sketch[columns]
-        add_stretch(values, previous, start, place, SIGNS, *sketches, counts, self.square[columns])
+        sums = self.squares[columns]
+        add_stretch(values, previous, start, place, SIGNS, *sketches, counts, sums)
         self.changed[columns] += counts[:, 0]
         self.broken[columns] += counts[:, 1]
 
@@ -143,7 +150,7 @@ def scan(
     steps = len(series.steps)
     total = sum(tensor.size for tensor in series.tensors)
     whole = Numbers.empty(None, total, steps, WHOLE)
-    kept = steps * (8 * BUCKETS + 64)
+    kept = steps * 8 * (BUCKETS + LANES + 7)
     weight = 4 * series.width * _COPIES
     most = memory // weight
     least = 2 * kept + _LEAST * weight
@@ -168,7 +175,7 @@ def scan(
                 done = held.pop(piece.tensor)
                 whole.digest = whole.digest * _MIX + done.digest
                 whole.changed += done.changed
-                whole.square += done.square
+                whole.squares += done.squares
                 whole.broken += done.broken
                 yield done
     yield whole
@@ -179,9 +186,7 @@ def _read(series: Series, pieces: list[_Piece], held: dict[int, Numbers], whole:
     rows = slice(pieces[0].rows.start, pieces[-1].rows.stop)
     before: Array | None = None
     alive: dict[int, Array] = {}
-    for start in range(0, len(series.steps), series.width):
-        columns = slice(start, min(start + series.width, len(series.steps)))
-        values = series.read(rows, columns)
+    for columns, values in _ahead(series, rows):
         previous = values[0] + np.float32(0) if before is None else before
         before = values[-1] + np.float32(0)
         for piece in pieces:
@@ -190,8 +195,7 @@ def _read(series: Series, pieces: list[_Piece], held: dict[int, Numbers], whole:
             rows_seen: list[Array] = []
             known = alive.get(piece.tensor)
             for part in piece.tiles(row, rows.start):
-                # Adding 0 makes 0 of −0: they are equal.
-                tile = np.add(values[:, part.place], np.float32(0), order="C")
+                tile = by_step(values[:, part.place])
                 place = part.place.start + rows.start
                 numbers.add(columns, tile, previous[part.place], part.start, whole, place)
                 if row > 1 and not (piece.start % row or piece.stop % row):
@@ -204,6 +208,21 @@ def _read(series: Series, pieces: list[_Piece], held: dict[int, Numbers], whole:
     for t, seen in alive.items():
         held[t].dead_rows += int((~seen).sum())
         held[t].rows += len(seen)
+
+
+def _ahead(series: Series, rows: slice) -> Iterator[tuple[slice, Array]]:
+    """Yield a few steps at a time; the next are read meanwhile."""
+    parts = [
+        slice(start, min(start + series.width, len(series.steps)))
+        for start in range(0, len(series.steps), series.width)
+    ]
+    with ThreadPoolExecutor(1, "ckptlab-health") as pool:
+        following = pool.submit(series.read, rows, parts[0])
+        for number, columns in enumerate(parts, 1):
+            values = following.result()
+            if number < len(parts):
+                following = pool.submit(series.read, rows, parts[number])
+            yield columns, values
 
 
 def _windows(tensors: Any, most: int, together: int) -> Iterator[list[_Piece]]:
