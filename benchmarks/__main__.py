@@ -13,6 +13,8 @@ BENCHMARKS = (
     "durability",
     "ablations",
     "storage",
+    "half_precision",
+    "import_series",
     "access",
     "large",
     "telemetry",
