@@ -171,7 +171,13 @@ def print_results(results: xr.Dataset) -> None:
     if results.sizes.get("replicate", 1) > 1:
         told = results.attrs.get("replicates", "")
         line = f"replicates: {told}; " if told else ""
-        console.print(Text(f"{line}± is the standard deviation of the sample (n - 1)"))
+        line += "± is the standard deviation of the sample (n - 1), with n in brackets"
+        if any("−" in column for column in summary.columns):
+            line += (
+                "\ndifferences: paired t over the seeds that both have, unless Welch's is named; "
+            )
+            line += "intervals of 95 %"
+        console.print(Text(line))
     if len(summary.rows) > ROWS:
         console.print(Text(f"shown: {ROWS} of {len(summary.rows)} rows; the results hold all"))
 

@@ -123,7 +123,7 @@ def _trained(plan: ExperimentPlan, folder: Folder, outcome: Outcome) -> xr.Datas
     table = {name: np.full(shape, np.nan) for name in NUMBERS}
     for cell in plan.cells:
         if _state(cell.run, plan, outcome) == "done":
-            for name, value in _numbers(open_cell(plan, folder, cell.run)).items():
+            for name, value in final_numbers(open_cell(plan, folder, cell.run)).items():
                 table[name][_place(plan, cell)] = value
     dims, known = tuple(plan.dims), {"loss": loss_units({"config": _config(plan)})}
     return xr.Dataset(
@@ -136,7 +136,8 @@ def _trained(plan: ExperimentPlan, folder: Folder, outcome: Outcome) -> xr.Datas
     )
 
 
-def _numbers(stored: StoredRun) -> dict[str, float]:
+def final_numbers(stored: StoredRun) -> dict[str, float]:
+    """Return the `NUMBERS` of a training that is done, NaN where there is none."""
     attributes, steps = stored.attributes, stored.small("eval_step")
     ended = len(steps) > 0 and int(steps[-1]) == int(stored.steps[-1])
     return {

@@ -14,10 +14,7 @@ def over_replicates(results: xr.Dataset, name: str) -> xr.Dataset:
     Replicates that share a training, since nothing in them is drawn, count as one; NaN does not
     count.
     """
-    values = results[name]
-    if "replicate" not in values.dims:
-        values = values.expand_dims("replicate", -1)
-    distinct = values.where(~_repeated(results))
+    distinct = distinct_replicates(results, name)
     with warnings.catch_warnings():
         # The mean of no values and the deviation of one are NaN, as wanted.
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -25,6 +22,14 @@ def over_replicates(results: xr.Dataset, name: str) -> xr.Dataset:
         std = distinct.std("replicate", ddof=1, skipna=True, keep_attrs=True)
         std.attrs["ddof"] = 1
     return xr.Dataset({"mean": mean, "std": std, "count": distinct.notnull().sum("replicate")})
+
+
+def distinct_replicates(results: xr.Dataset, name: str) -> xr.DataArray:
+    """Return a variable with NaN where a replicate shares the training of an earlier one."""
+    values = results[name]
+    if "replicate" not in values.dims:
+        values = values.expand_dims("replicate", -1)
+    return values.where(~_repeated(results))
 
 
 def _repeated(results: xr.Dataset) -> xr.DataArray:

@@ -1,4 +1,4 @@
-"""Summarise results in a table: mean and sample standard deviation over replicates."""
+"""Summarise results in a table: mean and deviation over replicates, and what differs how surely."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ckptlab.experiments.results.replicates import over_replicates
+from ckptlab.experiments.results.statistics import against_baseline, baseline_of
 
 SHOWN: tuple[str, ...] = (
     "accuracy",
@@ -30,12 +31,19 @@ class Summary:
 
 
 def summarise(results: xr.Dataset) -> Summary:
-    """Summarise results over replicates, as ``mean ± std``."""
+    """Summarise results over replicates, as ``mean ± std (n)``.
+
+    A last column compares accuracies with the baseline of the study, where there are replicates to
+    compare: the difference, its interval and p.
+    """
     dims = [str(dim) for dim in results["state"].dims if dim != "replicate"]
     # A dim of one coordinate distinguishes nothing.
     named = [dim for dim in dims if results.sizes[dim] > 1] or dims[:1]
     shown = [name for name in SHOWN if name in results and _is_cell(results[name], results)]
     reduced = [over_replicates(results, name) for name in shown]
+    baseline, compared = baseline_of(results), against_baseline(results, "accuracy")
+    if compared is not None and not compared.notnull().any():
+        compared = None
     rows = []
     for at in product(*(results[dim].values for dim in dims)):
         place = dict(zip(dims, at, strict=True))
@@ -44,9 +52,12 @@ def summarise(results: xr.Dataset) -> Summary:
             continue
         labels = [str(place[dim]) for dim in named]
         cells = [_cell(part.sel(place)) for part in reduced]
+        if compared is not None:
+            cells.append(str(compared.sel(place).item() or "–"))
         done = int((states == "done").sum())
         rows.append((*labels, *cells, f"{done}/{len(states)}"))
-    return Summary(columns=(*named, *shown, "done"), rows=rows)
+    told = () if compared is None or baseline is None else (f"accuracy − {baseline[2]}",)
+    return Summary(columns=(*named, *shown, *told, "done"), rows=rows)
 
 
 def _is_cell(variable: xr.DataArray, results: xr.Dataset) -> bool:
@@ -57,4 +68,5 @@ def _cell(reduced: xr.Dataset) -> str:
     mean, std = float(reduced["mean"]), float(reduced["std"])
     if np.isnan(mean):
         return "–"
-    return f"{mean:.4f}" if np.isnan(std) else f"{mean:.4f} ± {std:.4f}"
+    count = int(reduced["count"])
+    return f"{mean:.4f} ({count})" if np.isnan(std) else f"{mean:.4f} ± {std:.4f} ({count})"

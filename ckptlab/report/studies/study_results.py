@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from ckptlab.experiments.results.replicates import over_replicates
+from ckptlab.experiments.results.statistics import against_baseline, baseline_of
 from ckptlab.report.html.charts import Line, TableColumn, XAxis
 from ckptlab.report.html.numbers import format_number
 from ckptlab.report.html.outline import Choice
@@ -80,8 +81,9 @@ class StudyResults:
     def table(self, name: str, at: At) -> tuple[TableColumn, ...]:
         """Tabulate a variable, a row for each planned cell at the given coordinates.
 
-        Columns are coordinates, density, mean, standard deviation, number of replicates, and the
-        value of each replicate.
+        Columns are coordinates, density, mean, standard deviation, number of replicates, the
+        difference from the study's baseline with its interval and test, and the value of each
+        replicate.
         """
         wanted = {dim: [value] for dim, value in at.items() if value is not None}
         part = _at(self.reduced(name), wanted)
@@ -110,6 +112,7 @@ class StudyResults:
         ):
             flat = values.transpose(*dims).values.ravel()[planned]
             columns.append(TableColumn(name=label, values=flat, percent=percent))
+        columns += self._differences(name, wanted, dims, planned)
         return tuple(columns)
 
     def missing(self, name: str, at: At) -> str:
@@ -146,6 +149,29 @@ class StudyResults:
             backwards=True,
             ticks=tuple(known),
         )
+
+    def _differences(
+        self, name: str, wanted: At, dims: Sequence[Hashable], planned: Array
+    ) -> list[TableColumn]:
+        compared, baseline = against_baseline(self.results, name), baseline_of(self.results)
+        if compared is None or baseline is None or not compared.notnull().any():
+            return []
+        found = _at(compared, wanted).transpose(*dims).values.ravel()[planned]
+        share = name in SHARES
+        columns = [
+            (f"less {baseline[2]}", "difference", share),
+            ("95 % from", "low", share),
+            ("95 % to", "high", share),
+            ("p", "p", False),
+        ]
+        return [
+            TableColumn(
+                name=label,
+                values=np.array([getattr(cell, field, np.nan) for cell in found]),
+                percent=percent,
+            )
+            for label, field, percent in columns
+        ] + [TableColumn(name="test", values=np.array([getattr(c, "test", "") for c in found]))]
 
     def _each(self, name: str, wanted: At, share: bool) -> list[tuple[str, xr.DataArray, bool]]:
         values = _at(self.results[name], wanted)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 from ckptlab.errors import StoreError
 from ckptlab.experiments.jobs.scheduler import read_outcome
@@ -113,8 +114,17 @@ def test_tables_are_mean_and_sample_deviation():
     assert summary.columns == ("perturbation", "accuracy", "done")
     deviation = np.std([0.5, 0.7], ddof=1)
     assert summary.rows == [
-        ("none", f"0.6000 ± {deviation:.4f}", "2/3"),
-        ("reinit", "0.9000 ± 0.0000", "3/3"),
+        ("none", f"0.6000 ± {deviation:.4f} (2)", "2/3"),
+        ("reinit", "0.9000 ± 0.0000 (2)", "3/3"),
+    ]
+    # Both replicates of the one that have a partner: 0.4 and 0.2 more.
+    compared = summarise(results.assign_attrs(kind="perturb"))
+    assert compared.columns == ("perturbation", "accuracy", "accuracy − unperturbed", "done")
+    low, high = stats.t.interval(0.95, 1, 0.3, 0.1)
+    p = stats.ttest_1samp([0.4, 0.2], 0).pvalue
+    assert [row[2] for row in compared.rows] == [
+        "–",
+        f"+0.3000 [{low:+.4f}, {high:+.4f}], p = {p:.2g}",
     ]
 
 

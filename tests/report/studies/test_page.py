@@ -138,6 +138,25 @@ def check_table(
             exact = float(value_of(results, name, {**at, "replicate": replicate}))
             text = row[f"{name} of replicate {replicate}"]
             assert (float(text) if text else math.nan) == pytest.approx(exact, rel=0, nan_ok=True)
+        if name != "effective_std":  # it stands beside accuracy, whose difference is told
+            check_difference(row, results, name, at)
+
+
+def check_difference(
+    row: dict[str, str], results: xr.Dataset, name: str, at: dict[str, Any]
+) -> None:
+    """Compare what a row says of the difference from the baseline with scipy's test of pairs."""
+    if not row.get("p"):
+        return
+    baselines = {"imp": {"level": 0}, "perturb": {"perturbation": "none"}}
+    baselines |= {"pretrain": {"length": 0}, "critical": {"duration": 0}}
+    base = results[name].sel({**at, **baselines[results.attrs["kind"]]}).values
+    values = results[name].sel(at).values
+    assert row["test"] == "paired t"
+    assert float(row["p"]) == pytest.approx(stats.ttest_rel(values, base).pvalue)
+    (difference,) = (float(v) for k, v in row.items() if k.startswith("less "))
+    assert difference == pytest.approx((values - base).mean())
+    assert float(row["95 % from"]) < difference < float(row["95 % to"])
 
 
 @pytest.mark.parametrize(
