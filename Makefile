@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 WORKERS ?= 2
 
-.PHONY: install browser demo test lint docs package soak coverage bench wheels clean
+.PHONY: install browser demo test lint docs package soak coverage bench wheels reproduction reproduction-page clean
 
 install: $(VENV)/.installed
 
@@ -81,6 +81,17 @@ wheels: install
 	    "$$(ls $(WHEELS)/ckptlab-*.whl)[cluster]" hypothesis pytest pytest-timeout scikit-learn
 	for name in $(PRESENT); do rm -f $(WHEELS)/$$name-*.whl; done
 	du -sh $(WHEELS)
+
+# What is missing of docs/reproduction.md, from CIFAR-10 as DATA/train/<class>/, DATA/test/<class>/.
+# It may be stopped at any time: rows are written as jobs end, and jobs go on where they were.
+DATA ?= $(CKPTLAB_DATA_ROOT)
+ONLY ?=
+reproduction: install
+	@test -n "$(DATA)" || { echo "Name the folder of the images: make reproduction DATA=DIR" >&2; exit 2; }
+	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -m reproduction run $(ONLY) --data-root "$(DATA)" --workers $(WORKERS)
+
+reproduction-page: install
+	$(BIN)/python -m reproduction page
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(WHEELS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

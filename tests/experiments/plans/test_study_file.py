@@ -80,19 +80,24 @@ def test_each_replicate_is_a_training_of_its_own(tmp_path):
     assert len(plan.cells) == 6
 
 
+def read_by_torchvision(scale: str) -> list[str]:
+    """Plan for CIFAR-10 without an image folder."""
+    return [] if scale in ("small", "window", "paper") else ["data.name=cifar10"]
+
+
 @pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize("scale", ["small", "paper"])
+@pytest.mark.parametrize("scale", ["small", "cifar", "paper"])
 def test_the_figures_of_the_paper_can_be_planned(name, scale):
     path = EXAMPLES / f"{name}.toml"
-    study, plan = load_study(path, scale), planned(path, scale)
+    study, plan = load_study(path, scale), planned(path, scale, *read_by_torchvision(scale))
     assert study.figure == name
     assert name.removeprefix("fig") in study.summary.rpartition("figure ")[2]
     for key in plan.jobs:
         assert plan.needs(key) <= set(plan.jobs)
     trainings = [job for job in plan.jobs.values() if isinstance(job, TrainJob)]
-    if scale == "paper":
+    if scale != "small":
         assert {job.config.data.name for job in trainings} == {"cifar10"}
-        assert len(plan.dims["replicate"]) == 5
+        assert len(plan.dims["replicate"]) >= (5 if scale == "paper" else 2)
     assert {cell.run for cell in plan.cells} <= set(plan.jobs)
 
 
@@ -103,9 +108,20 @@ def test_the_other_examples_can_be_planned_at_every_scale(path, monkeypatch):
     if script.exists():
         load_plugin(script)
     for scale in tomllib.loads(path.read_text())["scales"]:
-        plan = planned(path, scale)
+        own = read_by_torchvision(scale) if scale == "cifar" else []
+        plan = planned(path, scale, *own)
         assert plan.jobs
         assert {cell.run for cell in plan.cells} <= set(plan.jobs)
+
+
+def test_figures_at_the_scale_of_two_cores_share_their_series():
+    own = read_by_torchvision("cifar")
+    plans = {n: planned(EXAMPLES / f"fig{n}.toml", "cifar", *own) for n in (1, 4, 5, 6, 7, 8)}
+    common = set.intersection(*(set(plan.jobs) for plan in plans.values()))
+    # Of each seed the dense training and the two levels rewound to 500.
+    assert len(common) == 2 * 3
+    # All that figure 8 correlates is done by the figures before it.
+    assert set(plans[8].jobs) <= set().union(*(set(plans[n].jobs) for n in (4, 5, 6, 7)))
 
 
 def test_figures_share_what_they_have_in_common():

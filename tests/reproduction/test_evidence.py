@@ -1,0 +1,134 @@
+"""Verdicts follow from intervals, and the page from rows."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from reproduction import rows
+from reproduction.claims import CLAIMS
+from reproduction.evidence import (
+    AGREES,
+    CANNOT,
+    DIFFERS,
+    OPEN,
+    Evidence,
+    Verdict,
+    alike,
+    all_of,
+    between,
+    higher,
+    no_higher,
+    no_lower,
+    one_more,
+)
+from reproduction.page import judge, write_page
+
+LOW = {0: 0.500, 1: 0.510, 2: 0.505}
+HIGH = {seed: value + 0.05 + 0.001 * seed for seed, value in LOW.items()}
+NEAR = {seed: value + 0.001 * (seed - 1) for seed, value in LOW.items()}
+WIDE = {0: 0.4, 1: 0.6, 2: 0.55}
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (higher(HIGH, LOW), AGREES),
+        (higher(LOW, HIGH), DIFFERS),
+        (higher(WIDE, LOW), CANNOT),
+        (higher(HIGH, {0: 0.5}), OPEN),
+        (higher({}, {}), OPEN),
+        (alike(NEAR, LOW, 0.01), AGREES),
+        (alike(HIGH, LOW, 0.01), DIFFERS),
+        (alike(WIDE, LOW, 0.01), CANNOT),
+        (no_lower(HIGH, LOW, 0.01), AGREES),
+        (no_lower(LOW, HIGH, 0.01), DIFFERS),
+        (no_higher(LOW, HIGH, 0.01), AGREES),
+        (no_higher(HIGH, LOW, 0.01), DIFFERS),
+        (between(LOW, 0.48, 0.53), AGREES),
+        (between(LOW, 0.6, 0.7), DIFFERS),
+        (between(LOW, 0.505, 0.7), CANNOT),
+        (between({0: 0.5}, 0.4, 0.6), OPEN),
+        (one_more(LOW, 0.515), AGREES),
+        (one_more(LOW, 0.6), DIFFERS),
+    ],
+)
+def test_verdicts(found, verdict):
+    assert found.verdict == verdict
+    assert (found.test == "") is False
+
+
+def test_the_interval_of_a_next_value_holds_it_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(size=(4000, 4))
+    inside = [one_more(dict(enumerate(row[:3])), float(row[3])).verdict == AGREES for row in draws]
+    assert np.mean(inside) == pytest.approx(0.95, abs=4 * np.sqrt(0.95 * 0.05 / len(draws)))
+
+
+def test_what_is_told_is_scipy_s_test_of_pairs():
+    told = higher(HIGH, LOW)
+    expected = stats.ttest_rel(list(HIGH.values()), list(LOW.values()))
+    assert f"p = {expected.pvalue:.2g}, paired t, n = 3" in told.test
+    assert told.ours == "55.6 ± 0.557 % (n = 3) against 50.5 ± 0.5 % (n = 3)"
+
+
+def test_one_that_differs_decides():
+    parts = [Verdict(v) for v in (AGREES, OPEN, CANNOT, DIFFERS)]
+    assert all_of(*parts).verdict == DIFFERS
+    assert all_of(*parts[:3]).verdict == OPEN
+    assert all_of(parts[0]).verdict == AGREES
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Rows of figure 1 of which k = 0 is the worst, and of one dense curve."""
+    made = []
+    for seed in (0, 1, 2):
+        for rewind in (0, 100, 500, 1000):
+            for level in range(4):
+                lost = level * (0.05 if rewind == 0 else 0.001) + 0.001 * seed * level
+                at = {"pruning": "imp", "rewind": rewind, "level": level, "replicate": seed}
+                row = {"job": f"job:{len(made):016x}", "at": at, "seed": seed, "source": 0}
+                made.append({**row, "accuracy": 0.6 - lost, "density": 0.512**level})
+    source = {"commit": "abc", "machine": "m", "torch": "2"}
+    head = {"title": "", "config_hash": "0", "cells": 48, "sources": [source]}
+    folder = tmp_path / "reproduction"
+    rows.write(folder / "fig1-cifar.json", {**head, "rows": made})
+    curve = {"step": [0, 10, 200, 500], "value": [3.0, 2.0, 1.0, 1.5]}
+    values = {"gradient_norm": curve, "sign_flips_init": curve}
+    row = {"job": "job:0", "at": {"replicate": 0}, "seed": 0, "source": 0}
+    telemetry = {**row, "metric": "telemetry", "values": values}
+    rows.write(folder / "fig3-cifar.json", {**head, "cells": 3, "rows": [telemetry]})
+    return folder
+
+
+def test_the_page_has_a_row_a_claim_and_the_same_bytes_each_time(results):
+    page = write_page(results)
+    text = page.read_text()
+    claims = [claim for _, found in CLAIMS for claim in found]
+    for claim in claims:
+        assert f"| {claim.text.replace('|', chr(92) + '|')} |" in text
+    assert len(re.findall(r"\*\*(?:agrees|differs|can't tell|open)\*\* \|", text)) == len(claims)
+    line = next(x for x in text.splitlines() if x.startswith("| k = 500 beats k = 0"))
+    assert line.endswith("**agrees** |")
+    assert "paired t, n = 3" in line
+    random = next(x for x in text.splitlines() if x.startswith("| random pruning"))
+    assert random.endswith("**open** |")
+    drawn = {path: path.read_bytes() for path in sorted(results.glob("*.svg"))}
+    assert [path.stem for path in drawn] == ["fig1", "fig3-cifar"]
+    for path in drawn:
+        assert f"({results.name}/{path.name})" in text
+    write_page(results)
+    assert {path: path.read_bytes() for path in drawn} == drawn
+    assert page.read_text() == text
+
+
+def test_a_claim_that_cannot_be_tested_says_why(results):
+    evidence = Evidence(results)
+    found = [(c, judge(c, evidence)) for _, claims in CLAIMS for c in claims]
+    for claim, verdict in found:
+        if verdict.verdict == OPEN:
+            assert verdict.test, claim.text
+    assert any("of 3 cells" in v.test or "one seed" in v.test for _, v in found)
