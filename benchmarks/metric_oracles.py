@@ -34,6 +34,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 COUNT, BATCH, SEED = 64, 32, 3
 SAMPLES: dict[str, Any] = {"samples": COUNT, "seed": SEED, "batch_size": BATCH}
 LAST = 300
+KINDS = "conv,linear,embedding"
+"""All matrices, as the oracles take them."""
+
 SPECTRA = ("spectral-norm", "stable-rank", "effective-rank", "condition")
 
 
@@ -138,23 +141,26 @@ def of_weights(run: PlainRun, package: Any) -> Iterator[Row]:
     before = weights.with_previous(w)
     yield (
         "unchanged",
-        difference(package.analyze("unchanged"), weights.unchanged(w, before)),
+        difference(package.analyze("unchanged", kinds=KINDS), weights.unchanged(w, before)),
         1e-12,
         "",
     )
-    yield "sparsity", difference(package.analyze("sparsity"), weights.sparsity(w)), 1e-12, ""
+    yield (
+        "sparsity",
+        difference(package.analyze("sparsity", kinds=KINDS), weights.sparsity(w)),
+        1e-12,
+        "",
+    )
     yield (
         "kurtosis",
-        difference(package.analyze("kurtosis"), weights.kurtosis(w), absolute=True),
+        difference(package.analyze("kurtosis", kinds=KINDS), weights.kurtosis(w), absolute=True),
         1e-6,
         "absolute",
     )
     matrices = [t for t in run.tensors if len(t["shape"]) > 1]
     steps = run.steps[::30]
     for name in (*SPECTRA, "heavy-tail"):
-        found = package.analyze(
-            name, steps=",".join(map(str, steps)), kinds="conv,linear,embedding"
-        )
+        found = package.analyze(name, steps=",".join(map(str, steps)), kinds=KINDS)
         worst = 0.0
         for row in matrices:
             for step in steps:
@@ -172,7 +178,7 @@ def of_weights(run: PlainRun, package: Any) -> Iterator[Row]:
         yield name, worst, 1e-5, f"{len(steps)} steps"
     gradients = run["gradients"].astype(np.float64)[run.selected]
     wanted = weights.alignment(w, gradients, run.steps, 5)
-    found = package.analyze("alignment", lags=5)
+    found = package.analyze("alignment", lags=5, kinds=KINDS)
     worst = max(difference(found[key], wanted[key], absolute=True) for key in wanted)
     yield "alignment", worst, 1e-6, "absolute, 5 lags"
 
@@ -289,6 +295,7 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", help="where the runs are, or are recorded")
+    parser.add_argument("--run", help="one of the two alone")
     parser.add_argument("--steps", type=int, default=LAST)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -298,6 +305,8 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         print("| metric | run | largest difference | tolerance | of |\n|---|---|---|---|---|")
         for name, path in recorded(folder, given.steps).items():
+            if given.run not in (None, name):
+                continue
             run, package = PlainRun(path), ckptlab.open_run(path)
             double = Double(path, run, int(run.steps[-1]))
             rows = itertools.chain(

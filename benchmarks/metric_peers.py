@@ -194,6 +194,13 @@ def _features(model: Any, inputs: Any) -> dict[str, np.ndarray]:
     return {name: x - x.mean(0) for name, x in found.items()}
 
 
+def ends(loop: Loop) -> None:
+    """The line between the first and the last step, without the path beside it."""
+    first, *_, last = loop.text.split(",")
+    options = {"through": f"{first},{last}", "steps": f"{first},{last}", "grid": 50}
+    loop.run.analyze("landscape", **options, samples=COUNT, batch_size=COUNT)
+
+
 def line(loop: Loop) -> None:
     """loss-landscapes: the line between the first and the last step."""
     import copy
@@ -201,15 +208,15 @@ def line(loop: Loop) -> None:
     import loss_landscapes
     from loss_landscapes.metrics import Loss
 
-    ends = [
+    models = [
         copy.deepcopy(model)
         for k, (model, _, _) in enumerate(loop.models())
         if k in (0, len(loop.columns) - 1)
     ]
     _, loss, (inputs, targets) = next(loop.models())
-    for end in ends:
+    for end in models:
         end.train()
-    loss_landscapes.linear_interpolation(*ends, Loss(loss, inputs, targets), 50)
+    loss_landscapes.linear_interpolation(*models, Loss(loss, inputs, targets), 50)
 
 
 def devinterp(loop: Loop) -> None:
@@ -255,9 +262,7 @@ CASES: dict[str, tuple[Callable[[Loop], Any], str, Callable[[Loop], Any]]] = {
     ),
     "representation": (ours("representation", samples=COUNT), "torch hooks", features),
     "landscape": (
-        lambda loop: loop.run.analyze(
-            "landscape", through="init,final", grid=50, samples=COUNT, batch_size=COUNT
-        ),
+        ends,
         "loss-landscapes",
         line,
     ),

@@ -142,6 +142,7 @@ def hessian_density(
     replay = ReplayModel(source, model, loss, batch_norm=batch_norm, mask=mask)
     subset = draw(data, samples, seed, batch_size)
     columns = select_columns(source, steps)
+    iterations = min(iterations, replay.size)
     measure = partial(_quadratures, iterations=iterations, probes=probes, seed=seed)
     nodes, weights = np.moveaxis(
         np.stack(spread(measure, replay, subset, columns, scheduler)), 1, 0

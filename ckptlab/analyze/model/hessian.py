@@ -19,41 +19,23 @@ class ReverseHessian(HessianLinearOperator):
     and missing for group norm, attention and some activations; reverse mode is right for all.
     """
 
-    def _matmat_batch(
-        self,
-        X: torch.Tensor,  # noqa: N803 - named by the base class
-        y: torch.Tensor,
-        M: list[torch.Tensor],  # noqa: N803
-    ) -> list[torch.Tensor]:
-        """Multiply the Hessian of one batch onto columns, the last axis of each part of `M`."""
-        # Fused attention has no second derivative.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            loss = self._loss_func(self._model_func(X), y)
-            first = torch.autograd.grad(
-                loss, self._params, create_graph=True, materialize_grads=True
-            )
-            # Where the loss is linear in a parameter, the gradient is a constant.
-            varying = [i for i, gradient in enumerate(first) if gradient.requires_grad]
-            if not varying:
-                return [torch.zeros_like(part) for part in M]
-            columns = [
-                torch.autograd.grad(
-                    [first[i] for i in varying],
-                    self._params,
-                    [M[i][..., k] for i in varying],
-                    retain_graph=True,
-                    materialize_grads=True,
-                )
-                for k in range(M[0].shape[-1])
-            ]
-        return [torch.stack(parts, dim=-1) for parts in zip(*columns, strict=True)]
+    _held: tuple[torch.Tensor, Any] | None = None
 
+    def _graph(self, inputs: torch.Tensor, targets: torch.Tensor) -> Any:
+        """Return what a batch needs but once, however many vectors follow.
 
-class ReverseGGN(ReverseHessian):
-    """Products of the generalized Gauss-Newton matrix Jᵀ (∇² of the loss) J, in reverse mode.
+        Kept where all data are one batch: a graph is as large as what went through the model.
+        """
+        if self._held is not None and self._held[0] is inputs:
+            return self._held[1]
+        graph = self._differentiate(inputs, targets)
+        if len(self._data) == 1:
+            self._held = inputs, graph
+        return graph
 
-    J v is the derivative of Jᵀ u, which is linear in u: forward mode is not needed.
-    """
+    def _differentiate(self, inputs: torch.Tensor, targets: torch.Tensor) -> Any:
+        loss = self._loss_func(self._model_func(inputs), targets)
+        return torch.autograd.grad(loss, self._params, create_graph=True, materialize_grads=True)
 
     def _matmat_batch(
         self,
@@ -62,26 +44,49 @@ class ReverseGGN(ReverseHessian):
         M: list[torch.Tensor],  # noqa: N803
     ) -> list[torch.Tensor]:
         """Multiply the matrix of one batch onto columns, the last axis of each part of `M`."""
+        # Fused attention has no second derivative.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            outputs = self._model_func(X)
-            u = torch.zeros_like(outputs, requires_grad=True)
-            back = torch.autograd.grad(
-                outputs, self._params, u, create_graph=True, materialize_grads=True
-            )
-            ends = outputs.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self._loss_func(ends, y), ends, create_graph=True)
-            if not slope.requires_grad:
-                # A loss that is linear in the outputs.
-                return [torch.zeros_like(part) for part in M]
+            graph = self._graph(X, y)
             columns = [
-                self._column(outputs, u, back, ends, slope, [part[..., k] for part in M])
-                for k in range(M[0].shape[-1])
+                self._column(graph, [part[..., k] for part in M]) for k in range(M[0].shape[-1])
             ]
         return [torch.stack(parts, dim=-1) for parts in zip(*columns, strict=True)]
 
-    def _column(
-        self, outputs: Any, u: Any, back: Any, ends: Any, slope: Any, vector: list[torch.Tensor]
-    ) -> tuple[torch.Tensor, ...]:
+    def _column(self, graph: Any, vector: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        # Where the loss is linear in a parameter, the gradient is a constant.
+        varying = [i for i, gradient in enumerate(graph) if gradient.requires_grad]
+        if not varying:
+            return tuple(torch.zeros_like(part) for part in vector)
+        return torch.autograd.grad(
+            [graph[i] for i in varying],
+            self._params,
+            [vector[i] for i in varying],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+
+
+class ReverseGGN(ReverseHessian):
+    """Products of the generalized Gauss-Newton matrix Jᵀ (∇² of the loss) J, in reverse mode.
+
+    J v is the derivative of Jᵀ u, which is linear in u: forward mode is not needed.
+    """
+
+    def _differentiate(self, inputs: torch.Tensor, targets: torch.Tensor) -> Any:
+        outputs = self._model_func(inputs)
+        u = torch.zeros_like(outputs, requires_grad=True)
+        back = torch.autograd.grad(
+            outputs, self._params, u, create_graph=True, materialize_grads=True
+        )
+        ends = outputs.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self._loss_func(ends, targets), ends, create_graph=True)
+        return outputs, u, back, ends, slope
+
+    def _column(self, graph: Any, vector: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        outputs, u, back, ends, slope = graph
+        if not slope.requires_grad:
+            # A loss that is linear in the outputs.
+            return tuple(torch.zeros_like(part) for part in vector)
         # Where the outputs do not depend on a parameter, there is nothing to differentiate.
         at = [i for i, part in enumerate(back) if part.requires_grad]
         (moved,) = torch.autograd.grad(
@@ -111,7 +116,10 @@ class Surviving:
 
     def __matmul__(self, matrix: torch.Tensor) -> torch.Tensor:
         """Multiply onto a vector or the columns of a matrix."""
-        whole = torch.zeros((len(self._kept), *matrix.shape[1:]), dtype=self.dtype)
-        whole[self._kept] = matrix
+        whole = matrix
+        if len(matrix) < len(self._kept):
+            whole = torch.zeros((len(self._kept), *matrix.shape[1:]), dtype=self.dtype)
+            whole[self._kept] = matrix
         image: torch.Tensor = self._operator @ whole.to(*self._there)
-        return image.detach().to(self.device, self.dtype)[self._kept]
+        image = image.detach().to(self.device, self.dtype)
+        return image if whole is matrix else image[self._kept]
