@@ -17,6 +17,7 @@ BENCHMARKS = (
     "import_series",
     "access",
     "large",
+    "sharded",
     "telemetry",
     "scaling",
     "step",

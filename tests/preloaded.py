@@ -7,6 +7,8 @@ import pytest  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import torch
 import torch._dynamo  # imported by the first optimizer, and slow
+import torch.distributed.fsdp
+import torch.distributed.tensor.parallel
 
 import ckptlab.cli.record
 import ckptlab.train.trainer  # noqa: F401

@@ -47,10 +47,15 @@ def check_resume(resume: Any, at: Any, *, overwrite: bool) -> bool | str:
     return resume if resume == "auto" else bool(resume)
 
 
-def check_ranks(ranks: object) -> str:
+def check_ranks(ranks: object, *, sharded: bool = False) -> str:
     """Return which of several processes record: ``first`` or ``each``."""
     if ranks not in ("first", "each"):
         raise ConfigError(f"ranks={ranks!r} is not accepted; accepted: 'first', 'each'")
+    if sharded and ranks == "each":
+        raise ConfigError(
+            "ranks='each' is not accepted of a sharded model, of which each rank holds a part; "
+            "leave it out"
+        )
     return str(ranks)
 
 

@@ -14,6 +14,7 @@ from ckptlab.record.pipeline.buffers import block_size, bytes_per_step
 from ckptlab.record.schedule import Schedule
 from ckptlab.record.state.model_tensors import Capture
 from ckptlab.store.backends.base import Storage
+from ckptlab.store.format.zarr_metadata import shard_rows
 from ckptlab.store.write.writer import StoreWriter
 
 OPEN_ENDED_CAPACITY = 1024
@@ -38,17 +39,23 @@ def create_run(
     """Create a run of no steps; the arguments are those of the Recorder."""
     gradients = [name for name in arrays if name != "weights"]
     step_bytes = bytes_per_step(captured.layout, gradients=bool(gradients))
+    held = step_bytes
+    if captured.parts is not None:
+        # Two buffers, and what is sent, received and encoded of a shard at a time.
+        local = bytes_per_step(captured.local, gradients=bool(gradients))
+        shard = 4 * shard_rows(captured.layout.parameters)
+        held = (2 * local + 3 * shard) // 3
     ends = [schedule.end, None if total_steps is None else total_steps + 1]
     end = min((end for end in ends if end is not None), default=None)
     planned = None if end is None else len(schedule.steps(end)) + 1
     if captured.device.type == "cuda":
         # Two optimizer states of usually two vectors are on their way to the host.
-        anchors = 2 * 2 * 4 * captured.layout.parameters
-        memory = max(memory - anchors, min(memory, 3 * step_bytes))
+        anchors = 2 * 2 * 4 * captured.local.parameters
+        memory = max(memory - anchors, min(memory, 3 * held))
     return StoreWriter.create(
         storage,
         captured.layout,
-        block=block_size(step_bytes, memory, planned),
+        block=block_size(step_bytes, memory, planned, held=held),
         codec=CODEC if codec == AUTO else codec,
         attributes={**attributes, **describe_environment(captured.device)},
         optional=gradients,

@@ -23,6 +23,7 @@ from ckptlab.record.session import Session
 from ckptlab.record.state.model_tensors import capture
 from ckptlab.record.state.training import Training
 from ckptlab.record.stats import RecorderStats
+from ckptlab.record.together import Together
 from ckptlab.record.update_watch import Number
 from ckptlab.store.backends.base import Storage
 from ckptlab.store.backends.open import open_storage
@@ -41,8 +42,8 @@ class Recorder:
     path : str, path-like or Storage
         Where the run is written: a local path or a URL such as ``s3://bucket/run.zarr``.
     model : Module
-        Any module; compiled and DistributedDataParallel ones are unwrapped. Several networks are
-        one module: ``nn.ModuleDict({"generator": g, "discriminator": d})``.
+        Any module, also compiled, under DistributedDataParallel or ``fully_shard``, or tensor
+        parallel. Several are one: ``nn.ModuleDict({"generator": g, "discriminator": d})``.
     optimizer : Optimizer, or list or dict of str to Optimizer, optional
         What trains the model; stored after every block, so that training can resume. Of several,
         a step counts once, whichever of them it updates.
@@ -146,8 +147,6 @@ class Recorder:
         attributes: Any = None,
     ) -> None:
         arguments.check_codec(codec)
-        self._alone = arguments.check_ranks(ranks) == "each" or count_ranks() == 1
-        self._writes = self._alone or rank() == 0  # the others restore and count
         self.step_number = self._start = arguments.check_count("start", start)
         self._schedule = arguments.check_steps(steps, steps_per_epoch)
         observed = arguments.check_observe(observe, steps_per_epoch, self._schedule, start)
@@ -162,6 +161,10 @@ class Recorder:
         # Again on opening: a model that is moved to a device until then has other buffers.
         self._capture = partial(capture, model, include=names[0], exclude=names[1])
         self._captured = self._capture()
+        self._is_sharded = self._captured.parts is not None
+        each = arguments.check_ranks(ranks, sharded=self._is_sharded) == "each"
+        self._alone = (each or count_ranks() == 1) and not self._is_sharded
+        self._writes = self._alone or rank() == 0  # the others restore and count
         self._training = Training(arguments.check_optimizers(optimizer, model))
         plan = {"config": arguments.plain_mapping("config", config), "total_steps": total_steps}
         attributes = {
@@ -340,7 +343,7 @@ class Recorder:
         self.log(**scalars)
         logged, self._logged = self._logged, {}
         self.step_number += 1
-        if self._peers is not None:
+        if self._peers is not None and not self._is_sharded:
             self._peers.compare(self._captured.parameters)
         if self._session is not None:
             self._session.step(loss, accuracy, lr, skipped, logged)
@@ -371,13 +374,13 @@ class Recorder:
         else:
             self._peers = Peers()
             found = self._opening.meet(self._peers, captured, first=self._writes)
-        if not self._writes:
+        if not self._writes and not self._is_sharded:
             self.step_number = self._opening.open_beside(captured, self._training, found=found)
             self._state = "open"
             return
-        self._session = session = Session(
-            self._opening, captured, self._training, found=found, flush_seconds=self._flush_seconds
-        )
+        together = Together() if self._is_sharded else None
+        given = self._opening, captured, self._training, self._flush_seconds
+        self._session = session = Session(*given, found=found, together=together)
         self.step_number = session.step_number
         if hold_signals:
             session.interrupts.install()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,29 +12,32 @@ import torch
 
 from ckptlab.errors import ConfigError, LayoutError, RecordingError
 from ckptlab.record.pipeline.buffers import HOST_SERIES, BlockBuffer
+from ckptlab.record.pipeline.exchange import read_ranges
+from ckptlab.record.pipeline.sharded_writer import ShardedWriter
 from ckptlab.record.schedule import Schedule
 from ckptlab.record.state.model_tensors import Capture
+from ckptlab.record.state.sharding import Ranges
 from ckptlab.record.state.training import Training
 from ckptlab.store.backends.base import Storage
 from ckptlab.store.format.layout import Layout
 from ckptlab.store.read.power_loss import surviving_lengths
-from ckptlab.store.read.reader import open_latest, read_root
+from ckptlab.store.read.reader import StoredArray, StoredRun, open_latest, read_root
 from ckptlab.store.write.writer import StoreWriter
 
 
 def require_resumable(
-    writer: StoreWriter, captured: Capture, schedule: Schedule, observe: Schedule | None
+    stored: StoredRun, captured: Capture, schedule: Schedule, observe: Schedule | None
 ) -> None:
     """Raise LayoutError for another model's run, ConfigError for another schedule."""
-    require_same_layout(writer.layout, captured.layout)
+    require_same_layout(stored.layout, captured.layout)
     if not captured.complete:
         raise ConfigError("a trainable parameter is excluded, so training cannot be resumed")
-    recorded = writer.attributes.get("schedule")
+    recorded = stored.attributes.get("schedule")
     if recorded != schedule.text:
         raise ConfigError(
             f"steps={schedule.text!r} is not the schedule of the run, {recorded!r}; give that one"
         )
-    observed, given = writer.attributes.get("observe"), None if observe is None else observe.text
+    observed, given = stored.attributes.get("observe"), None if observe is None else observe.text
     if observed != given:
         raise ConfigError(
             f"observe={given!r} is not what the run observes, {observed!r}; give that",
@@ -52,51 +56,51 @@ def require_same_layout(stored: Layout, given: Layout) -> None:
         )
 
 
-def restore(
-    writer: StoreWriter,
-    captured: Capture,
-    training: Training,
-    schedule: Schedule,
-    observe: Schedule | None,
-    plan: Mapping[str, Any],
-) -> tuple[int, int]:
-    """Set model, optimizers, attached state and writer to the last anchor.
-
-    Return the run's first step and its step. What `plan` sets replaces the run's attributes.
-    """
-    require_resumable(writer, captured, schedule, observe)
-    start = step = int(writer.attributes.get("start_step", 0))
-    kept = 0
-    if writer.anchors:
-        step = writer.anchors[-1]
-        stored = writer.stored()
-        load_model(captured, lambda name: stored.snapshot(step, name))
+def restore(stored: StoredRun, captured: Capture, training: Training) -> int:
+    """Set model, optimizers and attached state to the last anchor; return its step."""
+    if not len(stored.anchors):
+        return int(stored.attributes.get("start_step", 0))
+    step = int(stored.anchors[-1])
+    load_model(captured, lambda name: read_vector(captured, stored, step, name))
+    if captured.parts is None:
         training.restore(captured, stored.anchor(step))
-        # A last state outside the schedule would not be there had the run gone on.
-        kept = writer.steps.index(step) + (step in schedule)
+    else:
+        ranges = Ranges.join(captured.parts.ranges)
+        read = partial(_read_column, ranges)
+        training.restore(captured, stored.anchor(step, read))
+    return step
+
+
+def _read_column(ranges: Ranges, array: StoredArray, column: int) -> npt.NDArray[np.float32]:
+    values: npt.NDArray[np.float32] = read_ranges(array, slice(column, column + 1), ranges)[0]
+    return values
+
+
+def read_vector(
+    captured: Capture, stored: StoredRun, step: int, name: str = "weights"
+) -> npt.NDArray[Any]:
+    """Read a snapshot: what this process holds of it, where the model is sharded."""
+    if captured.parts is None or name not in ("weights", "gradients"):
+        return stored.snapshot(step, name)
+    ranges = Ranges.join(captured.parts.ranges)
+    return _read_column(ranges, stored.array(name), stored.column(step))
+
+
+def cut_after(writer: StoreWriter, step: int, schedule: Schedule, plan: Mapping[str, Any]) -> None:
+    """Drop what follows the restored step. What `plan` sets replaces the run's attributes."""
+    # A last state outside the schedule would not be there had the run gone on.
+    kept = writer.steps.index(step) + (step in schedule) if writer.anchors else 0
     writer.set_attributes(**{key: value for key, value in plan.items() if value})
     # Later: the other ranks may still be reading the step that is restored.
     # Where nothing is kept, the first state is observed again.
     observed = sum(seen <= step for seen in writer.observed) if kept else 0
     writer.cut(kept, later=True, observed=observed)
-    return start, step
 
 
-def go_on_at(
-    writer: StoreWriter,
-    captured: Capture,
-    step: int,
-    schedule: Schedule,
-    observe: Schedule | None,
-    plan: Mapping[str, Any],
-) -> int:
-    """Cut the run after `step`, at which the model is already; return the run's first step.
-
-    Raises ConfigError if the run does not reach the step, or holds another state there.
-    """
-    require_resumable(writer, captured, schedule, observe)
-    start = int(writer.attributes.get("start_step", 0))
-    kept = [recorded for recorded in writer.steps if recorded <= step and recorded in schedule]
+def require_at(stored: StoredRun, captured: Capture, step: int, schedule: Schedule) -> None:
+    """Raise ConfigError if the run does not reach a step, or holds another state there."""
+    start = int(stored.attributes.get("start_step", 0))
+    kept = _kept(stored.steps.tolist(), step, schedule)
     wanted = schedule.steps(step + 1)
     wanted = wanted[wanted >= start]
     if step < start or len(kept) < len(wanted):
@@ -106,9 +110,9 @@ def go_on_at(
             "begin from an earlier checkpoint, or record to another path with start=",
             parameter="at",
         )
-    if step in writer.steps:
-        recorded = captured.layout.split({"weights": writer.stored().snapshot(step)})
-        for tensor, parameter in zip(captured.layout.tensors, captured.parameters, strict=True):
+    if step in stored.steps:
+        recorded = captured.local.split({"weights": read_vector(captured, stored, step)})
+        for tensor, parameter in zip(captured.local.tensors, captured.tensors, strict=True):
             if not np.array_equal(
                 recorded[tensor.name], parameter.detach().float().cpu().numpy(), equal_nan=True
             ):
@@ -117,10 +121,18 @@ def go_on_at(
                     "step; load the checkpoint of that step first, or record to another path",
                     parameter="at",
                 )
+
+
+def cut_at(writer: StoreWriter, step: int, schedule: Schedule, plan: Mapping[str, Any]) -> None:
+    """Cut the run after a step, at which the model is already, as `cut_after` does."""
     writer.set_attributes(**{key: value for key, value in plan.items() if value})
     observed = sum(seen <= step for seen in writer.observed)
+    kept = _kept(writer.steps, step, schedule)
     writer.cut(len(kept), later=True, observed=observed)
-    return start
+
+
+def _kept(steps: Sequence[int], step: int, schedule: Schedule) -> list[int]:
+    return [recorded for recorded in steps if recorded <= step and recorded in schedule]
 
 
 def restore_beside(storage: Storage, captured: Capture, training: Training) -> int:
@@ -136,26 +148,20 @@ def restore_beside(storage: Storage, captured: Capture, training: Training) -> i
             "process (enter the recorder and leave), then with several"
         )
     # By the markers, which may be ahead of the view, as the first rank goes.
-    stored = open_latest(storage)
-    if not len(stored.anchors):
-        return int(stored.attributes.get("start_step", 0))
-    step = int(stored.anchors[-1])
-    load_model(captured, lambda name: stored.snapshot(step, name))
-    training.restore(captured, stored.anchor(step))
-    return step
+    return restore(open_latest(storage), captured, training)
 
 
 @torch.no_grad()
 def load_model(captured: Capture, read: Callable[[str], npt.NDArray[np.generic]]) -> None:
     """Set parameters and buffers to one snapshot; `read` returns the vector of an array by name."""
     live = {array: captured.live_buffers(array) for array in captured.buffers}
-    for name, tensors in {"weights": captured.parameters, **live}.items():
-        parts = captured.layout.split({name: torch.from_numpy(np.array(read(name)))}).values()
+    for name, tensors in {"weights": captured.tensors, **live}.items():
+        parts = captured.local.split({name: torch.from_numpy(np.array(read(name)))}).values()
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part)
 
 
-def refill(buffer: BlockBuffer, writer: StoreWriter) -> None:
+def refill(buffer: BlockBuffer, writer: StoreWriter | ShardedWriter, captured: Capture) -> None:
     """Fill an empty buffer with the partly filled last block of a run, to be extended."""
     kept = len(writer.steps)
     buffer.start = kept // writer.block * writer.block
@@ -166,7 +172,11 @@ def refill(buffer: BlockBuffer, writer: StoreWriter) -> None:
     for name in writer.scalars:
         buffer.add_scalar(name)
     for name, rows in buffer.device_rows.items():
-        if name in buffer.views:
+        if name in buffer.views and captured.parts and not name.startswith("buffers"):
+            columns = slice(buffer.start, kept)
+            ranges = Ranges.join(captured.parts.ranges)
+            values = read_ranges(stored.array(name), columns, ranges)
+        elif name in buffer.views:
             values = stored.array(name).read_block(buffer.start // writer.block)
         else:
             series = stored.small(name)[..., buffer.start :]

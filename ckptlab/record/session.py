@@ -12,12 +12,17 @@ from ckptlab.errors import CkptlabError, RecordingError
 from ckptlab.record import defaults
 from ckptlab.record.opening import Opening
 from ckptlab.record.pipeline.observer import Observer
+from ckptlab.record.pipeline.sharded_writer import ShardedWriter
 from ckptlab.record.pipeline.step_capture import StepCapture, StepInfo
+from ckptlab.record.restore import read_vector
 from ckptlab.record.signals import Interrupts
 from ckptlab.record.state.model_tensors import Capture
+from ckptlab.record.state.sharding import whole_number
 from ckptlab.record.state.training import Training
 from ckptlab.record.stats import RecorderStats
+from ckptlab.record.together import LEAVING_SECONDS, ApartError, Place, Together
 from ckptlab.record.update_watch import Number, UpdateWatch
+from ckptlab.store.write.writer import StoreWriter
 
 
 class Session:
@@ -31,15 +36,22 @@ class Session:
         opening: Opening,
         captured: Capture,
         training: Training,
+        flush_seconds: float,
         *,
         found: bool,
-        flush_seconds: float,
+        together: Together | None = None,
     ) -> None:
         self._opening = opening
         self._captured = captured
         self._training = training
-        opened = opening.open_writer(captured, training, found=found)
-        self._writer, self._start, self.step_number = opened
+        self._together = together
+        self._writer: StoreWriter | ShardedWriter
+        if together is None:
+            opened = opening.open_writer(captured, training, found=found)
+            self._writer, self._start, self.step_number = opened
+        else:
+            parts = opening.open_together(captured, training, together, found=found)
+            self._writer, self._start, self.step_number = parts
         try:
             self.observer = self._make_observer()
             self.steps = StepCapture(
@@ -49,6 +61,7 @@ class Session:
                 flush_seconds=flush_seconds,
                 choose_codec=opening.create["codec"] == defaults.AUTO and not found,
                 observer=self.observer,
+                together=together,
             )
         except BaseException:
             self._writer.abandon()
@@ -75,6 +88,7 @@ class Session:
     ) -> None:
         """Count an update, and record it if the schedule says so; see `Recorder.step`."""
         self.step_number += 1
+        act = True if self._together is None else self._meet(self._together)
         self.steps.check()
         seen = self.watch.finish_step()
         self._training.attached.warn_of_missing()
@@ -90,8 +104,46 @@ class Session:
             self.steps.record(self.step_number, self._info, taken=seen.taken)
         else:
             self.steps.flush_if_late()
-        if self.interrupts.pending is not None:
+        if act and self.interrupts.pending is not None:
             self.interrupts.act()
+
+    def _meet(self, together: Together) -> bool:
+        """Agree with the other ranks on what this step does; return whether signals count now."""
+        place = Place(
+            step=self.step_number,
+            before=-self.step_number,
+            signal=self.interrupts.pending or 0,
+            late=int(self.steps.overdue),
+            failed=int(self.steps.failed),
+            staying=1,
+        )
+        found = together.meet(place)
+        self.steps.late = bool(found.late)
+        if found.failed:
+            self.steps.close()
+            self.steps.check()
+            raise RecordingError("recording failed on another rank, which says why")
+        if found.signal and self.interrupts.pending is None:
+            self.interrupts.pending = found.signal
+        return bool(found.signal)
+
+    def _leave(self, together: Together, error: BaseException | None) -> tuple[bool, bool]:
+        """Agree on how to leave; return whether states are exact, and whether no rank failed."""
+        alone = error is not None and not self.interrupts.acted
+        found = together.meet(
+            Place(
+                step=self.step_number,
+                before=-self.step_number,
+                failed=int(self.steps.failed),
+                error=int(error is not None),
+                leaving=1,
+                inexact=int(not self._is_exact(error)),
+            ),
+            LEAVING_SECONDS if alone else None,
+        )
+        if found.failed and not self.steps.failed:
+            raise RecordingError("recording failed on another rank, which says why")
+        return not found.inexact, not found.error
 
     def flush(self) -> None:
         """Commit what is recorded so far, and wait until it survives a power loss."""
@@ -141,7 +193,7 @@ class Session:
         return Observer(
             self._captured,
             self._training.optimizers,
-            stored.snapshot(self._start) if resumed else None,
+            read_vector(self._captured, stored, self._start) if resumed else None,
             knows_previous=not resumed or self.step_number in self._writer.observed[-1:],
         )
 
@@ -155,16 +207,22 @@ class Session:
 
     def _close(self, error: BaseException | None) -> None:
         try:
-            lost = self.steps.finish(self.step_number, self._info, exact=self._is_exact(error))
+            exact, whole = self._is_exact(error), error is None
+            if self._together is not None:
+                exact, whole = self._leave(self._together, error)
+            lost = self.steps.finish(self.step_number, self._info, exact=exact)
             self.steps.close()
             self.steps.check()
-            self._writer.finish("complete" if error is None and lost is None else "interrupted")
+            self._writer.finish("complete" if whole and lost is None else "interrupted")
+            if self._together is not None:
+                self._together.close()
         except BaseException as failure:
             self.steps.close()
             self._writer.abandon()
             if failure is error:
                 return
-            if error is None or isinstance(failure, CkptlabError):
+            apart = isinstance(failure, ApartError)  # because of the loop's error, which says why
+            if error is None or (isinstance(failure, CkptlabError) and not apart):
                 raise
             if not isinstance(failure, Exception):
                 raise
@@ -187,4 +245,4 @@ class Session:
 
 def _detach(value: Any) -> Any:
     """Let go of the graph that a loss holds."""
-    return value.detach() if isinstance(value, torch.Tensor) else value
+    return whole_number(value).detach() if isinstance(value, torch.Tensor) else value

@@ -19,7 +19,7 @@ from ckptlab.analyze.engine.warnings import AnalysisWarning
 from ckptlab.errors import ConfigError, LayoutError, spell, unknown_name
 from ckptlab.problems.examples import Subset
 from ckptlab.problems.scores import Accuracy, MeanLoss, class_axis, each, right_answers, widened
-from ckptlab.record.state.model_tensors import unwrap
+from ckptlab.record.state.naming import unwrap
 from ckptlab.store.format.layout import Layout
 
 BATCH_NORM: tuple[str, ...] = ("train", "eval")

@@ -79,7 +79,7 @@ class BlockBuffer:
 
     def __init__(self, captured: Capture, block: int, *, gradients: bool) -> None:
         device = captured.device
-        layout = captured.layout
+        layout = captured.local
         self._device = device
         self.block = block
         self.scalars: list[str] = []
@@ -116,7 +116,7 @@ class BlockBuffer:
             name: np.zeros(block, dtype) for name, dtype in HOST_SERIES.items()
         }
         self.skips: dict[int, torch.Tensor] = {}
-        shapes = [p.shape for p in captured.parameters]
+        shapes = [tensor.shape for tensor in captured.tensors]
         self.views = {"weights": self._views("weights", shapes)}
         if gradients:
             self.views["gradients"] = self._views("gradients", shapes)

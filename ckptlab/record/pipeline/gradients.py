@@ -10,12 +10,13 @@ import torch
 
 from ckptlab.record.pipeline.buffers import BY_TENSOR, BlockBuffer
 from ckptlab.record.pipeline.flatten import norms_at
+from ckptlab.record.state.model_tensors import Capture
 
 
 class GradientNorms:
     """Write the L2 norm and mean absolute value of every recorded parameter's gradient."""
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
         self._parameters = parameters
         device = parameters[0].device
         # On the device once: copying them there at every step would wait for it.
@@ -82,15 +83,15 @@ class Gradients:
 
     def __init__(
         self,
-        parameters: Sequence[torch.nn.Parameter],
+        captured: Capture,
         optimizers: Mapping[str, torch.optim.Optimizer],
     ) -> None:
-        self._parameters = parameters
+        parameters = self._parameters = captured.tensors
         self._all = GradientNorms(parameters)
         self._parts: dict[str, tuple[list[int], torch.Tensor, GradientNorms]] = {}
         for name, optimizer in optimizers.items() if len(optimizers) > 1 else ():
             trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            own = [i for i, parameter in enumerate(parameters) if id(parameter) in trained]
+            own = [i for i, parameter in enumerate(captured.parameters) if id(parameter) in trained]
             index = torch.tensor(own, device=parameters[0].device)
             self._parts[name] = own, index, GradientNorms([parameters[i] for i in own])
 
@@ -119,7 +120,7 @@ class Gradients:
 
 
 def write_gradients(
-    parameters: Sequence[torch.nn.Parameter], destinations: Sequence[torch.Tensor]
+    parameters: Sequence[torch.Tensor], destinations: Sequence[torch.Tensor]
 ) -> None:
     """Copy every gradient to its place; NaN where there is none."""
     places, gradients = [], []

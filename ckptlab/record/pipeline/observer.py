@@ -64,7 +64,7 @@ class Observer:
     ) -> None:
         self._captured = captured
         self._several = len(optimizers) > 1
-        device, layout = captured.device, captured.layout
+        device, layout = captured.device, captured.local
         self._cuda = device.type == "cuda"
         tensors = len(layout.tensors)
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
@@ -78,11 +78,11 @@ class Observer:
             name: torch.zeros((CAPACITY, *shape), dtype=dtype, device=device)
             for name, (shape, dtype) in shapes.items()
         }
-        self._gradients = Gradients(captured.parameters, optimizers)
+        self._gradients = Gradients(captured, optimizers)
         # Rows as a buffer has them; the gradients themselves are not kept.
         norms = {name: self._rows[OBSERVED_SERIES + name] for name in BY_TENSOR}
         self._norms: Any = SimpleNamespace(rows=norms, views={})
-        self._flattener = Flattener(captured.parameters, captured.require_forms)
+        self._flattener = Flattener(captured.tensors, captured.require_forms)
         self._offsets = layout.offsets
         self._now, self._before = (torch.zeros(layout.parameters, device=device) for _ in range(2))
         self._sizes = torch.tensor([tensor.size for tensor in layout.tensors], device=device)
@@ -101,6 +101,7 @@ class Observer:
     @torch.no_grad()
     def take_gradients(self, optimizer: str) -> None:
         """Measure the gradients of an optimizer's update, before it writes into them."""
+        self._captured.refresh()
         if self._several and not self._taken:
             self._leave_gradients_out()
         self._measure_gradients(optimizer)
@@ -148,7 +149,7 @@ class Observer:
         return found
 
     def _flatten(self) -> None:
-        layout = self._captured.layout
+        layout = self._captured.local
         views = [self._now[tensor.stretch].view(tensor.shape) for tensor in layout.tensors]
         self._flattener.copy(self._now, views)
 

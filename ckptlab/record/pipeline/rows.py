@@ -35,7 +35,7 @@ class Rows:
     def __init__(self, captured: Capture, gradients: Gradients) -> None:
         self._captured = captured
         self._gradients = gradients
-        self._flatteners = {"weights": Flattener(captured.parameters, captured.require_forms)}
+        self._flatteners = {"weights": Flattener(captured.tensors, captured.require_forms)}
         self._flatteners |= {array: Flattener(live) for array, live in captured.buffers.items()}
 
     def write(
@@ -132,10 +132,10 @@ class GraphedRows(Rows):
         self, buffer: BlockBuffer, numbers: Mapping[str, torch.Tensor]
     ) -> tuple[Any, ...] | None:
         """Return where all that is copied lies; None if it cannot be told."""
-        gradients = [parameter.grad for parameter in self._captured.parameters]
+        gradients = [tensor.grad for tensor in self._captured.tensors]
         if any(gradient is not None and gradient.is_sparse for gradient in gradients):
             return None
         live = [t for array in self._captured.buffers for t in self._captured.live_buffers(array)]
-        tensors = [*self._captured.parameters, *gradients, *live, *numbers.values()]
+        tensors = [*self._captured.tensors, *gradients, *live, *numbers.values()]
         places = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
         return id(buffer), tuple(numbers), *places

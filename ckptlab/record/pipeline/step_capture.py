@@ -18,11 +18,13 @@ from ckptlab.record.pipeline.gradients import Gradients, writes_into_gradients
 from ckptlab.record.pipeline.graphs import CudaGraphs
 from ckptlab.record.pipeline.observer import Observed, Observer
 from ckptlab.record.pipeline.rows import GraphedRows, Rows
+from ckptlab.record.pipeline.sharded_writer import ShardedWriter
 from ckptlab.record.pipeline.writer_thread import Commit, WriterThread
 from ckptlab.record.restore import refill
 from ckptlab.record.state.model_tensors import Capture
 from ckptlab.record.state.training import Training
 from ckptlab.record.streams import copies_stream
+from ckptlab.record.together import Together
 from ckptlab.record.update_watch import Number
 from ckptlab.store.format.block import Evaluation
 from ckptlab.store.write.writer import StoreWriter
@@ -59,13 +61,14 @@ class StepCapture:
 
     def __init__(
         self,
-        writer: StoreWriter,
+        writer: StoreWriter | ShardedWriter,
         captured: Capture,
         training: Training,
         *,
         flush_seconds: float,
         choose_codec: bool = False,
         observer: Observer | None = None,
+        together: Together | None = None,
     ) -> None:
         cuda = captured.device.type == "cuda"
         self._start = int(writer.attributes.get("start_step", 0))
@@ -79,6 +82,8 @@ class StepCapture:
         self._flush_seconds = flush_seconds
         self._codec_is_open = choose_codec
         self._observer = observer
+        self._together = together
+        self.late = False  # what ranks that go together agreed on
         self._evaluations: list[Evaluation] = []
         self._stall = 0.0
         self._base_time = _last_time(writer)
@@ -86,12 +91,12 @@ class StepCapture:
         self._side = copies_stream(captured.device)
         # Without compression there is nothing to give way with: it must be done before the next.
         self._gives_way = not cuda and not writer.codec.by_step
-        self._gradients = Gradients(captured.parameters, training.optimizers)
+        self._gradients = Gradients(captured, training.optimizers)
         self._rows: Rows = Rows(captured, self._gradients)
         self._taken = False
         gradients = "gradients" in writer.arrays
         buffers = [BlockBuffer(captured, writer.block, gradients=gradients) for _ in range(2)]
-        refill(buffers[0], writer)
+        refill(buffers[0], writer, captured)
         self._next_start = buffers[0].start + (writer.block if buffers[0].count else 0)
         self._thread = WriterThread(
             writer,
@@ -99,6 +104,7 @@ class StepCapture:
             threads=encoding_threads() if cuda else count_cores(),
             shared=not cuda,
             nice=NICE if self._gives_way else 0,
+            **({"everywhere": writer.everywhere} if isinstance(writer, ShardedWriter) else {}),
         )
         self._buffer = self._thread.take()[0] if buffers[0].count else None
         self._clock = self._block_began = time.perf_counter()
@@ -111,6 +117,16 @@ class StepCapture:
         if buffer and buffer.count:
             return int(buffer.series["step"][buffer.count - 1])
         return self._handed_over
+
+    @property
+    def overdue(self) -> bool:
+        """Whether what was taken has waited longer than it may, in this process."""
+        return time.perf_counter() - self._block_began > self._flush_seconds
+
+    @property
+    def failed(self) -> bool:
+        """Whether the writer thread died of an error."""
+        return self._thread.error is not None
 
     def check(self) -> None:
         """Raise the error the writer thread died of, if it did."""
@@ -137,6 +153,7 @@ class StepCapture:
     @torch.no_grad()
     def take_gradients(self, optimizer: str) -> None:
         """Copy an optimizer's gradients into the next row, before it writes into them."""
+        self._captured.refresh()
         buffer = self._buffer or self._next_buffer()
         if len(self._training.optimizers) > 1 and not self._taken:
             self._gradients.leave_out(buffer, buffer.count)
@@ -183,7 +200,7 @@ class StepCapture:
         buffer.count += 1
         self.recorded += 1
         full = buffer.count == self._writer.block
-        if full or now - self._block_began > self._flush_seconds:
+        if full or self._is_late():
             commit = self._submit(buffer)
             if not full:
                 self._block_began = now
@@ -194,8 +211,7 @@ class StepCapture:
 
     def flush_if_late(self) -> None:
         """Commit what has waited longer than `flush_seconds`, at a step not recorded."""
-        buffer, now = self._buffer, time.perf_counter()
-        late = now - self._block_began > self._flush_seconds
+        buffer, now, late = self._buffer, time.perf_counter(), self._is_late()
         if buffer is not None and buffer.count > buffer.sent and late:
             self._submit(buffer, exact=False)
             self._block_began = now
@@ -203,6 +219,9 @@ class StepCapture:
             # Evaluations wait for a block: they count at steps that are committed.
             self._thread.put(Commit(None, 0, None, [], last=False, observed=self._take_observed()))
             self._block_began = now
+
+    def _is_late(self) -> bool:
+        return self.overdue if self._together is None else self.late
 
     def _take_observed(self) -> Observed:
         return Observed() if self._observer is None else self._observer.take()
@@ -275,10 +294,12 @@ class StepCapture:
             return
         spare = max(count_cores() - torch.get_num_threads(), 0)
         codec = choose_codec(
-            self._captured.layout.parameters,
+            self._captured.local.parameters,
             float(np.median(seconds)),
             threads=spare if self._side is None else encoding_threads(),
         )
+        if self._together is not None:
+            codec = self._together.steps.share(codec)
         self._writer.set_codec(codec)
         self._gives_way &= not self._writer.codec.by_step
 
@@ -318,7 +339,7 @@ def _merge(known: Evaluation, added: Evaluation) -> Evaluation:
     return replace(known, loss=loss, accuracy=accuracy)
 
 
-def _last_time(writer: StoreWriter) -> float:
+def _last_time(writer: StoreWriter | ShardedWriter) -> float:
     times = writer.stored().small("wall_time")
     known = times[~np.isnan(times)]  # a repair may have lost some
     return float(known[-1]) if len(known) else 0.0

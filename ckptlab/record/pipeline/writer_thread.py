@@ -16,14 +16,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from ckptlab.errors import CkptlabError, WriteError
 from ckptlab.record.pipeline.buffers import BY_TENSOR, SCALARS, BlockBuffer
 from ckptlab.record.pipeline.encode_pool import EncodePool
 from ckptlab.record.pipeline.observer import Observed
+from ckptlab.record.pipeline.sharded_writer import ShardedWriter
 from ckptlab.record.state.optimizer import OptimizerState
 from ckptlab.store.format.block import Block, Evaluation
 from ckptlab.store.write.writer import StoreWriter
+
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +53,24 @@ class WriterThread:
 
     `threads` cores compress. Where they train as well (`shared`), all but one compress only while
     training waits for them. `nice` lowers the thread's priority below training's (Linux).
+    `everywhere` returns which of some flags are set on all ranks that hold a part of the model.
     """
 
     def __init__(
         self,
-        writer: StoreWriter,
+        writer: StoreWriter | ShardedWriter,
         buffers: list[BlockBuffer],
         *,
         threads: int,
         shared: bool,
         nice: int,
+        everywhere: Callable[[Flags], Flags] = lambda flags: flags,
     ) -> None:
         self.error: CkptlabError | None = None
         self.zeroed = False
         self._writer = writer
         self._nice = nice
+        self._everywhere = everywhere
         self._commits: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[BlockBuffer] = queue.SimpleQueue()
         for buffer in buffers:
@@ -164,7 +171,7 @@ class WriterThread:
             evaluations=commit.evaluations,
             observations=commit.observed.to_observations(),
         )
-        self.zeroed |= _forget_zeroed(block)
+        self.zeroed |= _forget_zeroed(block, self._everywhere)
         self._writer.write_block(
             block,
             map_chunks=self._pool.map,
@@ -181,14 +188,14 @@ class WriterThread:
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
 
 
-def _forget_zeroed(block: Block) -> bool:
+def _forget_zeroed(block: Block, everywhere: Callable[[Flags], Flags]) -> bool:
     """Make gradients that are zero in every tensor NaN; return whether there were any.
 
     They were zeroed before the recorder saw them: a real gradient is not zero everywhere.
     """
     norms = block.series["gradient_norm"]
     seen = ~np.isnan(norms).all(axis=0)
-    zeroed = seen & (np.nan_to_num(norms, nan=0.0) == 0).all(axis=0)
+    zeroed = everywhere(seen & (np.nan_to_num(norms, nan=0.0) == 0).all(axis=0))
     for name in BY_TENSOR:
         block.series[name][:, zeroed] = np.nan
     if "gradients" in block.rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from operator import is_
@@ -16,7 +16,15 @@ from torch.nn.parameter import is_lazy
 
 from ckptlab.errors import ConfigError, RecordingError, UnsupportedTensorError
 from ckptlab.record.state.kinds import parameter_kinds
-from ckptlab.record.state.sharding import require_whole
+from ckptlab.record.state.naming import (
+    aliases_of,
+    all_parameters,
+    clean,
+    module_names,
+    persistent_buffers,
+    unwrap,
+)
+from ckptlab.record.state.sharding import Parts, local, ranges_of, require_supported
 from ckptlab.store.format.layout import Buffer, Layout, Tensor
 
 EXACT_IN_FLOAT32 = {torch.float32, torch.float16, torch.bfloat16}
@@ -32,10 +40,6 @@ OWN_DTYPE = {
     torch.bool,
 }
 """Types of buffers that are stored in an array of their own type."""
-
-_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Attributes that hold a module inside torch.compile, FSDP and activation checkpointing."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Capture:
         The model without outer wrappers.
     wanted : callable
         Returns whether a name, without wrappers, is recorded.
+    parts : Parts, optional
+        What this process holds of a model that is sharded.
     """
 
     layout: Layout
@@ -64,11 +70,27 @@ class Capture:
     complete: bool
     model: nn.Module
     wanted: Callable[[str], bool]
+    parts: Parts | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the parameters lie."""
         return self.parameters[0].device
+
+    @property
+    def local(self) -> Layout:
+        """The tensor table of what this process holds: of all, unless the model is sharded."""
+        return self.layout if self.parts is None else self.parts.layout
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What this process holds of the parameters, in the order of ``local.tensors``."""
+        return self.parameters if self.parts is None else self.parts.tensors
+
+    def refresh(self) -> None:
+        """Have `tensors` and their gradients be those of now."""
+        if self.parts is not None:
+            self.parts.refresh()
 
     @cached_property
     def _modules(self) -> dict[str, nn.Module]:
@@ -97,7 +119,7 @@ class Capture:
             if tensor is not known and (tensor is None or _form(tensor) != _form(known)):
                 now = "is gone" if tensor is None else f"became {_form(tensor)}"
                 raise RecordingError(f"buffer {name!r} was {_form(known)} and {now}")
-            found.append(tensor)
+            found.append(local(tensor))
         return found
 
     @cached_property
@@ -126,6 +148,7 @@ class Capture:
 
     def require_unchanged(self) -> None:
         """Raise RecordingError unless the model still holds just the tensors that are recorded."""
+        self.refresh()
         links = self._links
         if not all(map(is_, map(dict.get, links.holders, links.keys), links.values)):
             for holder, key, value, what in links.rows():
@@ -139,20 +162,20 @@ class Capture:
     def _require_nothing_new(self) -> None:
         known = {name for row in self.layout.rows for name in (row.name, *row.aliases)}
         names = module_names(self.model)
-        live = {_clean(names, name) for name, _ in _parameters(self.model)}
-        live |= {_clean(names, name) for name, _ in _persistent_buffers(self.model)}
+        live = {clean(names, name) for name, _ in all_parameters(self.model)}
+        live |= {clean(names, name) for name, _ in persistent_buffers(self.model)}
         for name in sorted(live - known):
             if self.wanted(name):
                 raise _changed(f"tensor {name!r}", "is new")
 
     def require_forms(self) -> None:
         """Raise RecordingError if a parameter has another shape, type or device than recorded."""
-        for row, parameter in zip(self.layout.tensors, self.parameters, strict=True):
+        for row, tensor in zip(self.local.tensors, self.tensors, strict=True):
             known = (row.shape, row.dtype, str(self.device))
-            if _form(parameter) != known:
+            if _form(tensor) != known:
                 raise _changed(
                     f"parameter {row.name!r}",
-                    f"was {known} and became another form: {_form(parameter)}",
+                    f"was {known} and became another form: {_form(tensor)}",
                 )
 
 
@@ -206,9 +229,9 @@ def capture(
         If a parameter or buffer cannot be stored exactly.
     ConfigError
         If nothing is left to record, a shape is not known yet, or parameters lie on several
-        devices or are sharded between processes.
+        devices or are sharded otherwise than as DTensors.
     """
-    require_whole(model)
+    sharded = require_supported(model)
     bare = unwrap(model)
 
     def wanted(name: str) -> bool:
@@ -216,12 +239,12 @@ def capture(
         return included and not any(fnmatchcase(name, pattern) for pattern in exclude or ())
 
     names, kinds = module_names(bare), parameter_kinds(bare)
-    aliases = _aliases(names, _parameters(bare))
+    aliases = aliases_of(names, all_parameters(bare))
     tensors: list[Tensor] = []
     parameters: list[nn.Parameter] = []
     complete, offset = True, 0
     for raw, parameter in bare.named_parameters():
-        name = _clean(names, raw)
+        name = clean(names, raw)
         if not wanted(name):
             complete &= not parameter.requires_grad
             continue
@@ -252,60 +275,34 @@ def capture(
         raise ConfigError(f"parameters lie on several devices ({listed}); one is supported")
     rows, buffers = _buffers(bare, names, wanted)
     layout = Layout(tuple(tensors), tuple(rows))
-    return Capture(layout, tuple(parameters), buffers, complete, bare, wanted)
+    parts = _parts(bare, layout, tuple(parameters)) if sharded else None
+    return Capture(layout, tuple(parameters), buffers, complete, bare, wanted, parts)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside torch.compile, (Distributed)DataParallel and the like."""
-    while True:
-        inner = next((m for key, m in model._modules.items() if key in _WRAPPED), None)
-        if inner is None and isinstance(model, _PARALLEL):
-            inner = model.module
-        if inner is None:
-            return model
-        model = inner
-
-
-def module_names(model: nn.Module) -> dict[str, str]:
-    """Map the name of every module to its name without the wrappers on the way to it."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    names = {"": ""}
-    for raw in modules:
-        if raw:
-            parent, _, key = raw.rpartition(".")
-            wrapped = key in _WRAPPED or (
-                key == "module" and isinstance(modules[parent], _PARALLEL)
-            )
-            names[raw] = names[parent] if wrapped else f"{names[parent]}.{key}".lstrip(".")
-    return names
-
-
-def _clean(names: dict[str, str], raw: str) -> str:
-    prefix, _, key = raw.rpartition(".")
-    return f"{names[prefix]}.{key}".lstrip(".")
-
-
-def _parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    return model.named_parameters(remove_duplicate=False)
-
-
-def _persistent_buffers(model: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for key, buffer in module._buffers.items():
-            if buffer is not None and key not in module._non_persistent_buffers_set:
-                yield (f"{prefix}.{key}" if prefix else key), buffer
+def _parts(model: nn.Module, layout: Layout, parameters: tuple[nn.Parameter, ...]) -> Parts:
+    rows, ranges, views, offset = [], [], [], 0
+    for row, parameter in zip(layout.tensors, parameters, strict=True):
+        held = local(parameter)
+        ranges.append(ranges_of(row.name, parameter, row.offset))
+        rows.append(replace(row, shape=tuple(held.shape), offset=offset))
+        views.append(parameter if held is parameter else held)
+        offset += held.numel()
+    local_layout = Layout(tuple(rows), layout.buffers)
+    parts = Parts(local_layout, tuple(views), tuple(ranges), model, parameters)
+    parts.refresh()
+    return parts
 
 
 def _buffers(
     model: nn.Module, names: dict[str, str], wanted: Callable[[str], bool]
 ) -> tuple[list[Buffer], dict[str, tuple[torch.Tensor, ...]]]:
-    aliases = _aliases(names, model.named_buffers(remove_duplicate=False))
-    persistent = {raw for raw, _ in _persistent_buffers(model)}
+    aliases = aliases_of(names, model.named_buffers(remove_duplicate=False))
+    persistent = {raw for raw, _ in persistent_buffers(model)}
     rows: list[Buffer] = []
     live: dict[str, list[torch.Tensor]] = {}
     ends: dict[str, int] = {}
     for raw, buffer in model.named_buffers():
-        name = _clean(names, raw)
+        name = clean(names, raw)
         if raw not in persistent or not wanted(name):
             continue
         _require_initialised(model, raw, buffer)
@@ -383,12 +380,3 @@ def _changed(what: str, change: str) -> RecordingError:
         f"{what} {change}, which is not recorded; change parameters in place "
         "(parameter.data.copy_), or record the new model as a run of its own"
     )
-
-
-def _aliases(
-    names: dict[str, str], named: Iterable[tuple[str, torch.Tensor]]
-) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = {}
-    for raw, tensor in named:
-        found.setdefault(id(tensor), []).append(_clean(names, raw))
-    return found

@@ -21,8 +21,10 @@ from ckptlab.errors import CorruptError, LayoutError
 from ckptlab.record.state.attached import Attached
 from ckptlab.record.state.model_tensors import Capture
 from ckptlab.record.state.packing import pack, unpack
+from ckptlab.record.state.sharding import like, local, require_replicated
 from ckptlab.record.streams import HostCopies
 from ckptlab.store.format.block import Anchor
+from ckptlab.store.format.layout import Tensor
 from ckptlab.store.format.schema import OPTIMIZER, is_optimizer_name
 
 _EXACT = {torch.float32, torch.float16, torch.bfloat16}
@@ -117,23 +119,27 @@ def _copy_one(
     dtypes: dict[str, dict[str, str]] = {}
     plain: dict[str, dict[str, Any]] = {}
     places, values = [], []
-    for tensor, parameter in zip(captured.layout.tensors, captured.parameters, strict=True):
-        for key, value in optimizer.state.get(parameter, {}).items():
+    for tensor, parameter, part in zip(
+        captured.local.tensors, captured.parameters, captured.tensors, strict=True
+    ):
+        for key, found in optimizer.state.get(parameter, {}).items():
+            value = local(found) if isinstance(found, torch.Tensor) else found
             name = f"{section}state/{tensor.name}/{key}"
             if not isinstance(value, torch.Tensor) or "/" in key:
                 plain.setdefault(tensor.name, {})[key] = pack(value, name, result.odd)
-            elif _is_vector(value, parameter, key) and tensor.name not in present.get(key, ()):
+            elif _is_vector(value, part, key) and tensor.name not in present.get(key, ()):
                 vector = result.vectors.get(key)
                 if vector is None:
-                    size, device = captured.layout.parameters, parameter.device
+                    size, device = captured.local.parameters, parameter.device
                     vector = torch.full((size,), torch.nan, device=device)
                     result.vectors[key] = vector
-                places.append(vector[tensor.stretch].view(parameter.shape))
+                places.append(vector[tensor.stretch].view(part.shape))
                 values.append(value.detach())
                 own.setdefault(key, []).append(tensor.name)
                 if value.dtype is not torch.float32:
                     dtypes.setdefault(key, {})[tensor.name] = str(value.dtype)[6:]
             else:
+                require_replicated(name, found)
                 result.odd[name] = value.detach().clone()
     if places:
         torch._foreach_copy_(places, values)
@@ -201,7 +207,8 @@ def _restore_one(
     odd: Mapping[str, torch.Tensor],
     section: str,
 ) -> None:
-    by_parameter = dict(zip(captured.parameters, captured.layout.tensors, strict=True))
+    rows = zip(captured.local.tensors, captured.tensors, strict=True)
+    by_parameter = dict(zip(captured.parameters, rows, strict=True))
     groups = header["groups"]
     if len(groups) != len(optimizer.param_groups):
         raise LayoutError(
@@ -216,13 +223,13 @@ def _restore_one(
     for number, group in enumerate(optimizer.param_groups):
         indices = []
         for parameter in group["params"]:
-            tensor = by_parameter.get(parameter)
-            if tensor is None:
+            if parameter not in by_parameter:
                 raise LayoutError(
                     "the optimizer has a parameter that is not recorded; its state cannot be "
                     "restored. Record all it trains to resume."
                 )
-            values = _values_of(tensor.name, parameter, tensor.offset, anchor, header, odd)
+            tensor, part = by_parameter[parameter]
+            values = _values_of(tensor, parameter, part, anchor, header, odd)
             if values:
                 state[index] = values
             indices.append(index)
@@ -280,13 +287,14 @@ def read_row(row: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def _values_of(
-    name: str,
+    row: Tensor,
     parameter: torch.Tensor,
-    offset: int,
+    part: torch.Tensor,
     anchor: Anchor,
     header: Mapping[str, Any],
     odd: Mapping[str, torch.Tensor],
 ) -> dict[str, Any]:
+    name = row.name
     plain = header["plain"].get(name, {})
     values: dict[str, Any] = {key: unpack(value, odd) for key, value in plain.items()}
     prefix = f"state/{name}/"
@@ -295,11 +303,12 @@ def _values_of(
             values[key.removeprefix(prefix)] = tensor
     for key, names in header["present"].items():
         if name in names:
-            stretch = anchor.states[key][offset : offset + parameter.numel()]
-            vector = torch.from_numpy(np.array(stretch, np.float32)).view(parameter.shape)
+            stretch = anchor.states[key][row.stretch]
+            vector = torch.from_numpy(np.array(stretch, np.float32)).view(part.shape)
             dtype = getattr(torch, header["dtypes"].get(key, {}).get(name, "float32"))
             # Fused optimizers want it to lie in memory as the parameter does.
-            values[key] = torch.empty_like(parameter, dtype=dtype, device="cpu").copy_(vector)
+            value = torch.empty_like(part, dtype=dtype, device="cpu").copy_(vector)
+            values[key] = like(parameter, value)
     return values
 
 

@@ -76,6 +76,8 @@ class Block:
     steps, shape (steps,) or (tensor, steps), ``step`` among them. Series that are left out are
     stored as their fill value. `anchor` is None where the optimizer's state at the last step is not
     known exactly. `evaluations` and `observations` are those since the previous block.
+    `digests`, shape (segment, steps), and `sizes` of files, by key, are those of weights that other
+    processes wrote.
     """
 
     start: int
@@ -85,6 +87,8 @@ class Block:
     anchor: Anchor | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
     observations: Observations = field(default_factory=Observations)
+    digests: npt.NDArray[np.uint64] | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
 
     @property
     def count(self) -> int:

@@ -17,6 +17,8 @@ from ckptlab.store.format.shards import shard_key
 from ckptlab.store.format.zarr_metadata import ArrayMetadata
 from ckptlab.store.read.array_reader import StoredArray
 
+ReadColumn = Callable[[StoredArray, int], npt.NDArray[np.float32]]
+
 MAX_HEADER_BYTES = 10**8
 """What safetensors allows."""
 
@@ -26,8 +28,12 @@ def read_anchor(
     metadata: Mapping[str, ArrayMetadata],
     anchors: list[int],
     step: int,
+    read: ReadColumn = StoredArray.read_column,
 ) -> Anchor | None:
-    """Read the optimizer's state at an anchor; None if the step is not one."""
+    """Read the optimizer's state at an anchor; None if the step is not one.
+
+    `read` returns what is wanted of a column of an array.
+    """
     if step not in anchors or schema.OPTIMIZER_ROW not in metadata:
         return None
     column = anchors.index(step)
@@ -40,7 +46,7 @@ def read_anchor(
         name = schema.OPTIMIZER + key
         if name not in metadata:
             raise CorruptError(f"{storage.path}: `{name}` is missing; run ckptlab verify")
-        states[key] = StoredArray(storage.path, name, metadata[name], storage).read_column(column)
+        states[key] = read(StoredArray(storage.path, name, metadata[name], storage), column)
     return Anchor(step=step, states=states, row=row)
 
 

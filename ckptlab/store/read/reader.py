@@ -28,7 +28,7 @@ from ckptlab.store.format.small_arrays import read_all
 from ckptlab.store.format.zarr_metadata import OBSERVED, ArrayMetadata, with_length
 from ckptlab.store.read.array_reader import StoredArray, absolute
 from ckptlab.store.read.commits import committed_keys, read_markers
-from ckptlab.store.read.optimizer_state import read_anchor
+from ckptlab.store.read.optimizer_state import ReadColumn, read_anchor
 from ckptlab.store.read.power_loss import surviving_lengths
 from ckptlab.store.read.root import read_root
 
@@ -227,10 +227,13 @@ class StoredRun:
                     )
         return values
 
-    def anchor(self, step: int) -> Anchor | None:
-        """Read the optimizer's state at a step; None if the step is not an anchor."""
+    def anchor(self, step: int, read: ReadColumn = StoredArray.read_column) -> Anchor | None:
+        """Read the optimizer's state at a step; None if the step is not an anchor.
+
+        `read` may return a part of the column of an array.
+        """
         anchors = [int(s) for s in self.anchors]
-        return read_anchor(self._storage, self.metadata, anchors, step)
+        return read_anchor(self._storage, self.metadata, anchors, step, read)
 
     def dataset(self) -> xr.Dataset:
         """Open the run with xarray, lazily: what ``xr.open_zarr`` gives, as far as it is seen.

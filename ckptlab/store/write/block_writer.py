@@ -79,17 +79,17 @@ class BlockWriter:
         work.
         """
         rows: dict[str, npt.NDArray[Any] | LazyRows] = {**block.rows, **block.lazy}
-        *others, largest = sorted(rows, key=lambda name: rows[name].nbytes)
-        for name in others:
-            self._write_shards(name, rows[name], column, map_chunks)
-        self._write_shards(largest, rows[largest], column, map_chunks, encoded)
+        names = sorted(rows, key=lambda name: rows[name].nbytes)
+        for name in names:
+            last = encoded if name == names[-1] else None
+            self._write_shards(name, rows[name], column, map_chunks, last)
         objects: Objects = {}
         for name, array in self._small.items():
             if schema.axis(self._metadata[name]) == "step" and name not in ("step", "digest"):
                 values = block.series.get(name, array.blank(block.count))
                 objects |= array.changed(block.start, values)
-        lazy = block.lazy.get("weights")
-        digests = lazy.digests() if lazy else self._digests(block.rows["weights"], map_chunks)
+        self.note_weights(block.sizes)
+        digests = self._digests(block, map_chunks)
         objects |= self._small["digest"].changed(block.start, digests)
         objects |= self._evaluation_chunks(evaluations, block.evaluations)
         objects |= self._observation_chunks(observed, block.observations)
@@ -119,11 +119,25 @@ class BlockWriter:
             self._storage.put_all(self._small[axis].chunk())
             self._storage.sync()
 
-    def _digests(
-        self, rows: npt.NDArray[Any], map_chunks: EncodeMap | None
-    ) -> npt.NDArray[np.uint64]:
+    def write_shard(
+        self, key: str, grid: Grid, part: npt.NDArray[Any], map_chunks: EncodeMap | None = None
+    ) -> int:
+        """Write one shard from its rows, shape (steps, its parameters); return its size."""
+        data = encode_shard(part, grid, 0, map_chunks, self._sheet)
+        self._storage.put(key, [data])
+        return len(data)
+
+    def note_weights(self, sizes: Mapping[str, int]) -> None:
+        """Count files of `weights` that other processes wrote."""
+        self._weight_files.update(sizes)
+
+    def _digests(self, block: Block, map_chunks: EncodeMap | None) -> npt.NDArray[np.uint64]:
         """Return the digest of each segment of each row, shape (segment, steps)."""
-        grid = Grid.of(self._metadata["weights"])
+        if block.digests is not None:
+            return block.digests
+        if "weights" in block.lazy:
+            return block.lazy["weights"].digests()
+        rows, grid = block.rows["weights"], Grid.of(self._metadata["weights"])
         size = grid.shard[0]
 
         def digest(i: int) -> list[int]:

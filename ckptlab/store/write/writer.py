@@ -202,25 +202,13 @@ class StoreWriter:
         """Commit a block: when this returns, readers see its steps, and they survive a crash.
 
         It starts at or before the committed end; steps already committed must be the same.
-        `map_chunks` is like `map` and encodes on several cores; `encoded` is called once the large
-        arrays are encoded; `hurry` tells that more blocks wait. WriteError if the storage fails or
-        the lock is gone; what was committed stays.
+        `map_chunks` and `encoded` are those of `BlockWriter.write`; `hurry` tells that more blocks
+        wait. WriteError if the storage fails or the lock is gone; what was committed stays.
         """
-        self._settle()
-        # A partial block that is closed without a new step has its anchor already.
-        known = block.anchor and self.anchors and self.anchors[-1] >= block.anchor.step
-        block = replace(block, anchor=None) if known else block
-        self._make_room(block)
+        block = self.prepare(block)
         column = block.start // self.block
-        self._blocks.write(
-            block,
-            column,
-            anchors=len(self.anchors),
-            evaluations=len(self.evaluations),
-            observed=len(self.observed),
-            map_chunks=map_chunks,
-            encoded=encoded,
-        )
+        known = {name: len(getattr(self, name)) for name in ("anchors", "evaluations", "observed")}
+        self._blocks.write(block, column, **known, map_chunks=map_chunks, encoded=encoded)
         durable = not self._in_groups() or self.sync_in(hurry=hurry) <= 0
         if durable:
             self._storage.sync()
@@ -238,6 +226,15 @@ class StoreWriter:
             self._publish_synced()
         else:
             self._publish()
+
+    def prepare(self, block: Block) -> Block:
+        """Make the files ready for a block, whose shards others may then write; return it."""
+        self._settle()
+        # A partial block that is closed without a new step has its anchor already.
+        known = block.anchor and self.anchors and self.anchors[-1] >= block.anchor.step
+        block = replace(block, anchor=None) if known else block
+        self._make_room(block)
+        return block
 
     def write_evaluations(
         self, evaluations: list[Evaluation], observations: Observations | None = None
@@ -317,8 +314,8 @@ class StoreWriter:
             raise
 
     def _lengths(self) -> dict[str, int]:
-        found = self.steps, self.anchors, self.evaluations, self.observed
-        lengths = dict(zip(STEP_AXES, map(len, found), strict=True))
+        found = map(len, (self.steps, self.anchors, self.evaluations, self.observed))
+        lengths = dict(zip(STEP_AXES, found, strict=True))
         return {axis: lengths[axis] for axis in schema.step_axes(self._metadata.arrays)}
 
     def _in_groups(self) -> bool:

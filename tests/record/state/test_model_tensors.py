@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from ckptlab.errors import ConfigError, RecordingError, UnsupportedTensorError
-from ckptlab.record.state.model_tensors import capture, unwrap
+from ckptlab.record.state.model_tensors import capture
+from ckptlab.record.state.naming import unwrap
 from tests.record.loops import Everything
 
 
