@@ -120,7 +120,7 @@ class Session:
         found = together.meet(place)
         self.steps.late = bool(found.late)
         if found.failed:
-            self.steps.close()
+            self.steps.close(LEAVING_SECONDS)  # it may wait for the rank that failed
             self.steps.check()
             raise RecordingError("recording failed on another rank, which says why")
         if found.signal and self.interrupts.pending is None:
@@ -217,7 +217,7 @@ class Session:
             if self._together is not None:
                 self._together.close()
         except BaseException as failure:
-            self.steps.close()
+            self.steps.close(None if self._together is None else LEAVING_SECONDS)
             self._writer.abandon()
             if failure is error:
                 return

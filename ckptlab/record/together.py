@@ -18,6 +18,9 @@ from ckptlab.errors import CkptlabError, RecordingError, WriteError
 PATIENCE = timedelta(minutes=30)
 """How long ranks wait for one that is alive; one that dies is noticed at once."""
 
+CONNECT_SECONDS = 50.0
+"""How long ranks that have met wait for each other to connect."""
+
 LEAVING_SECONDS = 20.0
 """How long a rank that leaves because of an error waits for the others to leave, too."""
 
@@ -94,7 +97,10 @@ class Channel:
     """A group of all processes of its own, over the host, used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
+        with _heard():
+            group: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=CONNECT_SECONDS))
+            dist.distributed_c10d._set_pg_timeout(PATIENCE, group)
+        self._group = group
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
 
     def largest(self, numbers: Sequence[int], seconds: float | None = None) -> list[int]:
@@ -166,6 +172,10 @@ def _heard() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).partition("\n")[0].rpartition("] ")[2] or str(error)
+        if "timed out" in reason.lower():
+            raise ApartError(
+                f"rank {dist.get_rank()} waited in vain for another one, which is still in the loop"
+            ) from error
         raise RecordingError(
             f"rank {dist.get_rank()} lost another rank, which died or does not answer "
             f"({reason[:60].rstrip('. ')}); what was committed is kept: resume on all ranks"

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn import functional
 
+from ckptlab.record import distributed, session
 from ckptlab.record.pipeline import buffers
 from ckptlab.record.recorder import Recorder
 from ckptlab.store.format import schema, zarr_metadata
@@ -247,13 +248,19 @@ def lose_a_rank(rank: int, folder: str, path: str, dies: int, how: str, queue) -
     model, optimizer = build("fsdp")
     storage = FatalStorage(path, int(how) if rank == dies and how.isdigit() else 10**9)
 
+    distributed.MEETING_SECONDS, session.LEAVING_SECONDS = 20.0, 1.0
+    Path(folder, f"here-{rank}").touch()
+
     def run() -> None:
         with recorder(storage, model, optimizer, observe=None, resume="auto") as recording:
             while recording.step_number < 39:
-                if how == "update" and rank == dies and recording.step_number == 6:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                if rank == dies and recording.step_number == 6:
+                    if how == "raise":
+                        raise ValueError("of one rank")
+                    if how == "update":
+                        os.kill(os.getpid(), signal.SIGKILL)
                 recording.step(loss=update(model, optimizer, recording.step_number))
                 if how == "time":
-                    time.sleep(0.02)
+                    time.sleep(0.1)
 
     queue.put((rank, problem_of(run)))

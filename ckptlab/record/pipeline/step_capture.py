@@ -264,9 +264,9 @@ class StepCapture:
         self._thread.put(last)
         self._waited(self._thread.wait_encoded(last))
 
-    def close(self) -> None:
-        """Wait until everything handed over is committed, or has failed."""
-        self._thread.close()
+    def close(self, seconds: float | None = None) -> None:
+        """Wait until everything handed over is committed, or has failed; or for some time only."""
+        self._thread.close(seconds)
 
     def _warn_of_zeroed(self, found: bool) -> None:
         if (not found or self._thread.zeroed) and not self._warned:

@@ -110,11 +110,11 @@ class WriterThread:
         if self.error is not None:
             raise self.error
 
-    def close(self) -> None:
-        """Wait until everything queued is committed."""
+    def close(self, seconds: float | None = None) -> None:
+        """Wait until everything queued is committed, or for some time only."""
         self._commits.put(None)
         with self._pool.called():
-            self._thread.join()
+            self._thread.join(seconds)
         self._pool.close()
 
     def _wait(self, try_for: Callable[[float], bool]) -> float:
