@@ -248,7 +248,8 @@ def lose_a_rank(rank: int, folder: str, path: str, dies: int, how: str, queue) -
     model, optimizer = build("fsdp")
     storage = FatalStorage(path, int(how) if rank == dies and how.isdigit() else 10**9)
 
-    distributed.MEETING_SECONDS, session.LEAVING_SECONDS = 20.0, 1.0
+    distributed.MEETING_SECONDS = 20.0
+    session.LEAVING_SECONDS = 1.0 if how == "raise" else 20.0
     Path(folder, f"here-{rank}").touch()
 
     def run() -> None:

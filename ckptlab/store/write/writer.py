@@ -222,10 +222,7 @@ class StoreWriter:
         self._blocks.mark("step", block.start, steps)
         self.steps[block.start :] = steps
         self.anchors += [block.anchor.step] if block.anchor else []
-        if durable:
-            self._publish_synced()
-        else:
-            self._publish()
+        (self._publish_synced if durable else self._publish)()
 
     def prepare(self, block: Block) -> Block:
         """Make the files ready for a block, whose shards others may then write; return it."""
