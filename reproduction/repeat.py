@@ -73,5 +73,5 @@ def _digest(path: Path, job: Any) -> str:
     for name in ("eval_step", "eval_accuracy", "eval_loss"):
         found.update(np.ascontiguousarray(run.small(name)).tobytes())
     for step in run.steps:
-        found.update(run.snapshot(int(step))["weights"].tobytes())
+        found.update(run.snapshot(int(step)).tobytes())
     return found.hexdigest()

@@ -36,6 +36,7 @@ __all__ = [
     "config_hash",
     "default_path",
     "load_config",
+    "overlay",
     "override",
     "parse_config",
 ]
@@ -173,7 +174,7 @@ def load_config(
         given = merge(given, parse_override(text))
     settings: Mapping[str, Any] = as_written(base or {})
     for layer in [*layers, given]:
-        settings = _overlay(settings, layer)
+        settings = overlay(settings, layer)
     return parse_config(settings)
 
 
@@ -184,7 +185,7 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 
 def change(config: Config, **sections: Mapping[str, Any]) -> Config:
     """Change settings given as values: by section, keys and their new values."""
-    return parse_config(_overlay(config.model_dump(mode="json"), sections))
+    return parse_config(overlay(config.model_dump(mode="json"), sections))
 
 
 def config_hash(config: Config) -> str:
@@ -243,8 +244,8 @@ def canonical(config: Config) -> dict[str, Any]:
     return written
 
 
-def _overlay(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge what a user wrote over other settings.
+def overlay(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge what a user wrote over other nested settings, which may be partial.
 
     Another name drops the settings that belonged to the name before.
     """

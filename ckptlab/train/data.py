@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,10 +64,24 @@ def data_shape(config: DataConfig) -> DataShape:
     return described
 
 
+_keeps = ContextVar("keeps", default=False)
+_kept: dict[tuple[DataConfig, str], Data] = {}
+
+
+@contextlib.contextmanager
+def images_kept() -> Iterator[None]:
+    """Within the block, keep the images read last for whatever learns or measures them next."""
+    token = _keeps.set(True)
+    try:
+        yield
+    finally:
+        _keeps.reset(token)
+
+
 def load_data(
     config: DataConfig, device: torch.device | str = "cpu", *, download: bool = True
 ) -> Data:
-    """Read a data set and put it on a device.
+    """Read a data set and put it on a device; within `images_kept` at most once in a row.
 
     Parameters
     ----------
@@ -85,6 +102,16 @@ def load_data(
     DataError
         If it is missing, incomplete or not of the expected form.
     """
+    key = config, str(device)
+    if not _keeps.get():
+        return _load(config, device, download=download)
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = _load(config, device, download=download)
+    return _kept[key]
+
+
+def _load(config: DataConfig, device: torch.device | str, *, download: bool) -> Data:
     images = _images(config, download=download)
     shape = _shape_of(images)
     flip, crop = augmentation_policy(config, shape)
@@ -107,6 +134,15 @@ def _images(config: DataConfig, *, download: bool) -> Images:
     offered = _settings(config) | {"download": download}
     images: Images = call(DATA_SOURCES.find(config.name).load, "data.name", offered)
     return images
+
+
+def read_some(config: DataConfig) -> float:
+    """Read some of a data set, and return their share; 1 where reading takes next to no time."""
+    source = DATA_SOURCES.find(config.name, "data.name")
+    share = 1.0
+    if source.read_some is not None:
+        share = call(source.read_some, "data.name", _settings(config))
+    return share
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:

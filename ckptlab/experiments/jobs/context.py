@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from ckptlab.plugins import load_plugin
 from ckptlab.problems.problem import Problem
 from ckptlab.registry import allow
 from ckptlab.store.read.reader import StoredRun, open_store
 from ckptlab.train.config import Config
-from ckptlab.train.data import Data, load_data
-from ckptlab.train.datasets.registry import DataConfig, OtherDataConfig
 from ckptlab.train.numerics import resolve_device
 from ckptlab.train.problem_build import build_problem
 
@@ -48,12 +43,7 @@ class JobContext:
 
 
 def problem_of(config: Config) -> Problem:
-    """Build what a job learns, with images that are read once for jobs which share them."""
-    device = resolve_device(config.train)
-    own = config.problem.name is not None or isinstance(config.data, OtherDataConfig)
-    return build_problem(config, device, data=None if own else _images(config.data, device))
-
-
-@functools.lru_cache(maxsize=1)
-def _images(config: DataConfig, device: torch.device) -> Data:
-    return load_data(config, device)
+    """Build what a job learns, and read it, so that missing data fail this job alone."""
+    problem = build_problem(config, resolve_device(config.train))
+    problem.train.at(0)
+    return problem

@@ -19,6 +19,7 @@ from ckptlab.experiments.jobs.scheduler import job_context, read_outcome
 from ckptlab.record.schedule import parse_schedule, parse_step
 from ckptlab.train.assemble import assemble
 from ckptlab.train.config import Config, change
+from ckptlab.train.data import read_some
 from ckptlab.train.estimate import steps_per_epoch, timing_problem
 from ckptlab.train.numerics import numerics, resolve_device
 from ckptlab.train.problem_build import build_problem
@@ -68,10 +69,10 @@ def estimate(
     retry_failed: bool = False,
     on_measured: Callable[[int, int], None] | None = None,
 ) -> Estimate:
-    """Start workers, time one training of each kind on all of them at once, and add up.
+    """Start workers, time a training of each kind and the reading of its data, and add up.
 
-    Nothing is written to the folder and no data are read. Jobs that run several at a time on a GPU
-    may be quicker.
+    Nothing is written to the folder, and at most some images are read. Jobs that run several at a
+    time on a GPU may be quicker.
     """
     outcome = read_outcome(plan, folder, retry_failed=retry_failed)
     left = {key: plan.jobs[key] for key in outcome.left(plan)}
@@ -92,6 +93,10 @@ def estimate(
                 given = config.model_dump_json(), job_context(plan, folder)
                 found = _everywhere(client, addresses, measure_training, *given)
                 costs[kind] = max(found, key=lambda cost: cost.update)
+            # Each worker reads a data set once.
+            for data in {config.data: config for config in kinds.values()}.values():
+                given = data.model_dump_json(), job_context(plan, folder)
+                start += max(_everywhere(client, addresses, measure_reading, *given))
         took = {key: job_seconds(plan, key, costs) for key in left}
         seconds = start + finish_time(plan, took, count)
     return Estimate(
@@ -149,6 +154,18 @@ def measure_training(text: str, context: JobContext | None = None) -> JobCost:
         update=update,
         image=evaluation / len(problem.test),
     )
+
+
+def measure_reading(text: str, context: JobContext | None = None) -> float:
+    """Return the seconds of reading the data of the settings in `text`, from some of the images."""
+    if context is not None:
+        context.trust()
+    config = Config.model_validate_json(text)
+    if config.problem.name is not None:
+        return 0.0
+    began = time.perf_counter()
+    share = read_some(config.data)
+    return (time.perf_counter() - began) / share
 
 
 def job_seconds(plan: ExperimentPlan, key: str, costs: Mapping[str, JobCost]) -> float:

@@ -53,6 +53,7 @@ from ckptlab.experiments.operations.registry import parse_kind
 from ckptlab.run import open_run
 from ckptlab.store.format.layout import Layout
 from ckptlab.train.branch import take
+from ckptlab.train.data import images_kept
 from ckptlab.train.data_root import trusted_roots
 from ckptlab.train.initial_state import Start
 from ckptlab.train.interleave import train_together
@@ -84,7 +85,8 @@ class JobResult:
 def run_jobs(tasks: Sequence[tuple[str, str]], context: JobContext) -> list[JobResult]:
     """Run jobs at once, or what is left of them; `tasks` are ids and what `write_job` wrote."""
     folder, warned = Folder(context.folder), Warned(list)
-    with _one_at_a_time:
+    # Images are read once for all jobs of this process that share them.
+    with _one_at_a_time, images_kept():
         context.trust()
         failures = _run({key: parse_job(text) for key, text in tasks}, folder, context, warned)
     for key, texts in warned.items():

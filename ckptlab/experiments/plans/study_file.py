@@ -13,6 +13,7 @@ from ckptlab.errors import ConfigError, unknown_name
 from ckptlab.experiments.operations.arguments import reference_in
 from ckptlab.experiments.operations.registry import PERTURBATIONS
 from ckptlab.registry import Registry, allow, name_of, resolve
+from ckptlab.train.config import overlay
 from ckptlab.train.sections import Count, Section, Step, Steps, Whole
 from ckptlab.train.settings import explain, merge, parse_override, read_toml
 
@@ -207,7 +208,7 @@ def load_study(path: Path, scale: str | None = None, overrides: Sequence[str] = 
             raise unknown_name(f"--scale of {path}", scale, scales)
         document = merge(document, scales[scale])
     for text in overrides:
-        document = merge(document, {"config": parse_override(text)})
+        document["config"] = overlay(document.get("config", {}), parse_override(text))
     _allow_named(document)
     settings = KINDS.find(str(document.get("kind"))).settings
     try:

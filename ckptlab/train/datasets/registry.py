@@ -61,6 +61,8 @@ class DataSource:
         Where it is fixed.
     describe : str or None
         Called as `load` is where the shape depends on the settings; returns the `DataShape`.
+    read_some : str or None
+        Where reading takes long: called as `load` is, reads some images and returns their share.
     flip : bool
         Whether images are mirrored at random unless ``data.flip`` says otherwise.
     crop : int or None
@@ -73,6 +75,7 @@ class DataSource:
     summary: str
     shape: DataShape | None = None
     describe: str | None = None
+    read_some: str | None = None
     flip: bool = False
     crop: int | None = None
 
@@ -126,6 +129,7 @@ DATA_SOURCES: Registry[DataSource] = Registry(
             name="imagefolder",
             load="ckptlab.train.datasets.imagefolder:load",
             describe="ckptlab.train.datasets.imagefolder:describe",
+            read_some="ckptlab.train.datasets.imagefolder:read_some",
             summary="image files under root/train/<class>/ and root/test/<class>/",
             flip=True,
         ),

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from PIL import Image
 
 from ckptlab.experiments.jobs.estimate import (
     METRIC_SECONDS,
@@ -12,11 +13,15 @@ from ckptlab.experiments.jobs.estimate import (
     job_seconds,
     kind_of,
     length,
+    measure_reading,
     measure_training,
 )
 from ckptlab.experiments.jobs.job import MeasureJob, TrainJob
 from ckptlab.experiments.plans.imp import Pruner, plan_imp
 from ckptlab.experiments.run_experiment import Workforce, run_experiment
+from ckptlab.train.config import load_config
+from ckptlab.train.data import read_some
+from ckptlab.train.datasets import imagefolder
 from tests.experiments.small import STEPS, Bench
 
 COST = JobCost(setup=2.0, update=0.5, image=0.01)
@@ -69,6 +74,25 @@ def test_a_slower_network_is_measured_as_slower(dense, tmp_path):
     small, large = ([measure_training(config) for _ in range(3)] for config in configs)
     assert min(cost.update for cost in large) > 1.5 * min(cost.update for cost in small)
     assert all(cost.setup > 0 and cost.image > 0 for cost in small + large)
+
+
+def test_reading_of_images_is_told_from_some_of_them(tmp_path, monkeypatch):
+    for half, count in (("train", 60), ("test", 20)):
+        for name in ("a", "b"):
+            (tmp_path / half / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (64, 64)).save(tmp_path / half / name / f"{i:02}.png")
+    config = load_config(overrides=["data.name=imagefolder", f"data.root={tmp_path}"])
+    monkeypatch.setattr(imagefolder, "SOME", 40)
+    decode, decoded = imagefolder._decode, []
+    monkeypatch.setattr(
+        imagefolder, "_decode", lambda path, *how: decoded.append(path) or decode(path, *how)
+    )
+    assert read_some(config.data) == 40 / 160
+    assert len(set(decoded)) == 40
+    assert measure_reading(config.model_dump_json()) > 0
+    # What is read in no time is not read.
+    assert read_some(load_config().data) == 1
 
 
 def test_an_estimate_counts_what_is_left_and_leaves_nothing_behind(dense, tmp_path):

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from PIL import Image
 
+from ckptlab.experiments.jobs.folder import Folder
 from ckptlab.experiments.jobs.job import (
     BranchPoint,
     GivenMask,
@@ -16,7 +18,8 @@ from ckptlab.experiments.jobs.job import (
     TrainJob,
     write_job,
 )
-from ckptlab.experiments.jobs.worker import run_jobs
+from ckptlab.experiments.jobs.plan import ExperimentPlan
+from ckptlab.experiments.jobs.worker import JobContext, run_jobs
 from ckptlab.experiments.operations.initialisation import fresh_weights, layout_of
 from ckptlab.experiments.operations.perturbations import States, perturb
 from ckptlab.experiments.operations.pruning import prunable
@@ -25,6 +28,8 @@ from ckptlab.experiments.plans.imp import Pruner, plan_pretrained, prune_chain
 from ckptlab.store.read.reader import open_store
 from ckptlab.train.assemble import build
 from ckptlab.train.config import change, load_config
+from ckptlab.train.data import load_data
+from ckptlab.train.datasets import imagefolder
 from tests.experiments.small import SETTINGS, STEPS, Bench, do
 from tests.forks import fork_server
 
@@ -297,3 +302,38 @@ def test_jobs_done_together_are_as_if_done_alone(dense, tmp_path):
     assert [result.error is None for result in results] == [False, True, True, True]
     for key, job in zip(keys, jobs, strict=True):
         assert digests(together.open(key)) == digests(alone.do(job))
+
+
+def test_images_are_read_once_for_trainings_and_measurements(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    images = tmp_path / "images"
+    for half in ("train", "test"):
+        for name in ("a", "b"):
+            (images / half / name).mkdir(parents=True)
+            for i in range(16):
+                pixels = generator.integers(0, 256, (8, 8, 3), np.uint8)
+                Image.fromarray(pixels).save(images / half / name / f"{i:02}.png")
+    # The settings of `SETTINGS` for other data do not apply.
+    own = [text for text in SETTINGS if not text.startswith("data.")]
+    config = load_config(overrides=[*own, "data.name=imagefolder", f"data.root={images}"])
+    plan = ExperimentPlan(title="test", kind="record")
+    run = plan.add(TrainJob(config=change(config, train={"steps": 4})))
+    options = {"steps": "4", "samples": 8}
+    measures = [
+        plan.add(MeasureJob(metric="fisher-trace", run=run, options={**options, "seed": seed}))
+        for seed in (0, 1)
+    ]
+    folder = Folder(tmp_path / "folder")
+    folder.make()
+    context = JobContext(folder=str(folder.path), recordings={})
+    reads = []
+    read = imagefolder._read
+    monkeypatch.setattr(imagefolder, "_read", lambda *files: reads.append(1) or read(*files))
+    for key in (run, *measures):
+        (result,) = run_jobs([(key, write_job(plan.jobs[key]))], context)
+        assert result.error is None
+    assert len(reads) == 2  # both halves
+    # Outside jobs they are read as they are then.
+    load_data(config.data)
+    load_data(config.data)
+    assert len(reads) == 6

@@ -240,3 +240,12 @@ def test_images_are_read_where_the_user_says(tmp_path, monkeypatch):
     for job in planned(path, None, "data.root=/else").jobs.values():
         assert job.config.data.root == "/somewhere"
     assert set(planned(path).jobs) == before
+
+
+def test_another_name_drops_what_the_file_set_for_the_one_before(tmp_path):
+    more = '[config.optim]\nschedule = "multistep"\nmilestones = [5, 8]\n[config.train]'
+    path = written(tmp_path, STUDY.replace('"1ep"', "4").replace("[config.train]", more))
+    for job in planned(path, None, "optim.schedule=constant").jobs.values():
+        assert job.config.optim.schedule == "constant"
+    kept = planned(path, None, "optim.lr=0.2").jobs.values()
+    assert {(job.config.optim.lr, job.config.optim.milestones) for job in kept} == {(0.2, (5, 8))}
