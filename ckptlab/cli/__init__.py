@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pull": ("ckptlab.cli.hub:pull", "Download a run from the Hugging Face Hub."),
     "analyze": ("ckptlab.cli.analyze:analyze", "Measure a run."),
     "report": ("ckptlab.cli.report:report", "Write a report on runs or a study: one HTML page."),
+    "watch": ("ckptlab.cli.watch:watch", "Follow a run while it is recorded."),
     "imp": ("ckptlab.cli.experiments:imp", "Prune a run iteratively, with rewinding."),
     "perturb": ("ckptlab.cli.experiments:perturb", "Perturb a snapshot and retrain."),
     "connect": (

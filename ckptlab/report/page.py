@@ -37,7 +37,7 @@ def write_page(page: Page, path: str) -> str:
 
 def render(page: Page) -> Iterator[str]:
     """Yield the HTML of a page piece by piece; its policy lets only its own two scripts run."""
-    plotly, script = _plotly(), _own_script()
+    plotly, script = plotly_script(), _own_script()
     policy = (
         f"default-src 'none'; script-src {_digest(plotly)} {_digest(script)}; "
         "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -48,7 +48,7 @@ def render(page: Page) -> Iterator[str]:
         .generate(
             page=page,
             policy=policy,
-            style=_colour_properties() + _asset("page.css"),
+            style=own_colours() + read_asset("page.css"),
             data=_data(page),
             plotly=plotly,
             script=script,
@@ -106,7 +106,7 @@ def _data(page: Page) -> dict[str, Any]:
     }
 
 
-def _colour_properties() -> str:
+def own_colours() -> str:
     """Write the themes' colours as CSS properties; browsers without `light-dark` get the light."""
     names = ("paper", "ink", "quiet", "grid", "line", "alert", "focus")
     light, dark = THEMES["light"], THEMES["dark"]
@@ -117,18 +117,20 @@ def _colour_properties() -> str:
 
 
 def _own_script() -> str:
-    parts = "\n".join(_asset(name) for name in SCRIPTS)
+    parts = "\n".join(read_asset(name) for name in SCRIPTS)
     return f'(() => {{\n"use strict";\n{parts}\n}})();'
 
 
-def _plotly() -> str:
+def plotly_script() -> str:
+    """Return plotly.js."""
     from plotly.offline import get_plotlyjs
 
     script: str = get_plotlyjs()
     return script
 
 
-def _asset(name: str) -> str:
+def read_asset(name: str) -> str:
+    """Return a part of the pages' own script or style."""
     return (resources.files("ckptlab.report") / "assets" / name).read_text(encoding="utf-8")
 
 

@@ -24,9 +24,9 @@ OFFLINE = (
     "--disable-sync",
     "--no-first-run",
     "--no-pings",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
-"""Nothing is looked up, whatever the browser itself would like to fetch."""
+"""Nothing but loopback is asked, whatever the browser itself would like to fetch."""
 
 
 def find_chromium() -> str | None:

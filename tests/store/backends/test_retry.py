@@ -14,7 +14,7 @@ from ckptlab.store.backends.retry import OutageWarning
 from ckptlab.store.maintain.verify import verify
 from ckptlab.store.read.reader import open_store
 from ckptlab.store.write.writer import StoreWriter
-from tests.store.conftest import environment
+from tests.conftest import environment
 from tests.store.samples import block_of, layout_of, trajectory
 
 LAYOUT = layout_of(2000)
