@@ -15,7 +15,7 @@ RESULTS = ROOT / "docs" / "reproduction"
 
 @dataclass(frozen=True)
 class Figure:
-    """A study of ``examples/`` at one scale."""
+    """A study at one scale; `file` is below ``examples/``."""
 
     file: str
     scale: str
@@ -30,6 +30,12 @@ class Figure:
     def path(self) -> Path:
         """The study's file."""
         return ROOT / "examples" / self.file
+
+    @property
+    def study(self) -> str:
+        """The study's file, from the root of the repository where it lies below."""
+        path = self.path.resolve()
+        return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
     def load(self, overrides: tuple[str, ...] = ()) -> Study:
         """Read the study."""
@@ -63,3 +69,12 @@ FIGURES = (
     Figure("early_phase/fig10.toml", "cifar", "Figure 10: pre-training, sparse"),
 )
 """Studies; jobs that two of them need are done once."""
+
+PILOTS = (
+    Figure(
+        "../reproduction/pilots/imp-8000-steps.toml",
+        "pilot",
+        "width 8, 16 × 16, 8,000 steps, iterative to 13.4 %",
+    ),
+)
+"""Studies that look for a setting; run by name alone."""

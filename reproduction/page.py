@@ -8,8 +8,8 @@ from typing import Any
 
 from reproduction import rows
 from reproduction.claims import CLAIMS, MARGIN
-from reproduction.evidence import OPEN, Claim, Evidence, Verdict
-from reproduction.figures import FIGURES, RESULTS
+from reproduction.evidence import OPEN, Claim, Evidence, Verdict, higher
+from reproduction.figures import FIGURES, PILOTS, RESULTS
 
 HEAD = """# Reproduction
 
@@ -63,7 +63,7 @@ def write_page(results: Path = RESULTS, page: Path | None = None) -> Path:
         "Means over seeds; bars and bands are standard deviations of the sample (n − 1).\n"
     )
     parts += [f"![{told}]({results.name}/{name})\n\n*{told}.*\n" for name, told in drawn]
-    parts += [_pilots(results), _studies(evidence)]
+    parts += [_pilots(evidence), _studies(evidence)]
     page.write_text("\n".join(part for part in parts if part), encoding="utf-8")
     return page
 
@@ -100,16 +100,26 @@ def _table(found: list[tuple[Claim, Verdict]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _pilots(results: Path) -> str:
+def _pilots(evidence: Evidence) -> str:
     """Tell what pilots showed, also those that showed nothing."""
-    path = results / "pilots.json"
-    if not path.exists():
-        return ""
-    lines = ["## Pilots\n", "How the setting was chosen.\n", "| setting | question | found |"]
+    lines = ["## Pilots\n", "How the setting was looked for.\n", "| setting | question | found |"]
     lines.append("| --- | --- | --- |")
-    told = rows.read(path)["rows"]
+    told = rows.read(evidence.folder / "pilots.json")["rows"]
     lines += [f"| {row['setting']} | {row['question']} | {row['found']} |" for row in told]
+    scale = "width 8, 16 × 16, 2,000 steps, iterative to 13.4 % (the scale `cifar`)"
+    for name, setting in (("fig1-cifar", scale), *((p.name, p.title) for p in PILOTS)):
+        found = "; ".join(filter(None, (_separated(evidence, name, level) for level in (1, 2, 3))))
+        lines.append(f"| {setting} | is k = 1,000 better than k = 0? | {found or 'not run yet'} |")
     return "\n".join(lines) + "\n"
+
+
+def _separated(evidence: Evidence, figure: str, level: int) -> str:
+    """Tell the accuracies of k = 1,000 and k = 0 at a level, and the test of their difference."""
+    groups = [evidence.number(figure, "accuracy", rewind=k, level=level) for k in (1000, 0)]
+    if not all(groups):
+        return ""
+    verdict = higher(*groups)
+    return f"{100 * 0.512**level:.3g} % kept: {verdict.ours}, {verdict.test}"
 
 
 def _studies(evidence: Evidence) -> str:

@@ -23,7 +23,7 @@ from ckptlab.experiments.results.gather import final_numbers, open_cell
 from ckptlab.experiments.run_experiment import Workforce, run_experiment
 from ckptlab.train.config import change, config_hash
 from reproduction import rows
-from reproduction.figures import FIGURES, RESULTS, ROOT, Figure
+from reproduction.figures import FIGURES, PILOTS, RESULTS, ROOT, Figure
 
 
 def run(
@@ -41,9 +41,10 @@ def run(
     there, which is large and not committed.
     """
     failed = 0
-    chosen = [f for f in figures if not only or f.name in only or Path(f.file).stem in only]
+    named = [f for f in (*figures, *PILOTS) if f.name in only or Path(f.file).stem in only]
+    chosen = named if only else list(figures)
     if not chosen:
-        names = ", ".join(f.name for f in figures)
+        names = ", ".join(f.name for f in (*figures, *PILOTS))
         raise ConfigError(f"there is no figure {' '.join(only)!r}; accepted: {names}")
     # All are planned first, so that files say what is to come.
     plans = [(figure, figure.plan(overrides)) for figure in chosen]
@@ -126,7 +127,7 @@ class Store:
         settings["train"] = {key: getattr(config.train, key) for key in train}
         head = {
             "title": figure.title,
-            "study": f"examples/{figure.file}",
+            "study": figure.study,
             "scale": figure.scale,
             "kind": plan.kind,
             "config_hash": config_hash(config),
