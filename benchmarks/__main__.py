@@ -10,6 +10,7 @@ from benchmarks.runs import Options
 
 BENCHMARKS = (
     "recording",
+    "observe",
     "durability",
     "ablations",
     "storage",

@@ -15,7 +15,7 @@ from benchmarks.memory import apart
 if TYPE_CHECKING:  # torch counts in what is measured here
     from benchmarks.runs import Options
 
-SIZES = ((126_000_000, 33), (1_000_000_000, 3))
+SIZES = ((126_000_000, 33), (400_000_000, 3))
 """Parameters, and snapshots."""
 
 COMMANDS: dict[str, tuple[str, ...]] = {

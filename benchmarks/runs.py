@@ -92,7 +92,10 @@ def walk(path: Path, steps: int, parameters: int = RESNET20, codec: str = "dense
     model = torch.nn.Linear(parameters, 1, bias=False)
     generator = torch.Generator().manual_seed(0)
     velocity = torch.zeros_like(model.weight)
-    with torch.no_grad(), Recorder(path, model, codec=codec, fsync=False) as recorder:
+    # Blocks of four steps of a large model: three are held, of four bytes a weight.
+    memory = max(2**30, 4 * parameters * (12 if parameters < 2e8 else 3) + 2**20)
+    options = {"codec": codec, "fsync": False, "memory": memory}
+    with torch.no_grad(), Recorder(path, model, **options) as recorder:
         for _ in range(steps - 1):
             velocity.mul_(0.9).add_(torch.randn(velocity.shape, generator=generator), alpha=1e-3)
             model.weight.add_(velocity, alpha=0.1)
