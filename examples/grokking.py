@@ -61,7 +61,7 @@ def weight_norm(weights: np.ndarray) -> float:
 
 
 def main() -> None:
-    """Record, and print accuracy and weight norm along the run."""
+    """Record, and print accuracy, weight norm and the embedding's spectrum along the run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", default="runs/grokking.zarr")
     parser.add_argument("--steps", type=int, default=20_000)
@@ -74,14 +74,16 @@ def main() -> None:
     ]
     run = ckptlab.record_training(given.output, settings, problem="grokking")
     norm = run.analyze(weight_norm, kinds="all")
+    rank = run.analyze("effective-rank", kinds="all").sel(tensor="embed.weight")
     known = run.dataset["batch_accuracy"]
     understood = run.analyze("evaluation")["eval_accuracy"]
-    print("    step  training  test  weight norm")
+    print("    step  training  test  weight norm  effective rank of the embedding")
     steps = np.intersect1d(understood.eval_step, norm.step)
-    for step in [*steps[:-1:8], steps[-1]]:
+    for step in [*steps[8:-1:8], steps[-1]]:
         print(
             f"{step:8,}  {float(known.sel(step=step)):8.0%}  "
-            f"{float(understood.sel(eval_step=step)):4.0%}  {float(norm.sel(step=step)):11.1f}"
+            f"{float(understood.sel(eval_step=step)):4.0%}  {float(norm.sel(step=step)):11.1f}  "
+            f"{float(rank.sel(step=step)):14.1f}"
         )
 
 
