@@ -204,5 +204,11 @@ def test_scripts_learn(script: str, tmp_path: Path, capsys, monkeypatch) -> None
     else:
         rows = [line.split() for line in out.splitlines()[1:]]
         run = ckptlab.open_run(tmp_path / "a.zarr")
-        assert float(rows[0][3]) == pytest.approx(np.linalg.norm(run.snapshot(0)), abs=0.06)
+        for step, _, _, norm, rank in rows:
+            weights = run.state_dict(int(step.replace(",", "")))
+            whole = np.sqrt(sum(np.square(w.numpy()).sum() for w in weights.values()))
+            assert float(norm) == pytest.approx(whole, abs=0.06)
+            values = np.linalg.svd(weights["embed.weight"].numpy(), compute_uv=False)
+            share = values / values.sum()
+            assert float(rank) == pytest.approx(np.exp(-(share * np.log(share)).sum()), abs=0.06)
         assert int(rows[-1][1].rstrip("%")) > int(rows[0][2].rstrip("%"))
