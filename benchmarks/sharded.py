@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from benchmarks.runs import Options
 
 WIDTH = 2048
-LAYERS = {100_000_000: 24, 500_000_000: 120}
-"""Layers of WIDTH² weights that make so many parameters."""
-
-STEPS = 8
 RANKS = 2
-BLOCK_MEMORY = {100_000_000: "6GiB", 500_000_000: "8GiB"}
+SIZES = (("100 M", 24, 8, 6 * 2**30), ("500 M", 120, 4, 8 * 2**30))
+"""Parameters, layers of WIDTH² weights that make as many, updates, and memory for buffers."""
+
 VARIANTS = (
     ("training alone, one process", 1, "alone"),
     ("Recorder, one process", 1, "record"),
@@ -34,14 +32,14 @@ VARIANTS = (
 def run(options: Options) -> dict[str, Any]:
     """Train a stack of linear layers, and store every step in each way."""
     rows: list[list[str]] = []
-    sizes = {2_000_000: 1} if options.quick else LAYERS
-    for parameters, layers in sizes.items():
-        title = f"{parameters / 1e6:,.0f} M"
+    sizes = (("4 M", 1, 4, 2**28),) if options.quick else SIZES
+    for title, layers, steps, memory in sizes:
         if options.only and options.only not in title:
             continue
         for name, ranks, how in VARIANTS:
             print(f"  {title}: {name}", flush=True)
-            found = _measure(ranks, how, layers, BLOCK_MEMORY.get(parameters, "1GiB"))
+            found = _measure(ranks, how, layers, steps, memory // ranks)
+            print(f"  {found}", flush=True)
             stored = f"{found['bytes'] / 1e9:.2f}" if found["bytes"] else ""
             rows.append([title, name, f"{found['step']:.2f}", f"{found['all']:.1f}", stored])
             rows[-1].append(" / ".join(f"{peak:.2f}" for peak in found["peaks"]))
@@ -49,15 +47,16 @@ def run(options: Options) -> dict[str, Any]:
         "title": "Recording a sharded model",
         "columns": ["parameters", "what", "s a step, median", "s in all", "GB", "peak GiB a rank"],
         "rows": rows,
-        "note": f"{STEPS} updates of SGD at {WIDTH} wide linear layers under fully_shard, each "
-        "stored; codec `fast`, gloo on loopback, every commit synced; all ranks on one machine.",
+        "note": f"{SIZES[0][2]} and {SIZES[1][2]} updates of SGD of linear layers, {WIDTH} wide, "
+        "each stored; codec `fast`, one thread a rank, gloo on loopback, every commit synced; "
+        f"{SIZES[0][3] >> 30} and {SIZES[1][3] >> 30} GiB of buffers for all ranks together.",
     }
     return {"question": "What does recording a sharded model cost?", "tables": [table]}
 
 
-def _measure(ranks: int, how: str, layers: int, memory: str) -> dict[str, Any]:
+def _measure(ranks: int, how: str, layers: int, steps: int, memory: int) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
-    words = [how, str(layers), memory, str(folder)]
+    words = [how, str(folder), str(layers), str(steps), str(memory)]
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
     try:
         done = subprocess.run(
@@ -74,7 +73,7 @@ def _measure(ranks: int, how: str, layers: int, memory: str) -> dict[str, Any]:
         shutil.rmtree(folder)
 
 
-def _train(how: str, layers: int, memory: str, folder: str) -> None:
+def _train(how: str, folder: str, layers: int, steps: int, memory: int) -> None:
     """Train as one rank, and print what it took."""
     import torch
     import torch.distributed as dist
@@ -110,15 +109,15 @@ def _train(how: str, layers: int, memory: str, folder: str) -> None:
     began = time.perf_counter()
     if how == "record":
         recorder = ckptlab.Recorder(
-            f"{folder}/run.zarr", model, optimizer, steps=f"1:{STEPS + 1}", codec="fast",
+            f"{folder}/run.zarr", model, optimizer, steps=f"1:{steps + 1}", codec="fast",
             memory=memory, sync_seconds=0,
         )  # fmt: skip
         with recorder:
-            for _ in range(STEPS):
+            for _ in range(steps):
                 start = time.perf_counter()
                 recorder.step(loss=update())
                 seconds.append(time.perf_counter() - start)
-    for step in range(STEPS if how != "record" else 0):
+    for step in range(steps if how != "record" else 0):
         start = time.perf_counter()
         update()
         if how == "dcp":
@@ -127,7 +126,7 @@ def _train(how: str, layers: int, memory: str, folder: str) -> None:
             checkpoint.save(model.state_dict(), checkpoint_id=f"{folder}/{step}")
         seconds.append(time.perf_counter() - start)
     dist.barrier()
-    found = {"step": sorted(seconds)[STEPS // 2], "all": time.perf_counter() - began}
+    found = {"step": sorted(seconds)[steps // 2], "all": time.perf_counter() - began}
     peaks: list[Any] = [None] * ranks
     dist.all_gather_object(peaks, peak())
     if dist.get_rank() == 0:
@@ -136,4 +135,4 @@ def _train(how: str, layers: int, memory: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    _train(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
+    _train(*sys.argv[1:3], *map(int, sys.argv[3:]))

@@ -105,6 +105,7 @@ class Observer:
         if self._several and not self._taken:
             self._leave_gradients_out()
         self._measure_gradients(optimizer)
+        self._captured.release()
         self._taken = True
 
     @torch.no_grad()
@@ -127,6 +128,7 @@ class Observer:
             self._leave_gradients_out()
         elif not self._taken:
             self._measure_gradients()
+        self._captured.release()
         self._taken = False
         for name in SCALARS:
             row, value = self._rows[OBSERVED_SERIES + name][slot], numbers.get(name)

@@ -158,6 +158,7 @@ class StepCapture:
         if len(self._training.optimizers) > 1 and not self._taken:
             self._gradients.leave_out(buffer, buffer.count)
         self._warn_of_zeroed(self._gradients.record(buffer, buffer.count, optimizer))
+        self._captured.release()
         self._taken = True
 
     @torch.no_grad()
@@ -188,6 +189,7 @@ class StepCapture:
         self._warn_of_zeroed(
             self._rows.write(buffer, slot, on_device, gradients=not (taken or out))
         )
+        self._captured.release()
         self._taken = False
         now = time.perf_counter()
         buffer.series["step"][slot] = step

@@ -92,6 +92,11 @@ class Capture:
         if self.parts is not None:
             self.parts.refresh()
 
+    def release(self) -> None:
+        """Let go of the gradients that `refresh` found."""
+        if self.parts is not None:
+            self.parts.release()
+
     @cached_property
     def _modules(self) -> dict[str, nn.Module]:
         """Return the modules by their names without wrappers, the innermost of each name."""

@@ -106,6 +106,12 @@ class Parts:
                 gradient = local(gradient)
             view.grad = gradient
 
+    def release(self) -> None:
+        """Let go of gradients, which the loop may want to free before the next are seen."""
+        for view, parameter in zip(self.tensors, self.parameters, strict=True):
+            if view is not parameter:
+                view.grad = None
+
 
 def is_distributed(tensor: object) -> bool:
     """Return whether a tensor is a DTensor."""
