@@ -39,8 +39,8 @@ def test_each_kind_of_metric(plugins, tmp_path):
     last = {"by": "tensor", "steps": "1"}
     found = run.analyze("largest-weight", **last)[:, 0]
     np.testing.assert_array_equal(found, [np.abs(w).max() for w in matrices])
-    found = run.analyze("stable-rank", steps="1")[:, 0]
-    norms = [(np.linalg.norm(w) / np.linalg.norm(w, 2)) ** 2 for w in matrices]
+    found = run.analyze("nuclear-norm", steps="1")[:, 0]
+    norms = [np.linalg.norm(w, "nuc") for w in matrices]
     np.testing.assert_allclose(found, norms, rtol=1e-5)
     found = run.analyze("kurtosis-about-zero", **last)[:, 0]
     wide = [w.astype(float) for w in matrices]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from ckptlab.errors import CkptlabError
 from ckptlab.record.convert.choose_weights import Weights
@@ -120,8 +121,13 @@ def _anchor(
         if key in optimizer["state"]
     }
     given = SimpleNamespace(state=state, param_groups=optimizer["param_groups"])
-    captured = SimpleNamespace(
-        layout=layout, parameters=tuple(parameters.values()), device=torch.device("cpu")
+    captured = Capture(
+        layout=layout,
+        parameters=cast(tuple[nn.Parameter, ...], tuple(parameters.values())),
+        buffers={},
+        complete=True,
+        model=nn.Module(),
+        wanted=lambda _: True,
     )
-    copied = copy_state(cast(torch.optim.Optimizer, given), cast(Capture, captured), step)
+    copied = copy_state(cast(torch.optim.Optimizer, given), captured, step)
     return copied.to_anchor()
