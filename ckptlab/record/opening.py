@@ -51,7 +51,7 @@ class Opening:
         """Return whether there is a run to resume."""
         return self.resume is True or (self.resume == "auto" and not is_free(self.storage))
 
-    def meet(self, peers: Peers, captured: Capture, *, first: bool) -> bool:
+    def meet(self, peers: Peers, captured: Capture, training: Training, *, first: bool) -> bool:
         """Have all ranks agree on what is recorded; return whether the first one finds a run."""
         facts = {
             "path": self.storage.path,
@@ -60,6 +60,7 @@ class Opening:
             "resume": self.resume,
             "at": self.at,
             "tensors": captured.layout.to_attributes()["tensors"],
+            "optimizer": training.kinds(),
             # Parts of a sharded model are compared where ranks hold the same ones.
             "weights": "" if captured.parts else digest_parameters(captured.parameters),
         }

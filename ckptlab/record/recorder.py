@@ -373,7 +373,8 @@ class Recorder:
             found = self._opening.finds_run()
         else:
             self._peers = Peers()
-            found = self._opening.meet(self._peers, captured, first=self._writes)
+            known = self._peers, captured, self._training
+            found = self._opening.meet(*known, first=self._writes)
         if not self._writes and not self._is_sharded:
             self.step_number = self._opening.open_beside(captured, self._training, found=found)
             self._state = "open"

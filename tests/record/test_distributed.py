@@ -105,6 +105,8 @@ def rank_alone(rank, folder, differ, queue):
     model, optimizer = small()
     if differ == "weights" and rank:
         torch.nn.init.zeros_(model[0].weight)
+    if differ == "optimizer" and rank:
+        optimizer = torch.optim.Adam(model.parameters())
     options = {
         "steps": {"steps": f"0:{10 + rank}"},
         "at": {"resume": True, "at": rank},
@@ -133,6 +135,7 @@ def rank_alone(rank, folder, differ, queue):
         ("path", "path: rank 1 has '.*run-1.zarr' and rank 0 '.*run-0.zarr'; give every rank"),
         ("steps", "steps: rank 1 has '0:11' and rank 0 '0:10'"),
         ("at", "at: rank 1 has 1 and rank 0 0"),
+        ("optimizer", "optimizer: rank 1 has 'Adam' and rank 0 'SGD'; give every rank the same"),
     ],
 )
 def test_ranks_that_disagree_are_refused_alike_before_a_store_exists(tmp_path, differ, problem):

@@ -26,6 +26,11 @@ class Training:
     optimizers: Optimizers
     attached: Attached = field(default_factory=Attached)
 
+    def kinds(self) -> str:
+        """Name the optimizers' classes, such as ``SGD`` or ``generator: Adam, critic: SGD``."""
+        kinds = {name: type(one).__name__ for name, one in self.optimizers.items()}
+        return ", ".join(f"{n}: {kind}" if n else kind for n, kind in kinds.items()) or "none"
+
     def copy(self, captured: Capture, step: int) -> OptimizerState:
         """Copy all states, as they are after `step`."""
         return copy_states(self.optimizers, captured, step, self.attached)
