@@ -93,8 +93,9 @@ def of_dataset(found: xr.Dataset | xr.DataArray) -> dict[str, str]:
 def of_run(path: str | Path) -> dict[str, str]:
     """Hash every snapshot, every optimizer state and what was evaluated."""
     stored = open_store(path)
+    # Older versions have one digest a snapshot, newer ones one a segment: here there is one.
     found = {
-        name: digest(stored.small(name))
+        name: digest(stored.small(name).reshape(-1))
         for name in ("digest", "loss", "lr", "batch_accuracy", "eval_loss", "eval_accuracy")
         if name in stored.arrays
     }
@@ -110,14 +111,15 @@ def of_plan(plan: ExperimentPlan, path: Path) -> dict[str, Any]:
     folder.make()
     context = JobContext(folder=str(path), recordings=plan.recordings)
     runs = {}
-    for key, job in plan.jobs.items():
+    for number, (key, job) in enumerate(plan.jobs.items()):
         (result,) = run_jobs([(key, write_job(job))], context)
         if result.error is not None:
             raise RuntimeError(result.error)
         if isinstance(job, TrainJob):
-            runs[key] = of_run(folder.result(key, job))
+            # Keys of jobs follow from more than what they compute.
+            runs[str(number)] = of_run(folder.result(key, job))
     results = gather(plan, folder, read_outcome(plan, folder))
-    return {"runs": runs, "results": of_dataset(results.load())}
+    return {"runs": runs, "results": of_dataset(results.load().drop_vars("job"))}
 
 
 def everything(root: Path) -> Iterator[tuple[str, Any]]:
