@@ -88,9 +88,10 @@ def representation(
         names = tuple(name for name in names if name in fixed)
     measure = partial(_similarities, names=names, fixed=fixed)
     found = spread(measure, replay, subset, columns, scheduler)
-    about = {"units": "1", "long_name": "linear CKA", "relative_to": reference.name}
+    about: dict[str, Any] = {"units": "1", "long_name": "linear CKA"}
+    about["relative_to"] = reference.name
     if reference.step is not None:
-        about["relative_to_step"] = reference.step  # type: ignore[assignment]
+        about["relative_to_step"] = reference.step
     coords = {
         "layer": ("layer", np.array(names, object)),
         "step": ("step", source.steps[columns], dict(STEP_ATTRIBUTES)),
