@@ -20,7 +20,7 @@ from ckptlab.record.state.model_tensors import Capture
 from ckptlab.record.state.sharding import whole_number
 from ckptlab.record.state.training import Training
 from ckptlab.record.stats import RecorderStats
-from ckptlab.record.together import LEAVING_SECONDS, ApartError, Place, Together
+from ckptlab.record.together import LEAVING_SECONDS, ApartError, Place, Together, lost_rank
 from ckptlab.record.update_watch import Number, UpdateWatch
 from ckptlab.store.write.writer import StoreWriter
 
@@ -224,6 +224,9 @@ class Session:
             apart = isinstance(failure, ApartError)  # because of the loop's error, which says why
             if error is None or (isinstance(failure, CkptlabError) and not apart):
                 raise
+            died = None if self._together is None else lost_rank(error)
+            if died is not None:
+                raise died from error
             if not isinstance(failure, Exception):
                 raise
             # Such as a lost device: what the loop failed of says more.

@@ -165,18 +165,36 @@ class Channel:
         return found
 
 
+def lost_rank(error: BaseException | None) -> RecordingError | None:
+    """Return in one line what the loop's own exchange raised where another rank died, else None."""
+    if isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    ):
+        return _lost(error)
+    return None
+
+
+def _lost(error: BaseException) -> RecordingError:
+    return RecordingError(
+        f"rank {dist.get_rank()} lost another rank, which died or does not answer "
+        f"({_reason(error)[:60].rstrip('. ')}); what was committed is kept: resume on all ranks"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an error of torch says first, without the place in its source."""
+    text = str(error)
+    return text.partition("\n")[0].rpartition("] ")[2] or text
+
+
 @contextlib.contextmanager
 def _heard() -> Iterator[None]:
     """Turn what gloo raises where a rank does not answer into one line."""
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0].rpartition("] ")[2] or str(error)
-        if "timed out" in reason.lower():
+        if "timed out" in _reason(error).lower():
             raise ApartError(
                 f"rank {dist.get_rank()} waited in vain for another one, which is still in the loop"
             ) from error
-        raise RecordingError(
-            f"rank {dist.get_rank()} lost another rank, which died or does not answer "
-            f"({reason[:60].rstrip('. ')}); what was committed is kept: resume on all ranks"
-        ) from error
+        raise _lost(error) from error

@@ -249,15 +249,19 @@ def lose_a_rank(rank: int, folder: str, path: str, dies: int, how: str, queue) -
     storage = FatalStorage(path, int(how) if rank == dies and how.isdigit() else 10**9)
 
     distributed.MEETING_SECONDS = 20.0
-    session.LEAVING_SECONDS = 1.0 if how == "raise" else 20.0
+    session.LEAVING_SECONDS = 1.0 if how in ("raise", "closed") else 20.0
     Path(folder, f"here-{rank}").touch()
 
     def run() -> None:
         with recorder(storage, model, optimizer, observe=None, resume="auto") as recording:
             while recording.step_number < 39:
                 if rank == dies and recording.step_number == 6:
+                    while how in ("raise", "closed") and recording.stats.committed < 4:
+                        time.sleep(0.05)  # the block before is written beside
                     if how == "raise":
                         raise ValueError("of one rank")
+                    if how == "closed":  # as the loop's own exchange of parameters says it
+                        raise RuntimeError("[/gloo/transport/tcp/pair.cc:538] Connection closed")
                     if how == "update":
                         os.kill(os.getpid(), signal.SIGKILL)
                 recording.step(loss=update(model, optimizer, recording.step_number))

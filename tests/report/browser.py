@@ -29,6 +29,10 @@ OFFLINE = (
 """Nothing but loopback is asked, whatever the browser itself would like to fetch."""
 
 
+PATIENCE = 120_000
+"""Milliseconds that a page may take for anything: other tests may have all cores."""
+
+
 def find_chromium() -> str | None:
     """Return $CKPTLAB_CHROMIUM, a browser on the path or the one of playwright; None if none is."""
     named = os.environ.get("CKPTLAB_CHROMIUM")
@@ -60,7 +64,18 @@ class Opened:
 
     def settle(self) -> None:
         """Wait until everything is drawn as the switches say."""
-        self.tab.wait_for_selector(".plot[data-stale]", state="detached", timeout=60_000)
+        # Changes of colour scheme and of size reach the page with its next frame.
+        self.tab.evaluate(
+            """() => new Promise((done) =>
+              requestAnimationFrame(() => requestAnimationFrame(done)))"""
+        )
+        self.tab.wait_for_selector(".plot[data-stale]", state="detached")
+
+    def prefer(self, scheme: str) -> None:
+        """Switch the reader's colour scheme and wait until the page has taken it up."""
+        self.tab.emulate_media(color_scheme=scheme)
+        self.tab.wait_for_function(f"ckptlab.state.theme === '{scheme}'")
+        self.settle()
 
     def reset(self) -> None:
         """Set every switch back, as if the page had just been opened."""
@@ -108,6 +123,7 @@ def opened(
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=theme, offline=True, **options
     )
+    context.set_default_timeout(PATIENCE)
     tab = context.new_page()
     page = Opened(tab)
     tab.on("console", lambda message: page.console.append(f"{message.type}: {message.text}"))
@@ -115,7 +131,7 @@ def opened(
     tab.on("request", lambda request: page.requests.append(request.url))
     try:
         tab.goto(path.as_uri())
-        tab.wait_for_selector("html[data-drawn]", state="attached", timeout=60_000)
+        tab.wait_for_selector("html[data-drawn]", state="attached")
         yield page
     finally:
         context.close()

@@ -293,10 +293,8 @@ def test_the_theme_switches(browser: Any, single: Path) -> None:
         line = page.drawn("telemetry-cosine-init", "plot.data[0].line.color")
         assert line == THEMES["dark"].colours[0]
         page.tab.click("input[name=theme][value=auto]")
-        page.tab.emulate_media(color_scheme="dark")
-        page.settle()
-        page.tab.emulate_media(color_scheme="light")
-        page.settle()
+        page.prefer("dark")
+        page.prefer("light")
         line = page.drawn("telemetry-cosine-init", "plot.data[0].line.color")
         assert line == THEMES["light"].colours[0]
 
