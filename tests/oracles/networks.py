@@ -137,6 +137,11 @@ def hessian_trace(matrix: Array) -> float:
     return float(np.trace(matrix))
 
 
+def hessian_blocks(matrix: Array, group: Array, groups: int) -> Array:
+    """The trace of each tensor's block."""
+    return np.array([np.trace(matrix[group == g][:, group == g]) for g in range(groups)])
+
+
 @oracle("metric", "hessian-density", "absolute 0.05 of the distribution", "a dense Hessian")
 def hessian_density(matrix: Array, values: Array) -> Array:
     """The share of eigenvalues up to each value."""

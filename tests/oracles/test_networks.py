@@ -97,6 +97,16 @@ def test_curvature_against_the_whole_matrix(make, data, name: str) -> None:
     assert trace.item() == pytest.approx(oracles.hessian_trace(matrix), rel=1e-4)
     trace = package.analyze("hessian-trace", products=240, **options)
     assert trace.item() == pytest.approx(oracles.hessian_trace(matrix), rel=0.03)
+    for products, tolerance in ((2000, 1e-4), (240, 0.05)):
+        blocks = package.analyze("hessian-trace", products=products, by="tensor", **options)[:, 0]
+        wanted = oracles.hessian_blocks(matrix, run.tensor[keep], len(blocks))
+        scale = np.abs(wanted).sum()
+        np.testing.assert_allclose(blocks, wanted, atol=tolerance * scale, rtol=0)
+        whole = package.analyze("hessian-trace", products=products, **options)
+        assert float(blocks.sum()) == pytest.approx(whole.item(), rel=1e-6)
+        some = package.analyze("hessian-trace", products=products, kinds="bias", **options)
+        biases = blocks.sel(tensor=[n for n in blocks["tensor"].values if n.endswith("bias")])
+        assert some.item() == pytest.approx(float(biases.sum()), rel=1e-6)
     found = package.analyze("hessian-density", iterations=60, probes=8, **options)
     nodes, weights = found["node"].values[0], found["weight"].values[0]
     ends = np.linalg.eigvalsh(matrix)[[0, -1]]

@@ -15,11 +15,10 @@ from torch.func import functional_call, grad, vmap
 from ckptlab.analyze.engine.labels import labelled
 from ckptlab.analyze.engine.masks import surviving
 from ckptlab.analyze.engine.progress import paced
-from ckptlab.analyze.engine.selection import select
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.model.parallel import spread
-from ckptlab.analyze.model.replay_model import ReplayModel
-from ckptlab.errors import ConfigError, LayoutError, spell, unknown_name
+from ckptlab.analyze.model.replay_model import ReplayModel, select_trained
+from ckptlab.errors import ConfigError, spell, unknown_name
 from ckptlab.problems.examples import Subset, draw
 
 Array = npt.NDArray[Any]
@@ -101,13 +100,9 @@ def fisher_trace(
             f"{spell('labels', 'empirical')}, or leave the loss out"
         )
     subset = draw(data, samples, seed, batch_size)
-    kinds = "all" if kinds is None else kinds
-    selection = select(source, steps=steps, by=by, kinds=kinds, mask=keep)
-    taken = selection.group[replay.positions]
+    selection, taken = select_trained(replay, steps=steps, by=by, kinds=kinds, mask=keep)
     groups = len(selection.names)
     weights = np.bincount(taken[taken >= 0], minlength=groups)[:, None]
-    if not weights.any():
-        raise LayoutError(f"no trained parameter is of kinds {','.join(selection.kinds)}")
     rows = {name: i for i, name in enumerate(source.layout.names)}
     group = selection.tensor_group[[rows[name] for name in replay.names]]
     values = np.zeros((groups, len(selection.columns)))

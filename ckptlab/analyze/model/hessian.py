@@ -101,7 +101,8 @@ class ReverseGGN(ReverseHessian):
 class Surviving:
     """A matrix over the weights that survive pruning, as curvlinops' estimators take one.
 
-    Vectors are float64 on the CPU; products have the model's own precision.
+    Vectors are on the CPU, float64 where an estimator makes them; products have the model's own
+    `precision`, and the type of the vectors.
     """
 
     device, dtype = torch.device("cpu"), torch.float64
@@ -110,7 +111,7 @@ class Surviving:
         self, operator: Any, kept: npt.NDArray[np.bool_], device: torch.device, dtype: torch.dtype
     ) -> None:
         self._operator, self._kept = operator, torch.from_numpy(kept)
-        self._there = device, dtype
+        self._there, self.precision = device, dtype
         size = int(kept.sum())
         self.shape = (size, size)
 
@@ -118,8 +119,8 @@ class Surviving:
         """Multiply onto a vector or the columns of a matrix."""
         whole = matrix
         if len(matrix) < len(self._kept):
-            whole = torch.zeros((len(self._kept), *matrix.shape[1:]), dtype=self.dtype)
+            whole = torch.zeros((len(self._kept), *matrix.shape[1:]), dtype=matrix.dtype)
             whole[self._kept] = matrix
-        image: torch.Tensor = self._operator @ whole.to(*self._there)
-        image = image.detach().to(self.device, self.dtype)
+        image: torch.Tensor = self._operator @ whole.to(self._there, self.precision)
+        image = image.detach().to(self.device, matrix.dtype)
         return image if whole is matrix else image[self._kept]

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ckptlab.analyze.engine.masks import surviving
+from ckptlab.analyze.engine.masks import Mask, surviving
+from ckptlab.analyze.engine.selection import Selection, select
 from ckptlab.analyze.engine.source import Source
 from ckptlab.analyze.engine.warnings import AnalysisWarning
 from ckptlab.errors import ConfigError, LayoutError, spell, unknown_name
@@ -216,6 +217,21 @@ class ReplayModel:
             )
         if not self.parameters:
             raise LayoutError(f"{self.source.path} recorded no parameter that is trained")
+
+
+def select_trained(
+    model: ReplayModel, *, steps: Any, by: str, kinds: Any, mask: Mask | None
+) -> tuple[Selection, npt.NDArray[np.int32]]:
+    """Select steps and weights; returns the group of each differentiated weight too, or −1.
+
+    LayoutError if no trained parameter is of `kinds`; None stands for all.
+    """
+    kinds = "all" if kinds is None else kinds
+    selection = select(model.source, steps=steps, by=by, kinds=kinds, mask=mask)
+    group = selection.group[model.positions]
+    if (group < 0).all():
+        raise LayoutError(f"no trained parameter is of kinds {','.join(selection.kinds)}")
+    return selection, group
 
 
 def read_step(source: Source, column: int) -> Vectors:
