@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 WORKERS ?= 2
+RERUNS ?= 0
 
 .PHONY: install browser demo test lint docs package soak coverage bench wheels reproduction reproduction-page clean
 
@@ -35,7 +36,7 @@ demo: install
 
 test: install browser
 	@echo "Running the tests on $(WORKERS) processes: 10 to 20 minutes on two cores."
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --reruns $(RERUNS) -rR -m "not slow and not gpu"
 
 lint: install
 	$(BIN)/ruff check .
