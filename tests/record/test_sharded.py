@@ -214,8 +214,7 @@ LOST = re.compile(
 )
 
 
-def check_survivors(found, path, began):
-    assert time.monotonic() - began < 60
+def check_survivors(found, path):
     for problem in found.values():
         assert LOST.fullmatch(problem), problem
     assert verify(path, deep=True).ok
@@ -235,10 +234,9 @@ def test_a_killed_rank_ends_the_others_and_costs_the_last_block(
     folder, reference, ranks, dies, how, tmp_path
 ):
     path = tmp_path / "run.zarr"
-    began = time.monotonic()
     found = on_ranks(ranks, sharded.lose_a_rank, tmp_path, str(path), dies, how, dead=1)
     assert len(found) == ranks - 1
-    check_survivors(found, path, began)
+    check_survivors(found, path)
     sharded.train(path, "whole", 39, observe=None, resume="auto")
     assert_same_run(path, reference, rounded=True)
 
