@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,6 +55,17 @@ def chromium() -> str:
     return found
 
 
+def wait_until(tab: Any, expression: str) -> None:
+    """Wait until an expression holds.
+
+    The page's policy forbids what playwright's `wait_for_function` does from its second try on.
+    """
+    until = time.monotonic() + PATIENCE / 1000
+    while not tab.evaluate(expression):
+        assert time.monotonic() < until, f"it does not come true that {expression}"
+        tab.wait_for_timeout(20)
+
+
 @dataclass
 class Opened:
     """A page in a tab, and everything it said or asked for."""
@@ -71,11 +83,22 @@ class Opened:
         )
         self.tab.wait_for_selector(".plot[data-stale]", state="detached")
 
+    def wait_until(self, expression: str) -> None:
+        """Wait until an expression holds: `wait_until` of its tab."""
+        wait_until(self.tab, expression)
+
     def prefer(self, scheme: str) -> None:
         """Switch the reader's colour scheme and wait until the page has taken it up."""
         self.tab.emulate_media(color_scheme=scheme)
-        self.tab.wait_for_function(f"ckptlab.state.theme === '{scheme}'")
+        self.wait_until(f"ckptlab.state.theme === '{scheme}'")
         self.settle()
+
+    def print(self) -> bytes:
+        """Print the page; return the PDF when the page is again as on the screen."""
+        printed: bytes = self.tab.pdf(prefer_css_page_size=True)
+        self.wait_until("!ckptlab.state.printing")
+        self.settle()
+        return printed
 
     def reset(self) -> None:
         """Set every switch back, as if the page had just been opened."""
@@ -96,7 +119,6 @@ class Opened:
         )
         self.tab.mouse.move(1, 1)
         self.settle()
-        self.console.clear()
 
     def charts(self) -> list[str]:
         """Return the keys of the charts."""
@@ -116,22 +138,48 @@ class Opened:
 
 
 @contextmanager
-def opened(
-    browser: Any, path: Path, *, width: int = 1280, theme: str = "light", **options: Any
-) -> Iterator[Opened]:
-    """Open a page, wait until it is drawn, and watch it."""
-    context = browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=theme, offline=True, **options
-    )
+def new_tab(browser: Any) -> Iterator[Any]:
+    """Open an empty tab in a context of its own."""
+    context = browser.new_context()
     context.set_default_timeout(PATIENCE)
-    tab = context.new_page()
-    page = Opened(tab)
-    tab.on("console", lambda message: page.console.append(f"{message.type}: {message.text}"))
-    tab.on("pageerror", lambda error: page.console.append(f"error: {error}"))
-    tab.on("request", lambda request: page.requests.append(request.url))
     try:
-        tab.goto(path.as_uri())
+        yield context.new_page()
+    finally:
+        context.close()
+
+
+@contextmanager
+def visit(
+    tab: Any, what: Path | str, *, width: int = 1280, theme: str = "light", offline: bool = True
+) -> Iterator[Opened]:
+    """Open a page in an empty tab, wait until it is drawn, watch it, and empty the tab again."""
+    assert tab.url == "about:blank", "a tab shows one page at a time"
+    tab.context.set_offline(offline)
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.emulate_media(color_scheme=theme)
+    tab.mouse.move(1, 1)
+    page = Opened(tab)
+    watched = {
+        "console": lambda message: page.console.append(f"{message.type}: {message.text}"),
+        "pageerror": lambda error: page.console.append(f"error: {error}"),
+        "request": lambda request: page.requests.append(request.url),
+    }
+    for event, hear in watched.items():
+        tab.on(event, hear)
+    try:
+        tab.goto(what.as_uri() if isinstance(what, Path) else what)
         tab.wait_for_selector("html[data-drawn]", state="attached")
         yield page
     finally:
-        context.close()
+        for event, hear in watched.items():
+            tab.remove_listener(event, hear)
+        tab.goto("about:blank")
+
+
+@contextmanager
+def opened(
+    browser: Any, path: Path, *, width: int = 1280, theme: str = "light"
+) -> Iterator[Opened]:
+    """Open a page in a new tab, which costs three times as much as in one that has had another."""
+    with new_tab(browser) as tab, visit(tab, path, width=width, theme=theme) as page:
+        yield page

@@ -16,13 +16,36 @@ from ckptlab.report.page import write_page
 from ckptlab.report.runs.measure import measure_run
 from ckptlab.report.runs.page import runs_page
 from tests.analyze.recordings import Made, record
-from tests.report.browser import OFFLINE, Opened, chromium, opened
+from tests.report.browser import OFFLINE, Opened, chromium, new_tab, visit
 
 HOSTILE = "</script><script>pwned=1</script><img src=x onerror=pwned=2><b>bold"
 """What a name would be that wants to be more than text."""
 
 
-SHARED = {"browser", "drawn_run", "second_run", "single", "several", "studies", "tabs"}
+EXPECTED = {
+    "telemetry-eval-accuracy",
+    "telemetry-eval-loss",
+    "telemetry-gradient-norm",
+    "telemetry-gradient-mean-abs",
+    "telemetry-weight-distance-init",
+    "telemetry-cosine-init",
+    "telemetry-sign-flips-init",
+    "telemetry-sign-flips-previous",
+    "telemetry-weight-change",
+    "telemetry-relative-change",
+    "telemetry-weight-magnitude",
+    "telemetry-weight-min",
+    "telemetry-zeros",
+    "trajectories-trajectories",
+    "layers-sign-flips",
+    "layers-relative-change",
+    "layers-gradient-norm",
+    "path-2",
+    "path-3",
+}
+"""Charts of a run with everything; its learning rate was not recorded."""
+
+SHARED = {"tab", "browser", "drawn_run", "second_run", "single", "several", "studies", "tabs"}
 """Fixtures that are slow to make, and made once a worker."""
 
 
@@ -42,6 +65,13 @@ def browser() -> Iterator[Any]:
         launched = playwright.chromium.launch(executable_path=path, args=list(OFFLINE))
         yield launched
         launched.close()
+
+
+@pytest.fixture(scope="session")
+def tab(browser: Any) -> Iterator[Any]:
+    """The tab in which tests open one page after the other: `visit`."""
+    with new_tab(browser) as empty:
+        yield empty
 
 
 @pytest.fixture(scope="session")
@@ -74,32 +104,37 @@ def several(tmp_path_factory: pytest.TempPathFactory, drawn_run: Made, second_ru
     return report(path, drawn_run.path, second_run.path)
 
 
-@pytest.fixture(scope="session")
-def _single_tab(browser: Any, single: Path) -> Iterator[Opened]:
-    with opened(browser, single) as page:
+@pytest.fixture(scope="module")
+def _single_shown(tab: Any, single: Path) -> Iterator[Opened]:
+    with visit(tab, single) as page:
         yield page
 
 
-@pytest.fixture(scope="session")
-def _several_tab(browser: Any, several: Path) -> Iterator[Opened]:
-    with opened(browser, several) as page:
+@pytest.fixture(scope="module")
+def _several_shown(tab: Any, several: Path) -> Iterator[Opened]:
+    with visit(tab, several) as page:
         yield page
 
 
 @pytest.fixture
-def single_page(_single_tab: Opened) -> Iterator[Opened]:
-    """The page about one run, opened on a large light screen; it must not complain."""
-    _single_tab.reset()
-    yield _single_tab
-    assert _single_tab.console == []
+def single_page(_single_shown: Opened) -> Iterator[Opened]:
+    """The page about one run, open on a large light screen; it must not complain."""
+    yield from at_rest(_single_shown)
 
 
 @pytest.fixture
-def several_page(_several_tab: Opened) -> Iterator[Opened]:
+def several_page(_several_shown: Opened) -> Iterator[Opened]:
     """The same of the page about two runs."""
-    _several_tab.reset()
-    yield _several_tab
-    assert _several_tab.console == []
+    yield from at_rest(_several_shown)
+
+
+def at_rest(page: Opened) -> Iterator[Opened]:
+    """Set every switch back for the next test, and hear what the page said since it was opened."""
+    page.reset()
+    yield page
+    said = page.console.copy()
+    page.console.clear()
+    assert said == []
 
 
 @pytest.fixture(scope="session")

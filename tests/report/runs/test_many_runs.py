@@ -12,7 +12,7 @@ import pytest
 import ckptlab
 from ckptlab.report.html.numbers import format_spread
 from tests.analyze.recordings import record
-from tests.report.browser import Opened, opened
+from tests.report.browser import Opened, visit
 from tests.report.conftest import report
 
 COUNT = 9
@@ -29,11 +29,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def page(
-    browser: Any, runs: list[Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Opened]:
+def page(tab: Any, runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     path = report(tmp_path_factory.mktemp("page") / "many.html", *runs)
-    with opened(browser, path) as shown:
+    with visit(tab, path) as shown:
         yield shown
         assert shown.console == []
 

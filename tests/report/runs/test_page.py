@@ -23,7 +23,7 @@ from ckptlab.report.runs.measure import MeasuredRun, measure_run, read_results
 from ckptlab.report.runs.page import runs_page
 from ckptlab.report.runs.tables import key_figures, phases, recording
 from tests.analyze.recordings import Made, record
-from tests.report.browser import opened
+from tests.report.browser import visit
 from tests.report.conftest import report
 from tests.report.test_templates import html_of
 
@@ -98,7 +98,7 @@ def test_settings_of_any_form_are_shown(pair: list[MeasuredRun]) -> None:
     pair[0].facts["config"] = {}
 
 
-def test_a_run_that_is_being_recorded_says_so(browser: Any, tmp_path: Path) -> None:
+def test_a_run_that_is_being_recorded_says_so(tab: Any, tmp_path: Path) -> None:
     model = nn.Linear(30, 20)
     path = tmp_path / "live.zarr"
     with ckptlab.Recorder(path, model, memory="100kB") as recorder:
@@ -112,7 +112,7 @@ def test_a_run_that_is_being_recorded_says_so(browser: Any, tmp_path: Path) -> N
         assert f"shows the {len(until.steps)} steps committed" in notice
         written = report(tmp_path / "live.html", path)
         walk(model, recorder, 1)
-    with opened(browser, written) as shown:
+    with visit(tab, written) as shown:
         assert "is still being recorded" in shown.tab.inner_text("header")
         assert shown.console == []
 
@@ -136,19 +136,19 @@ def test_too_few_steps_are_refused(tmp_path: Path) -> None:
         measure_run(ckptlab.open_run(tmp_path / "one.zarr"), "one")
 
 
-def test_two_steps_are_enough(browser: Any, tmp_path: Path) -> None:
+def test_two_steps_are_enough(tab: Any, tmp_path: Path) -> None:
     model = nn.Linear(3, 2)
     with ckptlab.Recorder(tmp_path / "two.zarr", model) as recorder:
         walk(model, recorder, 1)
-    with opened(browser, report(tmp_path / "two.html", tmp_path / "two.zarr")) as page:
+    with visit(tab, report(tmp_path / "two.html", tmp_path / "two.zarr")) as page:
         assert page.console == []
         assert set(page.all_drawn("plot.dataset.drawn")) == {"true"}
 
 
-def test_what_was_not_recorded_is_named(browser: Any, tmp_path: Path) -> None:
+def test_what_was_not_recorded_is_named(tab: Any, tmp_path: Path) -> None:
     made = record(tmp_path / "late.zarr", steps=41, schedule="20:")
     page = report(tmp_path / "late.html", made.path)
-    with opened(browser, page) as shown:
+    with visit(tab, page) as shown:
         said = shown.tab.inner_text("footer")
         assert "Not shown: comparisons with step 0, which was not recorded" in said
         assert shown.key_text("telemetry-sign-flips-init") == "0 %"  # to the last alone
@@ -156,10 +156,10 @@ def test_what_was_not_recorded_is_named(browser: Any, tmp_path: Path) -> None:
         assert shown.console == []
 
 
-def test_nan_is_named_and_leaves_gaps(browser: Any, tmp_path: Path) -> None:
+def test_nan_is_named_and_leaves_gaps(tab: Any, tmp_path: Path) -> None:
     made = record(tmp_path / "nan.zarr", steps=30, schedule="0:", nan={("big.weight", 9): 3})
     page = report(tmp_path / "nan.html", made.path)
-    with opened(browser, page) as shown:
+    with visit(tab, page) as shown:
         assert "NaN in weights: tensor 'big.weight' at step 9" in shown.tab.inner_text("header")
         assert not any(key.startswith("path") for key in shown.charts())
         drawn = shown.drawn("telemetry-weight-magnitude", "[...plot.data[0].y].map(Number.isNaN)")
@@ -167,7 +167,7 @@ def test_nan_is_named_and_leaves_gaps(browser: Any, tmp_path: Path) -> None:
         assert shown.console == []
 
 
-def test_a_run_that_diverged_is_drawn_as_far_as_it_is_finite(browser: Any, tmp_path: Path) -> None:
+def test_a_run_that_diverged_is_drawn_as_far_as_it_is_finite(tab: Any, tmp_path: Path) -> None:
     model = nn.Linear(30, 20)
     with ckptlab.Recorder(tmp_path / "wild.zarr", model) as recorder:
         walk(model, recorder, 20)
@@ -177,7 +177,7 @@ def test_a_run_that_diverged_is_drawn_as_far_as_it_is_finite(browser: Any, tmp_p
             model.weight.grad = torch.full_like(model.weight, power)
             recorder.step(loss=float("inf"))
     page = report(tmp_path / "wild.html", tmp_path / "wild.zarr")
-    with opened(browser, page) as shown:
+    with visit(tab, page) as shown:
         assert shown.console == []
         assert set(shown.all_drawn("plot.dataset.drawn")) == {"true"}
         spans = shown.all_drawn("(plot.layout.yaxis.range ?? [0]).every(Number.isFinite)")
@@ -186,7 +186,7 @@ def test_a_run_that_diverged_is_drawn_as_far_as_it_is_finite(browser: Any, tmp_p
 
 
 def test_results_that_were_computed_before_are_drawn(
-    browser: Any, tmp_path: Path, drawn_run: Made, second_run: Made
+    tab: Any, tmp_path: Path, drawn_run: Made, second_run: Made
 ) -> None:
     one, two = (ckptlab.open_run(made.path) for made in (drawn_run, second_run))
     noise = one.analyze("gradient-noise", window=10)
@@ -207,7 +207,7 @@ def test_results_that_were_computed_before_are_drawn(
     ]
     page = tmp_path / "page.html"
     page.write_text("".join(render(runs_page(measured))))
-    with opened(browser, page) as shown:
+    with visit(tab, page) as shown:
         assert shown.console == []
         drawn = shown.drawn("effective-std-effective-std", "[...plot.data[1].y]")
         np.testing.assert_array_equal(drawn, spread.values[1])

@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import shutil
 import socket
 import threading
 import time
@@ -16,6 +15,7 @@ from ckptlab.report.watch import server as module
 from ckptlab.report.watch.feed import Feed
 from ckptlab.report.watch.server import serve
 from tests.record.loops import everything, record, update
+from tests.report.browser import visit
 
 POINTS = "document.querySelector('#panel-loss .plot').data[0].x.length"
 
@@ -42,20 +42,12 @@ def training(path, **options):
     thread = threading.Thread(target=loop)
     thread.start()
     try:
-        assert begun.wait(60)
+        while not begun.wait(0.1):
+            assert thread.is_alive()
         yield
     finally:
         ended.set()
         thread.join()
-
-
-def wait_until(tab, expression):
-    """Wait until an expression holds; the page's policy forbids what playwright would inject."""
-    for _ in range(300):
-        if tab.evaluate(expression):
-            return
-        tab.wait_for_timeout(100)
-    pytest.fail(f"after 30 s it is not true that {expression}")
 
 
 @pytest.fixture
@@ -68,26 +60,30 @@ def often(monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
-def test_panels_grow_while_a_run_is_recorded(browser, often, where, tmp_path, request):
+def test_panels_grow_while_a_run_is_recorded(tab, often, where, tmp_path, request):
     path = str(tmp_path / "run.zarr")
     if where == "s3":
         path = f"{request.getfixturevalue('s3')}/live/run.zarr"
-    console, asked, answered = [], [], []
-    with training(path, observe="0:"), serve(Feed(path)) as address:
-        tab = browser.new_page(viewport={"width": 1280, "height": 900})
-        tab.on("console", lambda message: console.append(message.text))
-        tab.on("pageerror", lambda error: console.append(str(error)))
-        tab.on("request", lambda one: asked.append(one.url))
-        tab.on("response", lambda one: answered.append(int(one.headers["content-length"])))
-        tab.goto(address)
-        tab.wait_for_selector("html[data-drawn]", state="attached")
-        counts, began, first = [], time.monotonic(), sum(answered)
+    answered = []
+
+    def hear(one):
+        answered.append(int(one.headers["content-length"]))
+
+    with (
+        training(path, observe="0:"),
+        serve(Feed(path)) as address,
+        visit(tab, address, offline=False) as page,
+    ):
+        tab.on("response", hear)
+        counts, began = [], time.monotonic()
         for _ in range(3):
             counts.append(tab.evaluate(POINTS))
-            wait_until(tab, f"{POINTS} > {counts[-1]}")
+            page.wait_until(f"{POINTS} > {counts[-1]}")
         minutes = (time.monotonic() - began) / 60
+        tab.remove_listener("response", hear)
         # Looked at ten times as often as usual.
-        assert (sum(answered) - first) / 10 < 2**20 * minutes
+        assert sum(answered) / 10 < 2**20 * minutes
+        assert answered
         titles = tab.locator("#panels h3").all_inner_texts()
         assert {"Loss", "Distance of the weights", "Changed signs", "Pace"} <= set(titles)
         assert tab.inner_text("#state").startswith("recording: step ")
@@ -95,25 +91,20 @@ def test_panels_grow_while_a_run_is_recorded(browser, often, where, tmp_path, re
         tab.check("input[name=axis][value=log]", force=True)
         assert tab.evaluate("document.querySelector('#panel-lr .plot').layout.xaxis.type") == "log"
         tab.set_viewport_size({"width": 420, "height": 900})
-        wait_until(tab, "document.documentElement.scrollWidth <= 420")
-        assert console == []
-        assert all(url.startswith(address) for url in asked)
-        tab.close()
+        page.wait_until("document.documentElement.scrollWidth <= 420")
+        assert page.console == []
+        assert all(url.startswith(address) for url in page.requests)
 
 
-def test_a_run_that_is_removed_is_said_and_what_was_drawn_stays(browser, often, tmp_path):
+def test_a_run_that_is_removed_is_said_and_what_was_drawn_stays(tab, often, tmp_path):
     path = tmp_path / "run.zarr"
     with training(path):
         pass
-    with serve(Feed(path)) as address:
-        tab = browser.new_page()
-        tab.goto(address)
-        tab.wait_for_selector("html[data-drawn]", state="attached")
-        shutil.rmtree(path)
+    with serve(Feed(path)) as address, visit(tab, address, offline=False):
+        path.rename(tmp_path / "moved.zarr")  # at once, unlike a removal
         tab.wait_for_selector("#notice:not([hidden])")
         assert "does not exist" in tab.inner_text("#notice")
         assert tab.evaluate(POINTS) > 50
-        tab.close()
 
 
 @pytest.fixture(scope="module")
