@@ -10,6 +10,7 @@ from benchmarks.runs import Options
 
 BENCHMARKS = (
     "recording",
+    "short_steps",
     "observe",
     "durability",
     "ablations",

@@ -69,7 +69,9 @@ def _training(folder: Path, quick: bool) -> Case:
         path = folder / "training.zarr"
         shutil.rmtree(path, ignore_errors=True)
         training = segments.training
-        with Recorder(path, training.model, training.optimizer, **options) as recorder:
+        with Recorder(
+            path, training.model, training.optimizer, codec="dense", **options
+        ) as recorder:
             began = time.perf_counter()
             segments.train(steps, recorder.step)
         return time.perf_counter() - began

@@ -112,7 +112,7 @@ def _walk(path: Path, steps: int) -> int:
     velocity = torch.zeros(size)
     with (
         torch.no_grad(),
-        Recorder(path, training.model, training.optimizer, fsync=False) as recorder,
+        Recorder(path, training.model, training.optimizer, codec="dense", fsync=False) as recorder,
     ):
         for step in range(steps):
             noise = torch.randn(size, generator=generator)

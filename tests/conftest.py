@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from ckptlab.record import defaults
+from ckptlab.record.pipeline import step_capture
 from tests.trained import train_tiny
 
 
@@ -27,6 +29,14 @@ def _no_plugins_of_other_tests() -> Iterator[None]:
     """Take back what loading a plug-in says to the processes that are started later."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CKPTLAB_PLUGINS", "")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _a_codec_that_no_load_changes() -> Iterator[None]:
+    """What a recorder takes by default depends on times; equal loops are to make equal files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_capture, "choose_codec", lambda *_, **__: defaults.CODEC)
         yield
 
 

@@ -56,7 +56,8 @@ class Recorder:
         Large arrays: ``weights``, which always are recorded, and optionally ``gradients``.
     codec : str
         ``dense``, ``fast`` or ``raw`` (not compressed): the smaller, the more it costs. ``auto`` is
-        the densest that keeps up with the first steps.
+        the densest that keeps up with the first steps; on busy machines equal loops may get
+        different ones, with the same weights.
     memory : int or str
         Upper bound for the buffers; sets the steps of a block.
     flush_seconds : float
@@ -126,7 +127,7 @@ class Recorder:
         steps: str = defaults.STEPS,
         observe: str | None = None,
         arrays: str | Sequence[str] = ("weights",),
-        codec: str = defaults.CODEC,
+        codec: str = defaults.AUTO,
         memory: int | str = defaults.MEMORY,
         flush_seconds: float = defaults.FLUSH_SECONDS,
         sync_seconds: float = defaults.SYNC_SECONDS,

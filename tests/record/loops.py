@@ -154,6 +154,8 @@ def record(path, model, optimizer, block=4, **options):
     options.setdefault("memory", memory_for(model, block, gradients))
     # Durability has tests of its own.
     options.setdefault("fsync", False)
+    # Chosen by times, it would not be the same in each process.
+    options.setdefault("codec", "dense")
     return Recorder(path, model, optimizer, **options)
 
 

@@ -116,7 +116,8 @@ def update(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> tor
 
 def recorder(path, model: nn.Module, optimizer, **options) -> Recorder:
     options = {"steps": "0:40", "arrays": ("weights", "gradients"), "observe": "0:", **options}
-    return Recorder(path, model, optimizer, fsync=False, **options)
+    options = {"codec": "dense", "fsync": False, **options}
+    return Recorder(path, model, optimizer, **options)
 
 
 def call(target, rank: int, ranks: int, folder: str, *rest) -> None:
