@@ -21,6 +21,7 @@ from ckptlab.report.studies.page import study_page
 SETTINGS = """
 [config.model]
 name = "mlp"
+width = 16
 [config.optim]
 lr = 0.05
 [config.train]

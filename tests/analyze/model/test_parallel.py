@@ -20,6 +20,9 @@ from tests.trained import normed_network, points, record_own
 
 SMALL = {"samples": 24, "batch_size": 12}
 
+PRODUCTS = ("hessian-spectrum", "gradient-subspace")
+"""Dozens of products with the Hessian, seconds with convolutions; the others take batch norm."""
+
 OPTIONS = {
     "evaluation": {"steps": "0:13:3", "correct": True},
     "gradient-magnitude": {"steps": "0:13:4", "full": True, "by": "layer", **SMALL},
@@ -32,9 +35,9 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_cluster_gives_what_this_process_gives(
-    tiny_resnet: Path, cluster: LocalCluster, name: str
+    tiny_resnet: Path, tiny_mlps: list[Path], cluster: LocalCluster, name: str
 ) -> None:
-    run = ckptlab.open_run(tiny_resnet)
+    run = ckptlab.open_run(tiny_mlps[0] if name in PRODUCTS else tiny_resnet)
     there = run.analyze(name, scheduler=cluster.scheduler_address, **OPTIONS[name])
     here = run.analyze(name, **OPTIONS[name])
     # Only NumPy's products differ, by the cores they are split over.
