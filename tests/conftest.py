@@ -16,12 +16,36 @@ from ckptlab.record import defaults
 from ckptlab.record.pipeline import step_capture
 from tests.trained import train_tiny
 
+CLUSTER = (
+    "tests/analyze/engine/test_executor.py",
+    "tests/analyze/model/test_parallel.py",
+    "tests/cli/test_experiments.py",
+    "tests/examples/test_own_problems.py",
+    "tests/experiments/jobs/test_scheduler.py",
+)
+"""Files whose tests share the cluster."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share a cluster on one worker: `--dist loadgroup`."""
-    for item in items:
-        if "cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep on one worker the tests of a file, and files that share something slow to make.
+
+    Marks of groups have no effect with pytest 9.2 and xdist 3.8, which writes them to an attribute
+    that is gone.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling
+
+    class Together(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            if file in CLUSTER:
+                return "cluster"
+            reports, studies = "tests/report/", "tests/report/studies/"
+            return next((folder for folder in (studies, reports) if folder in file), file)
+
+    return Together(config, log)
 
 
 @pytest.fixture(autouse=True, scope="module")

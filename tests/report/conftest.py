@@ -45,18 +45,6 @@ EXPECTED = {
 }
 """Charts of a run with everything; its learning rate was not recorded."""
 
-SHARED = {"tab", "browser", "drawn_run", "second_run", "single", "several", "studies", "tabs"}
-"""Fixtures that are slow to make, and made once a worker."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests with the same slow fixtures on one worker: `--dist loadgroup`."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents and SHARED & set(getattr(item, "fixturenames", ())):
-            about = "studies" if item.path.parent.name == "studies" else "runs"
-            item.add_marker(pytest.mark.xdist_group(f"report-{about}"))
-
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
