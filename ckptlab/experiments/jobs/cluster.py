@@ -65,19 +65,30 @@ def open_client(
     with (
         _quiet(),
         dask.config.set(_SETTINGS),
-        # Each worker is a process with one job at a time, whose memory dask need not limit.
-        distributed.LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=None,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
+        _local_cluster(count) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
         client.register_plugin(WorkerSetup(gpus))
         yield client
+
+
+@contextlib.contextmanager
+def _local_cluster(workers: int) -> Iterator[Any]:
+    """Start processes with one job at a time each, whose memory dask need not limit."""
+    cluster = require("distributed", "running jobs").LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        memory_limit=None,
+        dashboard_address="127.0.0.1:0",
+        silence_logs=logging.CRITICAL,
+    )
+    try:
+        yield cluster
+    finally:
+        # Workers too busy to end in time end with this process; why the block ended matters more.
+        with contextlib.suppress(TimeoutError):
+            cluster.close()
 
 
 def count_gpus() -> int:

@@ -8,7 +8,9 @@ import signal
 import time
 import warnings
 
+import distributed
 import psutil
+import pytest
 
 from ckptlab.experiments.jobs.cluster import open_client
 
@@ -87,3 +89,16 @@ def test_workers_take_the_gpus_in_turn_and_have_gone_when_the_client_has(monkeyp
         processes = [psutil.Process(pid) for pid in client.run(_pid).values()]
         assert len(processes) == 3
     assert not any(process.is_running() for process in processes)
+
+
+def test_workers_that_end_late_do_not_hide_why_the_block_ended(monkeypatch):
+    """As where a study is stopped while every core is busy."""
+    close = distributed.LocalCluster.close
+
+    def late(self, timeout=None):
+        close(self, timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(distributed.LocalCluster, "close", late)
+    with pytest.raises(KeyboardInterrupt), open_client(workers=1):
+        raise KeyboardInterrupt
