@@ -137,7 +137,8 @@ def pyhessian(what: str) -> Callable[[Loop], None]:
         for model, loss, batch in loop.models():
             computed = hessian(model, loss, data=batch, cuda=False)
             if what == "trace":
-                computed.trace(maxIter=PRODUCTS, tol=0)
+                # With a tolerance of 0 it stops at the first estimate that is negative.
+                computed.trace(maxIter=PRODUCTS, tol=-math.inf)
             else:
                 computed.density(iter=ITERATIONS, n_v=1)
 
