@@ -51,7 +51,9 @@ def inputs_for(
             as_trained = metric.inputs.get("data") == "test"
             device = stack.enter_context(_computing(config, as_trained=as_trained))
         elif not hasattr(problem, "mean_loss"):
-            raise ConfigError(f"problem is a {type(problem).__name__}; give a ckptlab.Problem")
+            raise ConfigError(
+                f"problem is of type {type(problem).__name__}; give a ckptlab.Problem"
+            )
         offers = {
             "model": build_model(problem.model, 0).to(device),
             **{name: getattr(problem, name) for name in OFFERED},

@@ -168,8 +168,8 @@ def _check_optimizer(optimizer: Any, model: torch.nn.Module, name: str = "") -> 
     called = f"optimizer {name!r}" if name else "optimizer"
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError(
-            f"{called} is a {type(optimizer).__name__}; accepted: a torch.optim.Optimizer, a list "
-            "or dict of them, or None"
+            f"{called} is of type {type(optimizer).__name__}; accepted: a torch.optim.Optimizer, "
+            "a list or dict of them, or None"
         )
     if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
         raise ConfigError(
@@ -213,7 +213,7 @@ def check_number(name: str, value: object) -> None:
         if value.numel() != 1 or value.is_complex():
             raise ConfigError(f"{name} has shape {tuple(value.shape)}; one number is needed")
     elif not isinstance(value, SupportsFloat):
-        raise ConfigError(f"{name} is a {type(value).__name__}; one number is needed")
+        raise ConfigError(f"{name} is of type {type(value).__name__}; one number is needed")
 
 
 def plain(value: Any) -> Any:
@@ -245,6 +245,7 @@ def plain_mapping(name: str, value: Any) -> dict[str, Any]:
     result = {} if value is None else plain(value)
     if not isinstance(result, dict):
         raise ConfigError(
-            f"{name} is a {type(value).__name__}; accepted: a mapping, a namespace or a dataclass"
+            f"{name} is of type {type(value).__name__}; accepted: a mapping, a namespace or a "
+            "dataclass"
         )
     return result

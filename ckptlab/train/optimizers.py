@@ -220,7 +220,5 @@ def _checked(made: Any, what: str) -> torch.optim.Optimizer:
     from torch import optim
 
     if not isinstance(made, optim.Optimizer):
-        raise ConfigError(
-            f"{what} makes a {type(made).__name__}; a torch.optim.Optimizer is needed"
-        )
+        raise ConfigError(f"{what} makes {type(made).__name__}; a torch.optim.Optimizer is needed")
     return made

@@ -76,7 +76,7 @@ def _built(build: Callable[..., Any], text: str, device: str) -> Problem:
     name = f"problem.name={settings['name']!r}"
     problem = call(build, "problem.name", {}, settings.get("options", {}))
     if not isinstance(problem, Problem):
-        raise ConfigError(f"{name} returns a {type(problem).__name__}; a ckptlab.Problem is needed")
+        raise ConfigError(f"{name} returns {type(problem).__name__}; a ckptlab.Problem is needed")
     place = torch.device(device)
     problem.train, problem.test = problem.train.to(place), problem.test.to(place)
     return problem

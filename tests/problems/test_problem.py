@@ -221,7 +221,7 @@ def test_a_name_of_a_plugin_that_is_not_loaded_names_the_flag(tmp_path):
 
 
 BAD = {
-    "no_module": "returns a int; a torch.nn.Module is needed",
+    "no_module": "returns int; a torch.nn.Module is needed",
     "a_module": "is a module itself",
     "same_module": "returns the same module again",
     "failing_model": "the model's function failed: TypeError",
@@ -235,8 +235,8 @@ BAD = {
     "noisy_evaluation": "in evaluation too",
     "other_inputs": r"does not take inputs of torch.float32 and shape \(2, 4\)",
     "no_optimizer": r"brings no optimizer: give Problem\(optimizer=...\)",
-    "odd_optimizer": "makes a float; a torch.optim.Optimizer",
-    "no_problem": "returns a int; a ckptlab.Problem is needed",
+    "odd_optimizer": "makes float; a torch.optim.Optimizer",
+    "no_problem": "returns int; a ckptlab.Problem is needed",
     "raising": "raising failed: RuntimeError: no",
     "missing": "object of tests.problems.own",
 }

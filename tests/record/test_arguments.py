@@ -36,7 +36,7 @@ from tests.record.loops import everything, record, run, small
         ({"at": 3}, "at=3 is a step of a run that is resumed; give resume=True"),
         ({"resume": True, "at": -1}, "at=-1 is not accepted"),
         ({"ranks": "all"}, "ranks='all' is not accepted; accepted: 'first', 'each'"),
-        ({"config": 3}, "config is a int; accepted: a mapping, a namespace or a dataclass"),
+        ({"config": 3}, "config is of type int; accepted: a mapping, a namespace or a dataclass"),
     ],
 )
 def test_an_argument_that_is_not_accepted_is_named_with_what_is(tmp_path, options, problem):
@@ -70,11 +70,11 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, kind):
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        (lambda o: small, "optimizer is a function; accepted: a torch.optim.Optimizer, a list"),
+        (lambda o: small, "optimizer is of type function; accepted: a torch.optim.Opt"),
         (lambda o: [], "names no optimizer, or one twice"),
         (lambda o: [o, o], "names no optimizer, or one twice"),
         (lambda o: {"a b": o}, "optimizer 'a b' has a name that is not accepted"),
-        (lambda o: {"a": 3}, "optimizer 'a' is a int"),
+        (lambda o: {"a": 3}, "optimizer 'a' is of type int"),
         (lambda o: [o, small()[1]], r"the SGD \(1\) trains no parameter.*nn.ModuleDict"),
     ],
 )

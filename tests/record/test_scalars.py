@@ -68,7 +68,7 @@ def test_scalars_survive_an_interruption_and_a_change_of_codec(tmp_path, stop):
 @pytest.mark.parametrize(
     ("scalars", "problem"),
     [
-        ({"perplexity": "high"}, "perplexity is a str; one number is needed"),
+        ({"perplexity": "high"}, "perplexity is of type str; one number is needed"),
         ({"both": torch.zeros(2)}, r"both has shape \(2,\); one number is needed"),
         ({"train/loss": 1.0}, "'train/loss' is not accepted as the name of a number to log"),
         ({"weights": 1.0}, "'weights' is not accepted"),

@@ -157,11 +157,11 @@ def test_registered_names_and_a_plugin_file(module, tmp_path):
         (["model.name={}:missing"], "object of"),
         (["model.name=no_such_module:net"], "no_such_module cannot be imported"),
         (["model.name={}:net", "model.options.hiden=3"], "Did you mean 'hidden'"),
-        (["model.name={}:data"], "makes a tuple; a torch.nn.Module is needed"),
+        (["model.name={}:data"], "makes tuple; a torch.nn.Module is needed"),
         (["data.name={}:net"], "needs classes"),
         (["optim.name={}:net"], "needs classes"),
         (["task.name={}:optimizer"], "needs"),
-        (["data.name=builtins:list"], "returns a list"),
+        (["data.name=builtins:list"], "returns list"),
         (["model.name=mlp", "model.options.hidden=3"], "only networks of your own"),
     ],
 )

@@ -123,7 +123,7 @@ class _Units:
             return order
         if isinstance(module, _SAME_MODULES):
             return order
-        raise _unknown(f"{name} is a {type(module).__name__}")
+        raise _unknown(f"{name} is of type {type(module).__name__}")
 
     def _note(self, tensor: str, *names: str | None) -> None:
         if tensor in self._axes:

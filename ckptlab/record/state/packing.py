@@ -43,7 +43,7 @@ def pack(value: Any, name: str, tensors: dict[str, torch.Tensor], fix: str = "")
         items = [pack(pair, f"{name}/{i}", tensors, fix) for i, pair in enumerate(value.items())]
         return {"counter" if isinstance(value, Counter) else "items": items}
     raise UnsupportedTensorError(
-        f"the state {name!r} is a {type(value).__name__}, which cannot be stored; accepted: "
+        f"the state {name!r} is of type {type(value).__name__}, which cannot be stored; accepted: "
         "tensors, NumPy arrays, numbers, text, None, and lists, tuples, sets and dicts of these. "
         + (fix or "Record without the optimizer (weights only, no resume).")
     )

@@ -79,7 +79,7 @@ def as_images(loaded: object, parameter: str) -> Images:
         return loaded
     if not isinstance(loaded, tuple | list) or len(loaded) != 4:
         raise DataError(
-            f"{parameter} returns a {type(loaded).__name__}; it must return (training images, "
+            f"{parameter} returns {type(loaded).__name__}; it must return (training images, "
             "their labels, test images, their labels), or two data sets for training and test"
         )
     train, train_labels, test, test_labels = map(np.asarray, loaded)

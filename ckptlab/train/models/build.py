@@ -67,7 +67,7 @@ def _made(make: Callable[[], Any]) -> nn.Module:
         raise ConfigError(f"the model's function failed: {_reason(error)}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(
-            f"the model's function returns a {type(model).__name__}; a torch.nn.Module is needed"
+            f"the model's function returns {type(model).__name__}; a torch.nn.Module is needed"
         )
     return model
 
@@ -102,8 +102,7 @@ def _make(config: ModelConfig, shape: DataShape) -> nn.Module:
     model = call(family.build, "model.name", offered, config.options)
     if not isinstance(model, nn.Module):
         raise ConfigError(
-            f"model.name={config.name!r} makes a {type(model).__name__}; a torch.nn.Module is "
-            "needed"
+            f"model.name={config.name!r} makes {type(model).__name__}; a torch.nn.Module is needed"
         )
     return model
 

@@ -96,7 +96,8 @@ def test_what_has_no_state_or_cannot_be_stored_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"attach\(step=3\): a int has no state; accepted"):
         recorder.attach(step=3)
     with pytest.raises(
-        UnsupportedTensorError, match=r"the state 'ema/callback' is a function.*recorder.attach"
+        UnsupportedTensorError,
+        match=r"the state 'ema/callback' is of type function.*recorder.attach",
     ):
         recorder.attach(ema=Opaque(draws))
 

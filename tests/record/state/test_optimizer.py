@@ -154,7 +154,7 @@ def test_what_cannot_be_stored_is_named():
     model, optimizer = everything()
     update(model, optimizer, 0)
     next(iter(optimizer.state.values()))["secret"] = object()
-    with pytest.raises(UnsupportedTensorError, match=r"secret' is a object"):
+    with pytest.raises(UnsupportedTensorError, match=r"secret' is of type object"):
         copy_state(optimizer, capture(model), 1)
 
 
