@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WIDTH = 2048
 RANKS = 2
-SIZES = (("100 M", 24, 8, 6 * 2**30), ("500 M", 120, 4, 8 * 2**30))
+SIZES = (("100 M", 24, 8, 6 * 2**30), ("500 M", 120, 4, 4 * 2**30))
 """Parameters, layers of WIDTH² weights that make as many, updates, and memory for buffers."""
 
 VARIANTS = (
