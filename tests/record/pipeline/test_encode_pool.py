@@ -11,8 +11,17 @@ import pytest
 from ckptlab.record.pipeline.encode_pool import EncodePool
 
 
-def names(pool: EncodePool, items: int = 12) -> list[str]:
+def names(
+    pool: EncodePool, items: int = 12, *, threads: int = 1, begun: set[str] | None = None
+) -> list[str]:
+    """Who did each item, of which none ends before so many threads have begun one."""
+    begun, change = set() if begun is None else begun, threading.Condition()
+
     def work(item: int) -> bytes:
+        with change:
+            begun.add(threading.current_thread().name)
+            change.notify_all()
+            assert change.wait_for(lambda: len(begun) >= threads, 60)
         time.sleep(0.005)
         return f"{item} {threading.current_thread().name}".encode()
 
@@ -26,10 +35,10 @@ def test_helpers_work_only_while_they_are_called() -> None:
     own = threading.current_thread().name
     assert set(names(pool)) == {own}
     with pool.called():
-        assert len(set(names(pool))) == 3
+        assert len(set(names(pool, threads=3))) == 3
         with pool.called():
             pass
-        assert len(set(names(pool))) == 3
+        assert len(set(names(pool, threads=3))) == 3
     assert set(names(pool)) == {own}
     pool.close()
     assert set(names(pool)) == {own}
@@ -38,9 +47,15 @@ def test_helpers_work_only_while_they_are_called() -> None:
 def test_those_who_are_called_join_what_is_under_way() -> None:
     pool = EncodePool(1, always=False)
     found: list[str] = []
-    writer = threading.Thread(target=lambda: found.extend(names(pool, 60)), name="writer")
+    begun: set[str] = set()
+
+    def write() -> None:
+        found.extend(names(pool, 60, threads=2, begun=begun))
+
+    writer = threading.Thread(target=write, name="writer")
     writer.start()
-    time.sleep(0.03)
+    while not begun:
+        time.sleep(0.001)
     with pool.called():
         writer.join()
     pool.close()
@@ -51,7 +66,7 @@ def test_those_who_are_called_join_what_is_under_way() -> None:
 
 def test_where_training_needs_no_core_they_always_help() -> None:
     pool = EncodePool(3, always=True)
-    assert len(set(names(pool, 24))) == 4
+    assert len(set(names(pool, 24, threads=4))) == 4
     pool.close()
 
 
