@@ -54,11 +54,13 @@ def hessian_trace(
 
     Parameters
     ----------
-    source, model, data, loss, mask, samples, seed, batch_size : object
-        As `hessian_spectrum` takes them; `seed` draws the random vectors too, anew for each step.
+    source, model, data, loss : object
+        As `hessian_spectrum` takes them.
     steps, by, kinds : object
         As `selection.select` takes them. A layer's trace is that of its block of the Hessian; the
         blocks share the random vectors, and add up to the whole network's.
+    mask, samples, seed, batch_size : object
+        As `hessian_spectrum` takes them; `seed` draws the random vectors too, anew for each step.
     products : int
         Hessian-vector products for each step, a multiple of 3: a third finds the range of the
         largest eigenvalues, a third measures the trace there, the last estimates the rest. A model
