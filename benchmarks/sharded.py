@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from benchmarks.runs import Options
 
-WIDTH = 2048
 RANKS = 2
-SIZES = (("100 M", 24, 8, 6 * 2**30), ("500 M", 120, 4, 4 * 2**30))
-"""Parameters, layers of WIDTH² weights that make as many, updates, and memory for buffers."""
+MEMORY = 6 * 2**30
+SIZES = (("100 M", 24, 2048, 8), ("500 M", 30, 4096, 4))
+"""Parameters, layers of width² weights that make as many, their width, and updates."""
 
 VARIANTS = (
     ("training alone, one process", 1, "alone"),
@@ -32,13 +32,13 @@ VARIANTS = (
 def run(options: Options) -> dict[str, Any]:
     """Train a stack of linear layers, and store every step in each way."""
     rows: list[list[str]] = []
-    sizes = (("4 M", 1, 4, 2**28),) if options.quick else SIZES
-    for title, layers, steps, memory in sizes:
+    sizes = (("4 M", 1, 2048, 4),) if options.quick else SIZES
+    for title, layers, width, steps in sizes:
         if options.only and options.only not in title:
             continue
         for name, ranks, how in VARIANTS:
             print(f"  {title}: {name}", flush=True)
-            found = _measure(ranks, how, layers, steps, memory // ranks)
+            found = _measure(ranks, how, layers, width, steps)
             print(f"  {found}", flush=True)
             stored = f"{found['bytes'] / 1e9:.2f}" if found["bytes"] else ""
             rows.append([title, name, f"{found['step']:.2f}", f"{found['all']:.1f}", stored])
@@ -47,22 +47,23 @@ def run(options: Options) -> dict[str, Any]:
         "title": "Recording a sharded model",
         "columns": ["parameters", "what", "s a step, median", "s in all", "GB", "peak GiB a rank"],
         "rows": rows,
-        "note": f"{SIZES[0][2]} and {SIZES[1][2]} updates of SGD of linear layers, {WIDTH} wide, "
-        "each stored; codec `fast`, one thread a rank, gloo on loopback, every commit synced; "
-        f"{SIZES[0][3] >> 30} and {SIZES[1][3] >> 30} GiB of buffers for all ranks together.",
+        "note": "SGD of linear layers, every update stored: "
+        + "; ".join(f"{steps} of {n} layers, {width} wide" for _, n, width, steps in sizes)
+        + ". Codec `fast`, one thread a rank, gloo on loopback, every commit synced; "
+        f"{MEMORY >> 30} GiB of buffers for all ranks together.",
     }
     return {"question": "What does recording a sharded model cost?", "tables": [table]}
 
 
-def _measure(ranks: int, how: str, layers: int, steps: int, memory: int) -> dict[str, Any]:
+def _measure(ranks: int, how: str, layers: int, width: int, steps: int) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="ckptlab-bench-"))
-    words = [how, str(folder), str(layers), str(steps), str(memory)]
+    words = [how, str(folder), str(layers), str(width), str(steps)]
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
     try:
         done = subprocess.run(
             [sys.executable, *launch, "-m", "benchmarks.sharded", *words],
             check=True,
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
@@ -73,7 +74,7 @@ def _measure(ranks: int, how: str, layers: int, steps: int, memory: int) -> dict
         shutil.rmtree(folder)
 
 
-def _train(how: str, folder: str, layers: int, steps: int, memory: int) -> None:
+def _train(how: str, folder: str, layers: int, width: int, steps: int) -> None:
     """Train as one rank, and print what it took."""
     import torch
     import torch.distributed as dist
@@ -89,12 +90,12 @@ def _train(how: str, folder: str, layers: int, steps: int, memory: int) -> None:
     model = torch.nn.Sequential()
     mesh = init_device_mesh("cpu", (ranks,))
     for _ in range(layers):  # one by one, so that no rank ever holds the whole
-        layer = torch.nn.Linear(WIDTH, WIDTH, bias=False)
+        layer = torch.nn.Linear(width, width, bias=False)
         model.append(fully_shard(layer, mesh=mesh) if ranks > 1 else layer)
     if ranks > 1:
         fully_shard(model, mesh=mesh)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    batch = torch.randn(1, WIDTH)
+    batch = torch.randn(1, width)
     seconds = []
 
     def update() -> torch.Tensor:
@@ -110,7 +111,7 @@ def _train(how: str, folder: str, layers: int, steps: int, memory: int) -> None:
     if how == "record":
         recorder = ckptlab.Recorder(
             f"{folder}/run.zarr", model, optimizer, steps=f"1:{steps + 1}", codec="fast",
-            memory=memory, sync_seconds=0,
+            memory=MEMORY // ranks, sync_seconds=0,
         )  # fmt: skip
         with recorder:
             for _ in range(steps):

@@ -25,6 +25,10 @@ LEAVING_SECONDS = 20.0
 """How long a rank that leaves because of an error waits for the others to leave, too."""
 
 
+_set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+"""Older versions of torch have only the private name; newer ones warn of it."""
+
+
 class ApartError(RecordingError):
     """Ranks are not where they would have to be to commit together."""
 
@@ -99,7 +103,7 @@ class Channel:
     def __init__(self) -> None:
         with _heard():
             group: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=CONNECT_SECONDS))
-            dist.distributed_c10d._set_pg_timeout(PATIENCE, group)
+            _set_timeout(PATIENCE, group)
         self._group = group
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
 

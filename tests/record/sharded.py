@@ -131,7 +131,9 @@ def call(target, rank: int, ranks: int, folder: str, *rest) -> None:
 
 
 def meet(rank: int, ranks: int, folder: str) -> None:
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # torch's own
+    for ours in (DeprecationWarning, FutureWarning):
+        warnings.filterwarnings("error", category=ours, module="ckptlab")
     cut_finely()
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet-{ranks}", rank=rank, world_size=ranks
