@@ -18,7 +18,7 @@ from ckptlab.train.cuda_graph import GraphedStep
 from ckptlab.train.data import Data
 from ckptlab.train.evaluate import EvalResult, evaluate
 from ckptlab.train.layout import CHANNELS_LAST, FORMATS, resolve_layout
-from ckptlab.train.models.build import build_model, try_forward
+from ckptlab.train.models.build import build_model, lay_channels_last, try_forward
 from ckptlab.train.numerics import numerics, resolve_device
 from ckptlab.train.optimizers import AdamwConfig, SgdConfig, build_optimizer, learning_rate
 from ckptlab.train.order import Order
@@ -104,7 +104,7 @@ def assemble(
     draws = try_forward(problem, model, _smallest_batch(samples, order.batch_size))
     layout = resolve_layout(config.train, device)
     if layout.weights == CHANNELS_LAST:
-        model.to(memory_format=torch.channels_last)
+        lay_channels_last(model)
     model.to(device)
     optimizer = build_optimizer(config.optim, model, problem.optimizer)
     built_in = isinstance(config.optim, SgdConfig | AdamwConfig)

@@ -35,22 +35,35 @@ def build_model(make: Callable[[], Any], init_seed: int) -> nn.Module:
     if getattr(model, "_ckptlab_made", False):
         raise ConfigError("the model's function returns the same module again; make a new one")
     model._ckptlab_made = True  # type: ignore[assignment]
-    if torch.backends.cpu.get_cpu_capability() == "AVX2":
-        _avoid_overrun(model)
+    for module in _overrun(model):
+        module.register_forward_pre_hook(_contiguous)
     return model.train()
 
 
-def _avoid_overrun(model: nn.Module) -> None:
-    """Hand narrow strided 1x1 convolutions contiguous images.
+def lay_channels_last(model: nn.Module) -> None:
+    """Lay the weights of convolutions out with channels last, where torch can train them so."""
+    kept = [(module.weight, module.weight.data) for module in _overrun(model)]
+    model.to(memory_format=torch.channels_last)
+    for weight, data in kept:  # not by .to(): 1x1 weights are contiguous either way
+        weight.data = data
+
+
+def _overrun(model: nn.Module) -> list[nn.Conv2d]:
+    """Return the convolutions to be kept contiguous, images and weights: narrow strided 1x1 ones.
 
     With channels last, their backward pass in torch 2.14's oneDNN writes past its memory on a CPU
     with AVX2 and no AVX-512, if there are fewer than 8 channels.
     """
-    for module in model.modules():
-        if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1):
-            continue
-        if module.in_channels < 8 and max(module.stride) > 1:
-            module.register_forward_pre_hook(_contiguous)
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return []
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.in_channels < 8
+        and max(module.stride) > 1
+    ]
 
 
 def _contiguous(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

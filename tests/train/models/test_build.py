@@ -7,7 +7,13 @@ from torch import nn
 from ckptlab.errors import ConfigError, UnknownNameError
 from ckptlab.problems.problem import Problem
 from ckptlab.train.datasets.registry import DataShape
-from ckptlab.train.models.build import build_model, build_network, model_size, try_forward
+from ckptlab.train.models.build import (
+    build_model,
+    build_network,
+    lay_channels_last,
+    model_size,
+    try_forward,
+)
 from ckptlab.train.models.registry import MODELS, ModelConfig, find_model
 
 
@@ -154,3 +160,8 @@ def test_narrow_strided_convolutions_are_kept_from_a_fault_of_torch(
         module.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
         module(torch.randn(2, 4, 8, 8).to(memory_format=torch.channels_last))
         assert seen[0].is_contiguous()
+    lay_channels_last(model)
+    assert all(module.weight.stride() == (4, 1, 1, 1) for module in narrow)
+    assert model.get_parameter("conv1.weight").is_contiguous(memory_format=torch.channels_last)
+    if hooked:  # the other would overrun on a machine with AVX2
+        model(torch.randn(8, 3, 8, 8)).sum().backward()
