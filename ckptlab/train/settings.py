@@ -151,10 +151,13 @@ def _unknown_key(place: _Place, shown: str, where: str) -> ConfigError:
     ]
     if takers:
         own = [key for key in place.fields if key not in ("name", "stages", "steps", "options")]
+        whose = f"{place.field} is for {', '.join(takers)}"
+        fix = f"Leave {place.key} out"
+        if "options" in place.fields:
+            fix += f", or write {prefix}.options.{place.field} for an argument of your own"
         return ConfigError(
             f"{where}{place.key}={shown} does not apply to {place.section} {place.name!r}, which "
-            f"takes {', '.join(own) or 'none of these'}; {place.field} is for {', '.join(takers)}. "
-            f"Leave {place.key} out"
+            f"takes {', '.join(own) or 'none of these'}; {whose}. {fix}"
         )
     known = [f"{prefix}.{name}" if prefix else name for name in place.fields]
     what = f"key of {where.strip()}" if where else "setting"

@@ -100,6 +100,7 @@ def test_overrides_are_toml_values_or_else_text(text, section, key, value):
         ("model.width=wide", ["model.width='wide'"]),
         ("data.name=cifar", ["data.name 'cifar'", "Did you mean 'cifar10'", "imagefolder"]),
         ("data.root=/x", ["data.root='/x'", "digits"]),
+        ("data.name=mine:load ; data.classes=2", ["or write data.options.classes"]),
         ("task.name=supervized", ["task.name", "Did you mean 'supervised'"]),
         ("optim.name=sdg", ["optim.name", "Did you mean 'sgd'", "adamw"]),
         ("optim.schedule=cos", ["optim.schedule", "Did you mean 'cosine'", "constant"]),

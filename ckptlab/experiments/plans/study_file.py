@@ -206,7 +206,10 @@ def load_study(path: Path, scale: str | None = None, overrides: Sequence[str] = 
             raise ConfigError(f"--scale {scale}: {path} has no scales; leave --scale out")
         if scale not in scales:
             raise unknown_name(f"--scale of {path}", scale, scales)
-        document = merge(document, scales[scale])
+        before, document = document, merge(document, scales[scale])
+        layers = before.get("config", {}), scales[scale].get("config", {})
+        if all(isinstance(layer, Mapping) for layer in layers):  # others are errors, told below
+            document["config"] = overlay(*layers)
     for text in overrides:
         document["config"] = overlay(document.get("config", {}), parse_override(text))
     _allow_named(document)

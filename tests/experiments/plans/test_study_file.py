@@ -64,6 +64,13 @@ def test_scales_change_what_they_name_and_keep_the_rest(tmp_path):
     assert changed.config["optim"] == {"lr": 0.2}
 
 
+def test_a_scale_that_names_other_data_drops_the_settings_of_the_first(tmp_path):
+    data = '\n[config.data]\nname = "synthetic"\nimage_size = 8\ncrop = 1\n'
+    path = written(tmp_path, STUDY + data + '[scales.two.config.data]\nname = "digits"\n')
+    assert load_study(path).config["data"] == {"name": "synthetic", "image_size": 8, "crop": 1}
+    assert load_study(path, "two").config["data"] == {"name": "digits", "crop": 1}
+
+
 def test_each_replicate_is_a_training_of_its_own(tmp_path):
     plan = planned(written(tmp_path, STUDY), "two")
     assert plan.dims == {
