@@ -63,7 +63,8 @@ soak: install
 	$(BIN)/python -m tests.faults.figures
 
 coverage: install browser
-	COVERAGE_CORE=sysmon $(BIN)/python -m coverage run -m pytest -m "not slow and not gpu"
+	COVERAGE_CORE=sysmon $(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not gpu"
+	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
 bench: install

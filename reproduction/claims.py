@@ -76,7 +76,7 @@ CLAIMS: tuple[tuple[str, tuple[Claim, ...]], ...] = (
                 "nothing",
                 "R",
                 "fig1-cifar",
-                "a training has 2,000 steps at this scale; needs --scale paper",
+                "a training has 4,000 steps at this scale; needs --scale paper",
             ),
         ),
     ),

@@ -73,7 +73,7 @@ FIGURES = (
 _PILOT = "../reproduction/pilots/imp.toml"
 
 PILOTS = (
-    Figure(_PILOT, "4000-steps", "width 8, 16 × 16, 4,000 steps, iterative to 13.4 %"),
+    Figure(_PILOT, "2000-steps", "width 8, 16 × 16, 2,000 steps, iterative to 13.4 %"),
     Figure(
         _PILOT,
         "10000-images",

@@ -116,7 +116,7 @@ class Store:
         return self.results / f"{figure.name}.json"
 
     def describe(self, figure: Figure, plan: ExperimentPlan) -> None:
-        """Say in the file of a figure what its study is, and how many cells it has."""
+        """Say in a figure's file what its study is; rows that it no longer asks for leave."""
         held = rows.read(self.path(figure))
         config = next(job.config for job in plan.jobs.values() if isinstance(job, TrainJob))
         if "root" in type(config.data).model_fields:
@@ -136,7 +136,7 @@ class Store:
             "jobs": len(plan.jobs),
             "dims": plan.dims,
             "sources": held["sources"],
-            "rows": held["rows"],
+            "rows": [row for row in held["rows"] if row["job"] in plan.jobs],
         }
         if head != held:
             rows.write(self.path(figure), head)

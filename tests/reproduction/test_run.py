@@ -97,6 +97,15 @@ def test_rows_that_another_figure_has_are_taken_from_there(figures, done, tmp_pa
     assert set(left.jobs) < set(plan.jobs)
 
 
+def test_rows_of_settings_that_were_changed_leave(figures, done, tmp_path):
+    settings = tuple(SETTINGS)
+    figure = figures[0]
+    collect(done, tmp_path, [figure], settings)
+    store = Store(tmp_path)
+    store.describe(figure, figure.plan((*settings, "optim.lr=0.05")))
+    assert rows.read(store.path(figure))["rows"] == []
+
+
 def test_a_row_that_is_lost_comes_back_as_it_was(figures, done, tmp_path):
     settings = tuple(SETTINGS)
     collect(done, tmp_path, figures[:1], settings)
