@@ -165,6 +165,11 @@ def train(path, kind: str, stop: int, **options) -> dict:
     return {"began": began, **seen}
 
 
+def record_to_bucket(rank: int, folder: str, url: str, variables: dict[str, str], queue) -> None:
+    os.environ |= variables  # forked processes have those of their server
+    queue.put((rank, train(url, "fsdp", 6)))
+
+
 def record_each_kind(rank: int, folder: str, queue) -> None:
     """Each kind in turn, and what is refused."""
     found = {}

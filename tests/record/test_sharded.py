@@ -1,5 +1,6 @@
 """Sharded networks, recorded by real processes: the run is the whole network's, bit by bit."""
 
+import os
 import re
 import time
 
@@ -119,6 +120,18 @@ def test_every_step_is_what_torch_gathers(folder, recorded, kind):
     assert np.array_equal(anchor.states["exp_avg"], seen["exp_avg"], equal_nan=True)
     with xr.open_zarr(path) as dataset:
         assert np.array_equal(dataset["weights"].values[:, 3], seen["weights"][3])
+
+
+def test_a_bucket_holds_what_the_ranks_trained(folder, s3):
+    url = f"{s3}/sharded.zarr"
+    variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    found = on_ranks(2, sharded.record_to_bucket, folder, url, variables)
+    assert verify(url, deep=True).ok
+    stored = open_store(url)
+    assert (stored.state, stored.weights.grid.shard_grid) == ("complete", (6, 2))
+    for step in range(7):
+        for seen in found.values():
+            assert np.array_equal(stored.snapshot(step), seen["weights"][step])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -167,7 +167,8 @@ def _difference(
         for start in range(part.start, part.stop, _STRETCH):
             stretch = slice(start, min(start + _STRETCH, part.stop))
             x, y = (series.read(stretch, slice(k, k + 1))[0].astype(np.float64) for k in (a, b))
-            total += float(np.sum((x - y) ** 2))
+            with np.errstate(invalid="ignore"):  # ∞ − ∞, of runs that diverged
+                total += float(np.sum((x - y) ** 2))
             squares += [float(x @ x), float(y @ y)]
             product += float(x @ y)
             zeros += int(((x == 0) & (y == 0) & (np.signbit(x) != np.signbit(y))).sum())

@@ -161,8 +161,9 @@ def subspace(
 
 def centred_gram(path: Array) -> Array:
     """Return the products of centred histories, summed over weights, shape (wanted, wanted)."""
-    path -= path.mean(axis=1, keepdims=True)
-    gram: Array = path.T @ path
+    with np.errstate(invalid="ignore"):  # ∞ − ∞, of runs that diverged
+        path -= path.mean(axis=1, keepdims=True)
+        gram: Array = path.T @ path
     return gram
 
 

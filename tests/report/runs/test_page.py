@@ -167,6 +167,7 @@ def test_nan_is_named_and_leaves_gaps(tab: Any, tmp_path: Path) -> None:
         assert shown.console == []
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_run_that_diverged_is_drawn_as_far_as_it_is_finite(tab: Any, tmp_path: Path) -> None:
     model = nn.Linear(30, 20)
     with ckptlab.Recorder(tmp_path / "wild.zarr", model) as recorder:
