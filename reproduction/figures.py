@@ -74,11 +74,6 @@ _PILOT = "../reproduction/pilots/imp.toml"
 
 PILOTS = (
     Figure(_PILOT, "2000-steps", "width 8, 16 × 16, 2,000 steps, iterative to 13.4 %"),
-    Figure(
-        _PILOT,
-        "10000-images",
-        "width 8, 16 × 16, 4,000 steps on the first 1,000 images a class, iterative to 13.4 %",
-    ),
     Figure(_PILOT, "8000-steps", "width 8, 16 × 16, 8,000 steps, iterative to 13.4 %"),
 )
 """Studies that look for a setting; run by name alone."""

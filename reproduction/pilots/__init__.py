@@ -1,1 +1,0 @@
-"""Look for the setting of the reproduction: what none of its figures needs."""
