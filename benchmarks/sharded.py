@@ -33,9 +33,8 @@ def run(options: Options) -> dict[str, Any]:
     """Train a stack of linear layers, and store every step in each way."""
     rows: list[list[str]] = []
     sizes = (("4 M", 1, 2048, 4),) if options.quick else SIZES
+    sizes = tuple(size for size in sizes if not options.only or options.only in size[0])
     for title, layers, width, steps in sizes:
-        if options.only and options.only not in title:
-            continue
         for name, ranks, how in VARIANTS:
             print(f"  {title}: {name}", flush=True)
             found = _measure(ranks, how, layers, width, steps)

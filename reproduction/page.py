@@ -136,7 +136,8 @@ def _studies(evidence: Evidence) -> str:
         done, cells = evidence.planned(figure.name)
         command = f"`ckptlab study examples/{figure.file} --scale {figure.scale} --data-root DIR`"
         seeds = ", ".join(map(str, sorted({row["seed"] for row in held["rows"]}))) or "–"
-        made = [f"{s['commit']}, {s['machine']}, torch {s['torch']}" for s in held["sources"]]
+        used = [held["sources"][k] for k in sorted({row["source"] for row in held["rows"]})]
+        made = [f"{s['commit']}, {s['machine']}, torch {s['torch']}" for s in used]
         lines.append(
             f"| `{figure.name}` | {command} | {done} of {cells} | {seeds} | "
             f"`{held['config_hash']}` | {'; '.join(made) or '–'} |"
