@@ -14,6 +14,7 @@ import torch
 
 from ckptlab.record import defaults
 from ckptlab.record.pipeline import step_capture
+from tests.forks import workers_forked
 from tests.trained import train_tiny
 
 CLUSTER = (
@@ -61,6 +62,13 @@ def _a_codec_that_no_load_changes() -> Iterator[None]:
     """What a recorder takes by default depends on times; equal loops are to make equal files."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_capture, "choose_codec", lambda *_, **__: defaults.CODEC)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _workers_start_at_once() -> Iterator[None]:
+    """Half of what a small experiment takes would be two workers that import torch."""
+    with workers_forked():
         yield
 
 

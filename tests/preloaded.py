@@ -2,6 +2,7 @@
 
 import signal
 
+import distributed  # noqa: F401
 import numpy as np
 import pytest  # noqa: F401
 import sklearn.datasets  # noqa: F401

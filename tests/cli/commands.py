@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import subprocess
-import sys
 import warnings
 from pathlib import Path
+
+from tests.forks import run_forked
 
 SMALL = ["-S", "model.name=mlp", "-S", "train.threads=1"]
 
@@ -33,5 +34,6 @@ def ckptlab_process(
     *arguments: str | Path, timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, where it leaves something behind in it."""
-    command = [sys.executable, "-m", "ckptlab", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    from ckptlab.cli import main
+
+    return run_forked(main, [str(argument) for argument in arguments], timeout=timeout)

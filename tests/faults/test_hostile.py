@@ -3,7 +3,6 @@
 import ast
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ckptlab.errors import UntrustedNameError
 from ckptlab.store.format.zarr_metadata import metadata_digest
 from ckptlab.store.maintain.verify import verify
 from tests.cli.commands import ckptlab as command
+from tests.forks import run_code
 from tests.trained import train_tiny
 
 SOURCES = sorted(Path(ckptlab.__file__).parent.rglob("*.py"))
@@ -68,9 +68,7 @@ def test_reading_unpickles_and_executes_nothing(tmp_path):
     model, optimizer = everything()
     with record(path, model, optimizer) as recorder:
         run(recorder, model, optimizer, 9)
-    done = subprocess.run(
-        [sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=False
-    )
+    done = run_code(READ, str(path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "[]", done.stdout
 

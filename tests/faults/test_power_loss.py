@@ -151,7 +151,7 @@ def take_up_again(storage, boot, rng, where):
 
 @pytest.mark.parametrize("sync_seconds", [ALWAYS, RARELY])
 def test_what_was_synced_survives(boot, sync_seconds):
-    points = range(0, total_steps(sync_seconds), 5)
+    points = range(0, total_steps(sync_seconds), 9)
     assert lose_power_at(points, sync_seconds, boot, np.random.default_rng(0)) > len(points) / 2
 
 

@@ -170,11 +170,9 @@ def record_to_bucket(rank: int, folder: str, url: str, variables: dict[str, str]
     queue.put((rank, train(url, "fsdp", 6)))
 
 
-def record_each_kind(rank: int, folder: str, queue) -> None:
-    """Each kind in turn, and what is refused."""
-    found = {}
-    for kind in ("fsdp", "hsdp", "tp", "2d"):
-        found[kind] = train(f"{folder}/{kind}.zarr", kind, 6)
+def record_kinds(rank: int, folder: str, kinds: tuple[str, ...], queue) -> None:
+    """Each kind in turn."""
+    found = {kind: train(f"{folder}/{kind}.zarr", kind, 6) for kind in kinds}
     queue.put((rank, found if rank == 0 else {k: v["final"] for k, v in found.items()}))
 
 

@@ -83,7 +83,7 @@ def test_scripts_of_others_do_not_run(tab: Any, single: Path, tmp_path: Path) ->
 
 def test_lines_hold_every_value(tab: Any, tmp_path: Path) -> None:
     """Zooming and saving need no more data than the line has: nothing is left out of it."""
-    made = record(tmp_path / "long.zarr", steps=1500, schedule="0:")
+    made = record(tmp_path / "long.zarr", steps=700, schedule="0:")
     flips = ckptlab.open_run(made.path).analyze("sign-flips", relative_to="init").values
     with visit(tab, report(tmp_path / "long.html", made.path)) as page:
         drawn = page.drawn("telemetry-sign-flips-init", "[...plot.data[0].y]")
@@ -91,7 +91,7 @@ def test_lines_hold_every_value(tab: Any, tmp_path: Path) -> None:
         # Plotly draws the extremes of a line, but not a point for each step.
         count = "plot.querySelector('path.js-line').getAttribute('d').split(/[LHVM]/).length"
         path = page.drawn("telemetry-sign-flips-init", count)
-        assert path < 1500
+        assert path < 700
 
 
 def test_the_data_of_the_page_is_one_json_document(single: Path) -> None:

@@ -1,6 +1,5 @@
 """A user's own network, data, task, optimizer and schedule, each through every door."""
 
-import subprocess
 import sys
 import textwrap
 
@@ -17,6 +16,7 @@ from ckptlab.train.assemble import build
 from ckptlab.train.config import load_config
 from ckptlab.train.resume import resume_config
 from ckptlab.train.trainer import train
+from tests.forks import run_code
 
 MODULE = '''
 import ckptlab, numpy as np, torch
@@ -144,9 +144,7 @@ def test_registered_names_and_a_plugin_file(module, tmp_path):
         main(["--plugin", {str(tmp_path / (module + ".py"))!r}, "record", "-o", "p.zarr",
               "-S", "model.name=own-net", "-S", "data.name=own-data", "-S", "train.steps=3"])
     """)
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = run_code(script, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert open_store(tmp_path / "p.zarr").steps.tolist() == [0, 1, 2, 3]
 

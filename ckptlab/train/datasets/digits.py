@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from ckptlab.train.datasets.images import Images
+
+# Parsing the file is much of what a short training takes, and a worker does many.
+_read = cache(load_digits)
 
 
 def load() -> Images:
@@ -17,7 +22,7 @@ def load() -> Images:
     Images
         1,437 training and 360 test images of 8×8 pixels.
     """
-    digits = load_digits()
+    digits = _read()
     # Ink is counted from 0 to 16.
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int64)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +14,10 @@ from torch import nn
 
 import ckptlab
 from ckptlab.analyze.registry.metrics import METRICS
+from ckptlab.cli import main
 from ckptlab.errors import ConfigError, PluginError, UnknownNameError
 from tests.analyze.recordings import Made, network
+from tests.forks import run_forked
 
 PLUGIN = '''
 import numpy as np
@@ -205,16 +205,13 @@ def test_wrong_results_are_named(made: Made) -> None:
 def test_the_command_line_takes_files_and_references(made: Made, tmp_path: Path) -> None:
     plugin = tmp_path / "own_metrics_file.py"
     plugin.write_text(PLUGIN)
-    start = [sys.executable, "-m", "ckptlab"]
     options = [str(made.path), "--by", "layer", "--json", "--scheduler"]
     page = tmp_path / "x.html"
     named = ["--plugin", str(plugin), "analyze", "largest-weight", *options, "processes"]
     imported = ["analyze", "own_metrics_file:largest_weight", *options, "threads"]
     found = []
     for arguments in ([*named, "--plot", str(page)], imported):
-        done = subprocess.run(
-            [*start, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
-        )
+        done = run_forked(main, arguments, folder=tmp_path)
         assert done.returncode == 0, done.stderr
         found.append(np.array(json.loads(done.stdout)["data"]))
     assert "largest weight" in page.read_text()

@@ -13,8 +13,16 @@ import psutil
 import pytest
 
 from ckptlab.experiments.jobs.cluster import open_client
+from tests.forks import workers_spawned
 
 PAGES_EACH = 500
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _as_for_users():
+    """Their environment is what is tested here."""
+    with workers_spawned():
+        yield
 
 
 def _pid() -> int:

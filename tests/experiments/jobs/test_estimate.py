@@ -65,7 +65,8 @@ def test_jobs_are_updates_and_evaluations(dense, tmp_path):
     assert job_seconds(bench.plan, other, costs) == METRIC_SECONDS
 
 
-def test_a_slower_network_is_measured_as_slower(dense, tmp_path):
+def test_a_slower_network_is_measured_as_slower(dense, tmp_path, monkeypatch):
+    monkeypatch.setattr("ckptlab.experiments.jobs.estimate.TIMED_SECONDS", 0.2)
     configs = [
         Bench(dense, tmp_path, *settings).parent.config.model_dump_json()
         for settings in (["model.width=2"], ["model.width=32"])

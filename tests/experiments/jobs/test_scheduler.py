@@ -1,3 +1,4 @@
+import asyncio
 import errno
 import json
 import subprocess
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker
 
 from ckptlab.errors import ConfigError
 from ckptlab.experiments.jobs.job import MeasureJob, Pruning, TrainJob
@@ -18,6 +19,7 @@ from ckptlab.experiments.results.summary import summarise
 from ckptlab.store.read.reader import open_store
 from ckptlab.train.config import change
 from tests.experiments.small import Bench
+from tests.forks import fork_server
 
 BOTH = ["imp", "random"]
 
@@ -238,6 +240,14 @@ def _address(file: Path, scheduler: subprocess.Popen) -> str:
     return json.loads(file.read_text())["address"]
 
 
+def _work_for(address: str) -> None:
+    async def serve() -> None:
+        async with Worker(address, nthreads=1, dashboard=False, silence_logs=50) as worker:
+            await worker.finished()
+
+    asyncio.run(serve())
+
+
 def test_a_scheduler_that_goes_away_is_said_and_what_is_done_is_kept(dense, tmp_path):
     scheduler = subprocess.Popen(
         [
@@ -257,19 +267,8 @@ def test_a_scheduler_that_goes_away_is_said_and_what_is_done_is_kept(dense, tmp_
     worker = None
     try:
         address = _address(tmp_path / "scheduler.json", scheduler)
-        worker = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "distributed.cli.dask_worker",
-                address,
-                "--nthreads",
-                "1",
-                "--no-nanny",
-                "--no-dashboard",
-            ],
-            stderr=subprocess.DEVNULL,
-        )
+        worker = fork_server().Process(target=_work_for, args=(address,))
+        worker.start()
         bench = Bench(dense, tmp_path / "folder")
         plan_imp(bench.plan, bench.parents, rewind=[4], pruner=Pruner(levels=6))
         with Client(address, set_as_default=False, timeout=30) as found:
@@ -283,10 +282,11 @@ def test_a_scheduler_that_goes_away_is_said_and_what_is_done_is_kept(dense, tmp_
         for key in outcome.done:
             assert open_store(bench.folder.result(key, bench.plan.jobs[key])).state == "complete"
     finally:
-        for process in (scheduler, worker):
-            if process is not None:
-                process.kill()
-                process.wait()
+        scheduler.kill()
+        scheduler.wait()
+        if worker is not None:
+            worker.kill()
+            worker.join()
 
 
 def test_ids_are_those_of_the_content(dense, tmp_path):

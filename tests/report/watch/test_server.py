@@ -22,7 +22,7 @@ POINTS = "document.querySelector('#panel-loss .plot').data[0].x.length"
 
 @contextlib.contextmanager
 def training(path, **options):
-    """Train in a thread, hundreds of updates a second, until the block ends."""
+    """Train in a thread, about fifty updates a second, until the block ends."""
     ended, begun = threading.Event(), threading.Event()
 
     def loop():
@@ -37,7 +37,7 @@ def training(path, **options):
                 if step == 60:
                     recorder.flush()
                     begun.set()
-                time.sleep(0.003)
+                time.sleep(0.02)
 
     thread = threading.Thread(target=loop)
     thread.start()
@@ -52,11 +52,11 @@ def training(path, **options):
 
 @pytest.fixture
 def often(monkeypatch):
-    """Look at a local run five times a second."""
-    monkeypatch.setattr("ckptlab.report.watch.feed.LOCAL_SECONDS", 0.2)
-    monkeypatch.setattr("ckptlab.report.watch.feed.REMOTE_SECONDS", 0.2)
+    """Look at a run twice a second."""
+    monkeypatch.setattr("ckptlab.report.watch.feed.LOCAL_SECONDS", 0.5)
+    monkeypatch.setattr("ckptlab.report.watch.feed.REMOTE_SECONDS", 0.5)
     monkeypatch.setattr("ckptlab.report.watch.feed.REMOTE_BYTES", 1e9)
-    monkeypatch.setattr(module, "LOCAL_SECONDS", 0.2)
+    monkeypatch.setattr(module, "LOCAL_SECONDS", 0.5)
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
@@ -81,8 +81,8 @@ def test_panels_grow_while_a_run_is_recorded(tab, often, where, tmp_path, reques
             page.wait_until(f"{POINTS} > {counts[-1]}")
         minutes = (time.monotonic() - began) / 60
         tab.remove_listener("response", hear)
-        # Looked at ten times as often as usual.
-        assert sum(answered) / 10 < 2**20 * minutes
+        # Looked at four times as often as usual, or twenty times.
+        assert sum(answered) / 4 < 2**20 * minutes
         assert answered
         titles = tab.locator("#panels h3").all_inner_texts()
         assert {"Loss", "Distance of the weights", "Changed signs", "Pace"} <= set(titles)
