@@ -245,7 +245,7 @@ CLAIMS: tuple[tuple[str, tuple[Claim, ...]], ...] = (
                 "500 steps on rotation do not help as 500 on labels do",
                 "32× more are needed",
                 "R",
-                "fig9-cifar",
+                "fig9-cifar-short",
                 pick.test(higher, pick.task("supervised", 500), pick.task("rotation", 500)),
             ),
             Claim(
@@ -266,7 +266,7 @@ CLAIMS: tuple[tuple[str, tuple[Claim, ...]], ...] = (
                 "500 steps on blurred images help less than 500 on sharp ones",
                 "less",
                 "R",
-                "fig9-cifar",
+                "fig9-cifar-short",
                 pick.test(higher, pick.task("supervised", 500), pick.task("blur", 500)),
             ),
             Claim(

@@ -213,17 +213,18 @@ def deviation(evidence: Evidence, path: Path) -> bool:
     return True
 
 
-def lengths(figure: str) -> Any:
+def lengths(*figures: str) -> Any:
     """Figures 9 and 10: accuracy against the length of pre-training, at 26.2 %."""
 
     def draw(evidence: Evidence, path: Path) -> bool:
-        tasks = _dims(evidence, figure, "task")
+        tasks = dict.fromkeys(t for figure in figures for t in _dims(evidence, figure, "task"))
         if not tasks:
             return False
         with _figure(path) as (axis,):
             for task in tasks:
                 cells = [
                     (n, _percent(evidence.number(figure, "accuracy", task=task, length=n, level=2)))
+                    for figure in figures
                     for n in _dims(evidence, figure, "length")
                 ]
                 _line(axis, cells, label=task)
@@ -293,7 +294,7 @@ _DRAWINGS = (
     ("fig5-6", bars(["fig5-cifar", "fig6-cifar"]), "Figures 5 and 6: shuffles"),
     ("fig7", bars(["fig7-cifar"]), "Figure 7: noise"),
     ("fig8", deviation, "Figure 8: accuracy against the effective standard deviation"),
-    ("fig9", lengths("fig9-cifar"), "Figure 9: pre-training, dense"),
+    ("fig9", lengths("fig9-cifar", "fig9-cifar-short"), "Figure 9: pre-training, dense"),
     ("fig10", lengths("fig10-cifar"), "Figure 10: pre-training, sparse"),
     ("curvature", curvature, "Tiny subspace and Fisher trace"),
     ("instability", instability, "Linear mode connectivity"),

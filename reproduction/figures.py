@@ -66,6 +66,7 @@ FIGURES = (
     Figure("critical_period.toml", "cifar", "Critical period"),
     Figure("curvature.toml", "cifar", "Tiny subspace and Fisher trace"),
     Figure("early_phase/fig9.toml", "cifar", "Figure 9: pre-training, dense"),
+    Figure("early_phase/fig9.toml", "cifar-short", "Figure 9: pre-training for 500 steps"),
     Figure("early_phase/fig10.toml", "cifar", "Figure 10: pre-training, sparse"),
 )
 """Studies; jobs that two of them need are done once."""
