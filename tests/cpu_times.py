@@ -1,8 +1,7 @@
 """CPU time of each test, with all processes that it starts: what the suite costs, and where.
 
 ``pytest -p tests.cpu_times --cpu-times FILE`` adds a line a test; ``python -m tests.cpu_times
-FILE`` sums them. The first test of a process counts what its start took. A process that is killed
-together with its parent is not counted.
+FILE`` sums them. The first test of a process counts what its start took.
 """
 
 from __future__ import annotations
@@ -39,7 +38,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         if path is not None:
             began, now = time.process_time(), used()
             with path.open("a", encoding="utf-8") as file:
-                file.write(f"{now - _counted[0]:.3f}\t{item.nodeid}\n")
+                # What a process used is lost with it if its parent does not wait for it.
+                file.write(f"{max(now - _counted[0], 0):.3f}\t{item.nodeid}\n")
             _counted[0] = now + time.process_time() - began
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -151,22 +151,27 @@ def final_numbers(stored: StoredRun) -> dict[str, float]:
 
 def _measured(plan: ExperimentPlan, folder: Folder, outcome: Outcome) -> xr.Dataset:
     parts: dict[str, list[xr.Dataset]] = {}
+    # Texts are empty where a job is not done: they know no missing value, as numbers do.
+    empty: dict[Hashable, str] = {}
     for cell in plan.cells:
         job = plan.jobs.get(cell.run)
         if cell.run in outcome.done and isinstance(job, MeasureJob):
             found = xr.open_zarr(folder.result(cell.run, job), chunks=None, consolidated=True)
-            part = found.load().expand_dims({dim: [value] for dim, value in cell.at.items()})
+            texts = {k: v.astype(object) for k, v in found.items() if v.dtype.kind in "TUO"}
+            empty |= dict.fromkeys(texts, "")
+            part = found.assign(texts).load()
+            part = part.expand_dims({dim: [value] for dim, value in cell.at.items()})
             parts.setdefault(job.metric, []).append(part)
-    joined: list[xr.Dataset] = []
+    joined: list[xr.Dataset] = [xr.Dataset(coords=_coordinates(plan))]
     for metric, p in parts.items():
-        part = cast("xr.Dataset", xr.combine_by_coords(p, combine_attrs="drop_conflicts"))
-        joined.append(part.rename(_taken(metric, part, joined)))
+        combined = xr.combine_by_coords(p, fill_value=empty, combine_attrs="drop_conflicts")
+        part = cast("xr.Dataset", combined)
+        names = _taken(metric, part, joined)
+        empty |= {new: "" for old, new in names.items() if old in empty}
+        joined.append(part.rename(names))
     # What two metrics share over the same dims, such as the evaluations, is the same.
     return xr.merge(
-        [xr.Dataset(coords=_coordinates(plan)), *joined],
-        join="outer",
-        compat="override",
-        combine_attrs="drop_conflicts",
+        joined, join="outer", compat="override", fill_value=empty, combine_attrs="drop_conflicts"
     )
 
 

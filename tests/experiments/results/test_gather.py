@@ -4,6 +4,7 @@ import xarray as xr
 from scipy import stats
 
 from ckptlab.errors import StoreError
+from ckptlab.experiments.jobs.job import MeasureJob, TrainJob
 from ckptlab.experiments.jobs.scheduler import read_outcome
 from ckptlab.experiments.operations.pruning import prunable
 from ckptlab.experiments.plans.imp import Pruner, plan_imp
@@ -11,7 +12,8 @@ from ckptlab.experiments.plans.perturb import plan_perturb
 from ckptlab.experiments.results.gather import gather, write_results
 from ckptlab.experiments.results.open import open_results
 from ckptlab.experiments.results.summary import summarise
-from tests.experiments.small import Bench, do
+from ckptlab.train.config import load_config
+from tests.experiments.small import SETTINGS, Bench, do
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,30 @@ def test_partial_results_say_what_is_open(dense, tmp_path):
     partly = gather(bench.plan, bench.folder, outcome_of(bench))
     assert partly.state.values.ravel().tolist() == ["done", "done", "open"]
     assert np.isfinite(partly.accuracy.values.ravel()[:2]).all()
+
+
+def test_partial_measurements_hold_texts_and_numbers(dense, tmp_path):
+    """As long as one replicate is not measured, its numbers are missing and its texts empty."""
+    bench = Bench(dense, tmp_path, kind="record")
+    for replicate in (0, 1):
+        config = load_config(overrides=[*SETTINGS, f"train.seed={replicate}", "eval.steps=0,48"])
+        run = bench.plan.add(TrainJob(config=config))
+        for metric in ("timeline", "telemetry"):
+            job = MeasureJob(metric=metric, run=run)
+            bench.plan.put(bench.plan.add(job), replicate=replicate)
+    bench.do_all()
+    whole = gather(bench.plan, bench.folder, outcome_of(bench))
+    texts = [name for name, v in whole.data_vars.items() if v.dtype.kind in "TUO"]
+    assert set(texts) > {"job", "state"}
+    outcome = outcome_of(bench)
+    last = {cell.run for cell in bench.plan.cells if cell.at["replicate"] == 1}
+    outcome.done -= last
+    write_results(bench.plan, bench.folder, outcome)
+    part = open_results(bench.folder.path)
+    for name in set(whole.data_vars) - {"job", "state"}:
+        xr.testing.assert_equal(part[name].isel(replicate=0), whole[name].isel(replicate=0))
+        missing = part[name].isel(replicate=1)
+        assert (missing == "" if name in texts else missing.isnull()).all()
 
 
 def test_replicates_differ_where_they_should(dense, tmp_path):
