@@ -200,20 +200,21 @@ def row_of(plan: ExperimentPlan, folder: Folder, cell: Cell) -> dict[str, Any]:
 
 def source() -> dict[str, str]:
     """Say what computes here: commit, machine and versions."""
-    git = ["git", "-C", str(ROOT)]
-    told = subprocess.run(
-        [*git, "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    named = os.environ.get("REPRODUCTION_COMMIT")
+    commit = _git("describe", "--always", "--abbrev=10", "--exclude=*")
+    # What computes, not the rows that it writes.
+    changed = _git("status", "--porcelain", "--", "ckptlab", "examples", "reproduction")
+    told = f"{commit}-dirty" if commit and changed else commit
     return {
-        "commit": named or told or "unknown",
+        "commit": os.environ.get("REPRODUCTION_COMMIT") or told or "unknown",
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "torch": torch.__version__,
         "ckptlab": __version__,
     }
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _processor() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from ckptlab.train.data_root import VARIABLE
 from reproduction import rows
 from reproduction.claims import CLAIMS
 from reproduction.figures import FIGURES, PILOTS, RESULTS, Figure
-from reproduction.run import Store, collect, run, what_is_left
+from reproduction.run import Store, collect, run, source, what_is_left
 from tests.experiments.small import SETTINGS
 
 STUDY = """
@@ -118,6 +119,26 @@ def test_a_row_that_is_lost_comes_back_as_it_was(figures, done, tmp_path):
     shutil.copytree(done, place)
     assert run(folder=place, results=tmp_path, figures=figures[:1], overrides=settings) == 0
     assert path.read_bytes() == whole
+
+
+def test_rows_name_the_commit_whose_code_computed_them(tmp_path, monkeypatch):
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+        return subprocess.run([*command, *arguments], check=True, capture_output=True, text=True).stdout
+
+    for place in ("ckptlab", "docs"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "a.txt").write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "a")
+    commit = git("rev-parse", "HEAD")[:10]
+    monkeypatch.setattr("reproduction.run.ROOT", tmp_path)
+    # Rows that were written are no change of the code.
+    (tmp_path / "docs" / "a.txt").write_text("2")
+    assert source()["commit"] == commit
+    (tmp_path / "ckptlab" / "a.txt").write_text("2")
+    assert source()["commit"] == f"{commit}-dirty"
 
 
 def test_curves_are_means_around_some_steps():
