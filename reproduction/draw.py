@@ -274,7 +274,7 @@ def curvature(evidence: Evidence, path: Path) -> bool:
     panels = (
         ("gradient-subspace", "gradient_share", "share of the gradient in the top 10"),
         ("gradient-subspace", "overlap_last", "overlap with the last subspace"),
-        ("fisher-trace", "fisher-trace", "Fisher trace"),
+        ("fisher-trace", "fisher_trace", "Fisher trace"),
     )
     if not evidence.rows(figure):
         return False

@@ -65,14 +65,18 @@ def slows(e: Evidence, figure: str) -> Verdict:
     return higher(*parts, 1, "")
 
 
-def phase(name: str, phase: str) -> Any:
-    """Select a number of the timeline's phase."""
+def phase(name: str, start: int, stop: int) -> Any:
+    """Select a number of the timeline's phase between two steps."""
 
     def found(e: Evidence, figure: str) -> By:
-        values = e.values(figure, "timeline", name)
-        names = e.values(figure, "timeline", "phase")
+        numbers, starts, stops = (
+            e.values(figure, "timeline", part) for part in (name, "start", "stop")
+        )
+        spans = {seed: list(zip(starts[seed], stops[seed], strict=True)) for seed in numbers}
         return {
-            seed: v[names[seed].index(phase)] for seed, v in values.items() if phase in names[seed]
+            seed: values[spans[seed].index((start, stop))]
+            for seed, values in numbers.items()
+            if (start, stop) in spans[seed]
         }
 
     return found
@@ -172,8 +176,12 @@ def share(e: Evidence, figure: str) -> Verdict:
 
 def fisher(e: Evidence, figure: str) -> Verdict:
     """Judge whether the Fisher trace rises and falls."""
-    curves = e.values(figure, "fisher-trace", "fisher-trace")
-    top = {s: max(c["value"]) for s, c in curves.items()}
+    curves = e.values(figure, "fisher-trace", "fisher_trace")
+    top: By = {}
+    for seed, curve in curves.items():
+        # The others' step: a seed's own peak is above its ends by noise alone.
+        others = [c["value"] for s, c in curves.items() if s != seed] or [curve["value"]]
+        top[seed] = curve["value"][int(np.argmax(np.mean(others, axis=0)))]
     ends = [{s: c["value"][i] for s, c in curves.items()} for i in (0, -1)]
     return all_of(*(higher(top, end, 1, "") for end in ends))
 

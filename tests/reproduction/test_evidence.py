@@ -25,6 +25,7 @@ from reproduction.evidence import (
     no_lower,
     one_more,
 )
+from reproduction.figures import RESULTS
 from reproduction.page import judge, write_page
 
 LOW = {0: 0.500, 1: 0.510, 2: 0.505}
@@ -134,3 +135,12 @@ def test_a_claim_that_cannot_be_tested_says_why(results):
         if verdict.verdict == OPEN:
             assert verdict.test, claim.text
     assert any("of 3 cells" in v.test or "one seed" in v.test for _, v in found)
+
+
+def test_a_figure_with_all_of_its_rows_leaves_no_claim_without():
+    evidence = Evidence(RESULTS)
+    claims = [claim for _, claims in CLAIMS for claim in claims if callable(claim.judge)]
+    whole = [c for c in claims if len(set(evidence.planned(c.figure))) == 1]
+    assert {claim.figure for claim in whole} >= {"fig1-cifar", "fig2-cifar", "fig3-cifar"}
+    unseen = [claim.text for claim in whole if "not run yet" in judge(claim, evidence).test]
+    assert unseen == []

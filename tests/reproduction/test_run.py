@@ -124,7 +124,7 @@ def test_a_row_that_is_lost_comes_back_as_it_was(figures, done, tmp_path):
 def test_rows_name_the_commit_whose_code_computed_them(tmp_path, monkeypatch):
     def git(*arguments: str) -> str:
         command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
-        return subprocess.run([*command, *arguments], check=True, capture_output=True, text=True).stdout
+        return subprocess.check_output([*command, *arguments], text=True)
 
     for place in ("ckptlab", "docs"):
         (tmp_path / place).mkdir()
