@@ -53,6 +53,8 @@ def early(figure: str) -> list[Claim]:
             "R",
             figure,
             pick.test(between, pick.telemetry("sign_flips_init", 10), low=0.02, high=0.04),
+            "the independent trainer has 1 % at the paper's width, on whole images; the paper's "
+            "value is recalled from a curve",
         ),
         Claim(
             "accuracy after an epoch",
@@ -74,6 +76,9 @@ def early(figure: str) -> list[Claim]:
             "R",
             figure,
             pick.slows,
+            "at a constant rate single updates do not get smaller; what falls is the distance "
+            "that a phase covers per step (`distance` of the timeline's rows), as for any path "
+            "that turns",
         ),
     ]
 

@@ -176,10 +176,14 @@ def _few(ours: str, *groups: By) -> Verdict:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of a paper, the figure whose rows it is judged by, and the judgement."""
+    """A claim of a paper, the figure whose rows it is judged by, and the judgement.
+
+    `why` is what we know of the reason if it differs.
+    """
 
     text: str
     paper: str
     sure: str
     figure: str
     judge: Callable[[Evidence, str], Verdict] | str
+    why: str = ""

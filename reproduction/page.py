@@ -8,7 +8,7 @@ from typing import Any
 
 from reproduction import rows
 from reproduction.claims import CLAIMS, MARGIN
-from reproduction.evidence import OPEN, Claim, Evidence, Verdict, higher
+from reproduction.evidence import DIFFERS, OPEN, Claim, Evidence, Verdict, higher
 from reproduction.figures import FIGURES, PILOTS, RESULTS
 
 HEAD = """# Reproduction
@@ -57,6 +57,7 @@ def write_page(results: Path = RESULTS, page: Path | None = None) -> Path:
     ]
     for head, found in judged:
         parts += [f"## {head}\n", _table(found)]
+    parts.append(_differences([pair for _, found in judged for pair in found]))
     drawn = draw_all(evidence, results)
     parts.append("## Figures\n")
     parts.append(
@@ -98,6 +99,16 @@ def _table(found: list[tuple[Claim, Verdict]]) -> str:
         )
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _differences(found: list[tuple[Claim, Verdict]]) -> str:
+    """Tell what is known of each claim that differs."""
+    lines = [
+        f"- {claim.text} (`{claim.figure}`): {claim.why or 'not explained yet'}."
+        for claim, verdict in found
+        if verdict.verdict == DIFFERS
+    ]
+    return "\n".join(["## Differences\n", *lines]) + "\n" if lines else ""
 
 
 def _pilots(evidence: Evidence) -> str:

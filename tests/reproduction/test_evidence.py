@@ -117,6 +117,7 @@ def test_the_page_has_a_row_a_claim_and_the_same_bytes_each_time(results):
     assert "paired t, n = 3" in line
     pilot = next(x for x in text.splitlines() if "the scale `cifar`" in x)
     assert "13.4 % kept" in pilot
+    assert "## Differences" not in text
     random = next(x for x in text.splitlines() if x.startswith("| random pruning"))
     assert random.endswith("**open** |")
     drawn = {path: path.read_bytes() for path in sorted(results.glob("*.svg"))}
@@ -144,3 +145,16 @@ def test_a_figure_with_all_of_its_rows_leaves_no_claim_without():
     assert {claim.figure for claim in whole} >= {"fig1-cifar", "fig2-cifar", "fig3-cifar"}
     unseen = [claim.text for claim in whole if "not run yet" in judge(claim, evidence).test]
     assert unseen == []
+
+
+def test_claims_that_differ_are_listed_with_what_explains_them(results):
+    held = rows.read(results / "fig3-cifar.json")
+    (row,) = held["rows"]
+    later = {**row, "job": "job:1", "at": {"replicate": 1}, "seed": 1}
+    for at, value in ((row, 3.0), (later, 3.1)):
+        curve = {"step": [0, 10], "value": [0.0, value]}
+        at["values"] = {"sign_flips_init": curve}
+    rows.write(results / "fig3-cifar.json", {**held, "rows": [row, later]})
+    text = write_page(results).read_text()
+    listed = text.split("## Differences")[1].split("##")[0]
+    assert "- signs flip in the first 10 steps (`fig3-cifar`): the independent trainer" in listed
