@@ -78,7 +78,10 @@ def _line(axis: Any, cells: Sequence[tuple[float, Sequence[float]]], **look: Any
 
 
 def _dims(evidence: Evidence, figure: str, dim: str) -> list[Any]:
-    return list(dict.fromkeys(row["at"][dim] for row in evidence.rows(figure) if dim in row["at"]))
+    """Return the coordinates that rows have, in the study's order."""
+    there = dict.fromkeys(row["at"][dim] for row in evidence.rows(figure) if dim in row["at"])
+    planned = evidence.files.get(figure, {}).get("dims", {}).get(dim, [])
+    return [*(at for at in planned if at in there), *(at for at in there if at not in planned)]
 
 
 def _percent(values: dict[int, float]) -> list[float]:
@@ -173,7 +176,7 @@ def bars(figures: Sequence[str]) -> Any:
             for y, values in zip(place, found, strict=True):
                 axis.plot(values, [y] * len(values), "|", color="#888888", markersize=5)
             axis.set_yticks(range(len(kinds)), kinds)
-            axis.invert_yaxis()
+            axis.set_ylim(len(kinds) - 0.5, -0.5)
             axis.set(xlabel="test accuracy [per cent], 26.2 % of the weights kept")
         return True
 
@@ -200,10 +203,12 @@ def deviation(evidence: Evidence, path: Path) -> bool:
             points.append((kind, np.mean(list(moved.values())), np.mean(_percent(accuracy))))
     if not points:
         return False
-    with _figure(path, width=5.6) as (axis,):
-        for kind, x, y in points:
-            axis.plot(x, y, "o", color=COLOURS[0], markersize=4)
-            axis.annotate(kind, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
+    with _figure(path, width=6.6) as (axis,):
+        # Numbers, named beside the plot: names would lie over each other.
+        for number, (kind, x, y) in enumerate(points, 1):
+            look = {"marker": f"${number}$", "markersize": 4 + 3 * (number > 9), "linewidth": 0}
+            axis.plot(x, y, color=COLOURS[0], label=kind, **look)
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
         fit = fit_line(np.array([p[1] for p in points]), np.array([p[2] for p in points]))
         if fit is not None:
             ends = np.array(axis.get_xlim())

@@ -113,7 +113,7 @@ def _within(a: By, b: By, low: float, high: float, scale: float, unit: str) -> V
         return _few(ours, a, b)
     edges = [f"{e * scale:+g}{unit}" for e in (low, high) if np.isfinite(e)]
     test = f"{told(found, scale, unit)}; margin {' to '.join(edges)}"
-    return Verdict(_judge(found.low, found.high, low, high), ours, test)
+    return Verdict(judge_interval(found.low, found.high, low, high), ours, test)
 
 
 def between(values: By, low: float, high: float, scale: float = 100, unit: str = " %") -> Verdict:
@@ -124,7 +124,7 @@ def between(values: By, low: float, high: float, scale: float = 100, unit: str =
     ends = interval(list(values.values()))
     reach = " to ".join(f"{end * scale:.4g}" for end in ends)
     test = f"95 % interval {reach}{unit}; counts as agreeing: {low * scale:g} to {high * scale:g}"
-    return Verdict(_judge(*ends, low, high), ours, test)
+    return Verdict(judge_interval(*ends, low, high), ours, test)
 
 
 def one_more(values: By, other: float, scale: float = 100, unit: str = " %") -> Verdict:
@@ -160,7 +160,8 @@ def told(found: Comparison, scale: float, unit: str) -> str:
     )
 
 
-def _judge(low: float, high: float, least: float, most: float) -> str:
+def judge_interval(low: float, high: float, least: float, most: float) -> str:
+    """Judge by where an interval lies against what counts as agreeing."""
     if least <= low and high <= most:
         return AGREES
     return DIFFERS if high < least or low > most else CANNOT

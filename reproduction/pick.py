@@ -10,7 +10,6 @@ from scipy import stats
 from ckptlab.experiments.results.regression import fit_line
 from reproduction.evidence import (
     AGREES,
-    CANNOT,
     DIFFERS,
     OPEN,
     By,
@@ -19,6 +18,7 @@ from reproduction.evidence import (
     all_of,
     between,
     higher,
+    judge_interval,
 )
 
 SPARSE = {"rewind": 500, "level": 2}
@@ -103,20 +103,25 @@ def test(judge: Any, *groups: Any, **options: Any) -> Any:
     return lambda e, figure: judge(*(group(e, figure) for group in groups), **options)
 
 
-def correlation(e: Evidence, figure: str) -> Verdict:
+def correlation(least: float, most: float) -> Any:
     """Correlate means over seeds, as the report does; the interval is Fisher's."""
+    return lambda e, figure: _correlation(e, figure, least, most)
+
+
+def _correlation(e: Evidence, figure: str, least: float, most: float) -> Verdict:
     x, y = deviations(e, figure)
     fit = fit_line(np.array(x), np.array(y))
     if fit is None or fit.count < 4:
         return Verdict(OPEN, "", "not run yet")
+    ours = f"r = {fit.r:.2f} over {fit.count} perturbations"
+    done, cells = e.planned(figure)
+    if done < cells:
+        return Verdict(OPEN, ours, f"so far: {done} of {cells} cells of `{figure}`")
     reach = 1.96 / np.sqrt(fit.count - 3)
     z = np.arctanh(np.clip(fit.r, -1 + 1e-12, 1 - 1e-12))
     low, high = np.tanh(z - reach), np.tanh(z + reach)
-    ours = f"r = {fit.r:.2f} over {fit.count} perturbations"
     test = f"p = {fit.p:.2g}; 95 % interval {low:.2f} to {high:.2f}, Fisher's z"
-    if low <= -0.67 <= high and high < 0:
-        return Verdict(AGREES, ours, test)
-    return Verdict(CANNOT if low <= -0.67 <= high else DIFFERS, ours, test)
+    return Verdict(judge_interval(low, high, least, most), ours, test)
 
 
 def deviations(e: Evidence, figure: str) -> tuple[list[float], list[float]]:

@@ -158,3 +158,24 @@ def test_claims_that_differ_are_listed_with_what_explains_them(results):
     text = write_page(results).read_text()
     listed = text.split("## Differences")[1].split("##")[0]
     assert "- signs flip in the first 10 steps (`fig3-cifar`): the independent trainer" in listed
+
+
+@pytest.mark.parametrize(
+    ("noise", "falls", "as_closely"), [(0.0, AGREES, DIFFERS), (1.0, CANNOT, CANNOT)]
+)
+def test_a_correlation_is_judged_by_fisher_s_interval_of_all_perturbations(
+    tmp_path, noise, falls, as_closely
+):
+    kinds = [f"noise:{k}" for k in range(8)]
+    made = []
+    for k, kind in enumerate(kinds):
+        at = {"perturbation": kind, "rewind": 500, "level": 2, "replicate": 0}
+        row = {"job": f"job:{k}", "at": at, "seed": 0, "source": 0, "effective_std": 0.1 * k}
+        made.append({**row, "accuracy": 0.9 - 0.01 * k * (1 - noise) + 0.001 * (k % 3)})
+    path = tmp_path / "fig8-cifar.json"
+    judged = [
+        c for _, claims in CLAIMS for c in claims if "falls" in c.text and c.figure == "fig8-cifar"
+    ]
+    for held, verdicts in ((made[:-1], [OPEN, OPEN]), (made, [falls, as_closely])):
+        rows.write(path, {"cells": 8, "sources": [{}], "rows": held})
+        assert [judge(c, Evidence(tmp_path)).verdict for c in judged] == verdicts
