@@ -83,6 +83,20 @@ def early(figure: str) -> list[Claim]:
     ]
 
 
+def later_flips(figure: str) -> Claim:
+    """Return the claim on signs in the third phase, for the timelines of a figure."""
+    return Claim(
+        "signs that change between steps 500 and 2,000",
+        "9 %",
+        "R",
+        figure,
+        pick.test(between, pick.phase("sign_flips", 500, 2000), low=0.06, high=0.12),
+        "the paper's value is recalled, and may be by how much the share that differs from the "
+        "initial signs grows: about 10 % from step 500 to 2,000, ours and the independent "
+        "trainer's (some of the signs that change turn back)",
+    )
+
+
 def against_trainer() -> tuple[Claim, ...]:
     """Return a claim for each figure of the independent trainer."""
     return tuple(_like_trainer(n, s, v) for n, at in TRAINER.items() for s, v in at.items())
