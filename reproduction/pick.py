@@ -8,8 +8,10 @@ import numpy as np
 from scipy import stats
 
 from ckptlab.experiments.results.regression import fit_line
+from ckptlab.experiments.results.statistics import CONFIDENCE
 from reproduction.evidence import (
     AGREES,
+    CANNOT,
     DIFFERS,
     OPEN,
     By,
@@ -157,8 +159,8 @@ def order_of_deviations(e: Evidence, figure: str) -> Verdict:
     found = stats.spearmanr(list(PAPER_STD.values()), [means[k] for k in PAPER_STD])
     told = ", ".join(f"{means[k]:.3f}" for k in PAPER_STD)
     test = f"Spearman's ρ = {found.statistic:.2f}, p = {found.pvalue:.2g}"
-    agrees = found.statistic > 0 and found.pvalue < 0.05
-    return Verdict(AGREES if agrees else DIFFERS, told, test)
+    ordered = AGREES if found.statistic > 0 else DIFFERS
+    return Verdict(ordered if found.pvalue < 1 - CONFIDENCE else CANNOT, told, test)
 
 
 def instability(rewind: int, level: int = 0) -> Any:

@@ -27,6 +27,7 @@ from reproduction.evidence import (
 )
 from reproduction.figures import RESULTS
 from reproduction.page import judge, write_page
+from reproduction.pick import PAPER_STD
 
 LOW = {0: 0.500, 1: 0.510, 2: 0.505}
 HIGH = {seed: value + 0.05 + 0.001 * seed for seed, value in LOW.items()}
@@ -179,3 +180,22 @@ def test_a_correlation_is_judged_by_fisher_s_interval_of_all_perturbations(
     for held, verdicts in ((made[:-1], [OPEN, OPEN]), (made, [falls, as_closely])):
         rows.write(path, {"cells": 8, "sources": [{}], "rows": held})
         assert [judge(c, Evidence(tmp_path)).verdict for c in judged] == verdicts
+
+
+@pytest.mark.parametrize(
+    ("ranks", "verdict"),
+    [
+        ([0, 1, 2, 3, 4, 6, 5], AGREES),
+        ([3, 0, 5, 1, 6, 2, 4], CANNOT),
+        ([6, 5, 4, 3, 2, 0, 1], DIFFERS),
+    ],
+)
+def test_an_order_differs_only_where_a_rank_test_says_so(tmp_path, ranks, verdict):
+    made = []
+    for k, (kind, rank) in enumerate(zip(PAPER_STD, ranks, strict=True)):
+        at = {"perturbation": kind, "rewind": 500, "level": 2, "replicate": 0}
+        row = {"job": f"job:{k}", "at": at, "seed": 0, "source": 0}
+        made.append({**row, "effective_std": 0.03 + 0.02 * rank})
+    (judged,) = (c for _, claims in CLAIMS for c in claims if "ordered" in c.text)
+    rows.write(tmp_path / "fig8-cifar.json", {"cells": 7, "sources": [{}], "rows": made})
+    assert judge(judged, Evidence(tmp_path)).verdict == verdict
