@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 from ckptlab.experiments.results.regression import fit_line
 from ckptlab.report.theme import COLOURS
 from reproduction.evidence import Evidence
+from reproduction.rows import smooth
 
 STYLE = {
     "svg.hashsalt": "ckptlab",
@@ -150,7 +151,7 @@ def _band(axis: Any, curves: dict[int, Any], scale: float = 1) -> None:
         return
     shared = sorted(set.intersection(*(set(c["step"]) for c in curves.values())))
     values = scale * np.array(
-        [[c["value"][c["step"].index(s)] for s in shared] for c in curves.values()]
+        [[smooth(c)[c["step"].index(s)] for s in shared] for c in curves.values()]
     )
     mean = values.mean(0)
     axis.plot(shared, mean, linewidth=1.3)

@@ -22,6 +22,7 @@ from reproduction.evidence import (
     higher,
     judge_interval,
 )
+from reproduction.rows import smooth
 
 SPARSE = {"rewind": 500, "level": 2}
 """Where perturbations are judged: 26.2 % of the weights, as in the paper's figure 8."""
@@ -47,7 +48,7 @@ def gradient_minimum(e: Evidence, figure: str) -> Verdict:
     lowest: By = {}
     for seed, curve in curves.items():
         early = [
-            (v, s) for s, v in zip(curve["step"], curve["value"], strict=True) if 20 < s <= 2000
+            (v, s) for s, v in zip(curve["step"], smooth(curve), strict=True) if 20 < s <= 2000
         ]
         if early:
             lowest[seed] = float(min(early)[1])
@@ -56,7 +57,7 @@ def gradient_minimum(e: Evidence, figure: str) -> Verdict:
 
 def mean(curve: dict[str, list[float]], first: int, last: int) -> float:
     """Return the mean of a curve from one step to another."""
-    inside = [v for s, v in zip(curve["step"], curve["value"], strict=True) if first <= s <= last]
+    inside = [v for s, v in zip(curve["step"], smooth(curve), strict=True) if first <= s <= last]
     return float(np.mean(inside)) if inside else float("nan")
 
 

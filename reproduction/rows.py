@@ -21,7 +21,7 @@ MARKS = (0, 10, 100, 200, 391, 500, 1000, 2000, 4000)
 """Steps that the paper or the independent trainer speak of."""
 
 AROUND = 0.05
-"""Share of the step on both sides that a point of a curve is the mean over."""
+"""Share of the step on both sides that the mean around a point of a curve is over."""
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -102,5 +102,17 @@ def _curve(steps: Any, values: Any) -> dict[str, list[Any]] | None:
     wanted = sorted({*grid.tolist(), *MARKS, last} & set(steps.tolist()))
     if len(steps) <= POINTS:
         wanted = steps.tolist()
-    means = [values[np.abs(steps - s) <= AROUND * s].mean() for s in wanted]
-    return {"step": [int(s) for s in wanted], "value": [rounded(v) for v in means]}
+    curve: dict[str, list[Any]] = {
+        "step": [int(s) for s in wanted],
+        "value": [rounded(values[np.searchsorted(steps, s)]) for s in wanted],
+    }
+    # Single updates are noisy, but a window is one-sided at the ends: both are kept.
+    if len(steps) > POINTS and last - steps[0] == len(steps) - 1:
+        around = (values[np.abs(steps - s) <= AROUND * s] for s in wanted)
+        curve["mean"] = [rounded(part.mean()) for part in around]
+    return curve
+
+
+def smooth(curve: Mapping[str, list[Any]]) -> list[Any]:
+    """Return a curve's means around its steps; its values where not every step was measured."""
+    return curve.get("mean", curve["value"])

@@ -141,16 +141,28 @@ def test_rows_name_the_commit_whose_code_computed_them(tmp_path, monkeypatch):
     assert source()["commit"] == f"{commit}-dirty"
 
 
-def test_curves_are_means_around_some_steps():
+def test_curves_keep_values_and_means_around_some_steps():
     steps = np.arange(0, 4001)
     curve = rows._curve(steps, steps.astype(float))
     assert {0, 1, 10, 200, 391, 500, 2000, 4000} <= set(curve["step"])
     assert len(curve["step"]) <= rows.POINTS + len(rows.MARKS)
+    assert curve["value"] == curve["step"]
     # Of a straight line the mean around a step is its value there, but at the last.
-    assert curve["value"][:-1] == [float(step) for step in curve["step"][:-1]]
-    assert curve["value"][-1] == 3900
-    sparse = rows._curve(np.array([0, 3, 9]), np.array([1.0, np.nan, 2.0]))
-    assert sparse == {"step": [0, 9], "value": [1.0, 2.0]}
+    assert curve["mean"][:-1] == curve["step"][:-1]
+    assert curve["mean"][-1] == 3900
+    assert rows.smooth(curve) == curve["mean"]
+
+
+@pytest.mark.parametrize("count", [3, 60])
+def test_curves_that_skip_steps_have_values_alone(count):
+    """An evaluation at 3,910 is none of what 4,000 has, though 2 % apart."""
+    steps = np.r_[0:count, 3910, 4000]
+    measured = np.where(steps == 1, np.nan, steps)
+    curve = rows._curve(steps, measured)
+    assert curve.keys() == {"step", "value"}
+    assert curve["value"] == curve["step"] == rows.smooth(curve)
+    assert 1 not in curve["step"]
+    assert curve["step"][-1] == 4000
 
 
 @pytest.fixture
