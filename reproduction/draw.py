@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 
 mpl.use("svg")
 from matplotlib import pyplot as plt
@@ -18,7 +19,7 @@ from ckptlab.report.theme import COLOURS
 from reproduction.evidence import Evidence
 from reproduction.rows import smooth
 
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "ckptlab",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -29,7 +30,7 @@ STYLE = {
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "axes.prop_cycle": mpl.cycler(color=list(COLOURS)),
+    "axes.prop_cycle": cycler(color=list(COLOURS)),
 }
 
 

@@ -126,10 +126,10 @@ def _pilots(evidence: Evidence) -> str:
 
 def _separated(evidence: Evidence, figure: str, level: int) -> str:
     """Tell the accuracies of k = 1,000 and k = 0 at a level, and the test of their difference."""
-    groups = [evidence.number(figure, "accuracy", rewind=k, level=level) for k in (1000, 0)]
-    if not all(groups):
+    late, first = (evidence.number(figure, "accuracy", rewind=k, level=level) for k in (1000, 0))
+    if not (late and first):
         return ""
-    verdict = higher(*groups)
+    verdict = higher(late, first)
     return f"{100 * 0.512**level:.3g} % kept: {verdict.ours}, {verdict.test}"
 
 

@@ -64,8 +64,10 @@ def mean(curve: dict[str, list[float]], first: int, last: int) -> float:
 def slows(e: Evidence, figure: str) -> Verdict:
     """Judge whether weights change more in steps 200 to 500 than in 2,000 to 4,000."""
     curves = e.values(figure, "telemetry", "weight_change")
-    parts = [{s: mean(c, *ends) for s, c in curves.items()} for ends in ((200, 500), (2000, 4000))]
-    return higher(*parts, 1, "")
+    early, later = (
+        {s: mean(c, *ends) for s, c in curves.items()} for ends in ((200, 500), (2000, 4000))
+    )
+    return higher(early, later, 1, "")
 
 
 def phase(name: str, start: int, stop: int) -> Any:

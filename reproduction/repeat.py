@@ -33,7 +33,8 @@ def repeat(only: Sequence[str], folder: Path, overrides: tuple[str, ...]) -> int
         raise ConfigError(
             "repeat takes a study and its scale, such as: repeat critical_period.toml small"
         )
-    figure = Figure(*only, title="")
+    file, scale = only
+    figure = Figure(file, scale, title="")
     plan, place = figure.plan(overrides), Folder(folder)
     run_experiment(plan, place, Workforce(workers=2))
     before = {key: _digest(place.result(key, job), job) for key, job in plan.jobs.items()}
@@ -67,7 +68,8 @@ def _digest(path: Path, job: Any) -> str:
         with xr.open_zarr(path, chunks=None, consolidated=True) as dataset:
             for name in sorted(map(str, dataset.variables)):
                 values = dataset[name].values
-                found.update(str(values.tolist()) if values.dtype == object else values.tobytes())
+                text = values.dtype == object
+                found.update(str(values.tolist()).encode() if text else values.tobytes())
         return found.hexdigest()
     run = open_store(path)
     for name in ("eval_step", "eval_accuracy", "eval_loss"):

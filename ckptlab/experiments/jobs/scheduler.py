@@ -42,7 +42,7 @@ class Outcome:
         return [key for key in plan.jobs if key not in settled]
 
 
-OnChange = Callable[[Outcome], None]
+OnChange = Callable[[Outcome], object]
 
 LOOK_SECONDS = 2.0
 """How often new workers are looked for while no job ends."""
