@@ -27,6 +27,7 @@ def _like_trainer(name: str, step: int, value: float) -> Claim:
         "independent trainer, one seed",
         "fig3-early",
         pick.test(one_more, pick.telemetry(name, step), other=value, **scale),
+        "one of eleven figures of a single seed, just outside an interval from three",
     )
 
 
